@@ -1,0 +1,84 @@
+"""Guest RAM: one sparse host mapping, addressed by guest-physical address, with one bounds check.
+
+RAM below the 3 GiB mark starts at 0; the rest starts at 4 GiB, so that the PCI/APIC hole between them never is RAM. The host
+mapping mirrors that layout (host = base + physical), costs only the pages that are touched, and has no host memory behind the hole.
+"""
+
+import ctypes
+import mmap
+from collections.abc import Callable, Iterator
+from typing import NewType
+
+GuestPhysical = NewType("GuestPhysical", int)
+GuestVirtual = NewType("GuestVirtual", int)
+HostAddress = NewType("HostAddress", int)
+
+PAGE_SIZE = 4096
+PAGE_MASK = PAGE_SIZE - 1
+HOLE_START = 3 << 30  # RAM, if it reaches so far, is interrupted here
+HOLE_END = 4 << 30  # and goes on here
+
+
+class MemoryError_(Exception):
+    """An access to guest-physical memory that is not RAM, or RAM that the host cannot give."""
+
+
+class Ram:
+    """`size` bytes of guest RAM, zero at first.
+
+    Writes made through `write` (loaders, devices, the debugger) are told to `on_write`, so that a translator can drop stale code.
+    Guest code itself writes through `host_base` and keeps its own account.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size <= 0 or size % PAGE_SIZE:
+            raise MemoryError_(f"RAM size {size:#x} is not a positive multiple of 4 KiB")
+        self.size = size
+        self.low_end = min(size, HOLE_START)
+        self.high_end = HOLE_END + size - HOLE_START if size > HOLE_START else self.low_end
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        try:
+            self._map = mmap.mmap(-1, self.high_end, flags=flags)
+        except (OSError, ValueError, OverflowError) as error:
+            raise MemoryError_(f"cannot map {size >> 20} MiB of guest RAM: {error}") from error
+        self._view = memoryview(self._map)
+        self.host_base = HostAddress(ctypes.addressof(ctypes.c_char.from_buffer(self._map)))
+        self.on_write: Callable[[int, int], None] = lambda address, length: None
+
+    def regions(self) -> Iterator[tuple[int, int]]:
+        """The (start, end) ranges of guest-physical addresses that are RAM."""
+        yield 0, self.low_end
+        if self.high_end > HOLE_END:
+            yield HOLE_END, self.high_end
+
+    def contains(self, address: int, length: int = 1) -> bool:
+        """Whether all of [address, address + length) is RAM."""
+        if address < 0 or length < 0:
+            return False
+        end = address + length
+        return end <= self.low_end or (address >= HOLE_END and end <= self.high_end)
+
+    def host_address(self, address: int, length: int) -> HostAddress:
+        """The host address of guest-physical [address, address + length); MemoryError_ when any of it is not RAM."""
+        if not self.contains(address, length):
+            raise MemoryError_(f"guest-physical {address:#x}+{length:#x} is not RAM")
+        return HostAddress(self.host_base + address)
+
+    def read(self, address: int, length: int) -> bytes:
+        """`length` bytes at a guest-physical address; MemoryError_ when any of them is not RAM."""
+        self.host_address(address, length)
+        return bytes(self._view[address : address + length])
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Store bytes at a guest-physical address; MemoryError_ (and nothing written) when any of them would miss RAM."""
+        self.host_address(address, len(data))
+        self._view[address : address + len(data)] = data
+        self.on_write(address, len(data))
+
+    def read_int(self, address: int, size: int) -> int:
+        """A little-endian integer of `size` bytes."""
+        return int.from_bytes(self.read(address, size), "little")
+
+    def write_int(self, address: int, size: int, value: int) -> None:
+        """Store a little-endian integer of `size` bytes."""
+        self.write(address, value.to_bytes(size, "little"))

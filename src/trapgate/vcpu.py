@@ -1,0 +1,130 @@
+"""The protocol that both CPUs speak: what a machine, a router and a gdb session may ask of a vCPU."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from trapgate.exits import Exit
+
+
+class Owner(IntEnum):
+    """Who armed a breakpoint."""
+
+    GUEST = 0
+    DEBUGGER = 1
+
+
+class Kind(IntEnum):
+    """What a breakpoint matches; the values are DR7.R/W (SDM vol. 3, 18.2.4). READ exists for the debugger only."""
+
+    EXEC = 0
+    WRITE = 1
+    IO = 2
+    ACCESS = 3
+    READ = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Breakpoint:
+    """An armed hardware breakpoint. `slot` is the guest's DR number (0-3) when the guest owns it, else the debugger's own number."""
+
+    owner: Owner
+    slot: int
+    kind: Kind
+    address: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDebug:
+    """What the guest had armed when the #DB arose, besides breakpoints."""
+
+    tf: bool  # RFLAGS.TF was 1 before the instruction
+    gd: bool  # DR7.GD
+    task_trap: bool  # TSS.T of the task switched to
+    bus_lock: bool  # DEBUGCTL[2] = 1 and CPL > 0
+
+
+class Vcpu(Protocol):
+    """One virtual CPU. Not thread-safe but for `kick`."""
+
+    def run(self) -> Exit:
+        """Execute until something happens that the CPU cannot settle alone."""
+        ...
+
+    def kick(self) -> None:
+        """Make `run` return Interrupted soon. May be called from any thread."""
+        ...
+
+    def complete(self, value: int) -> None:
+        """Answer the PortRead or MmioRead that `run` returned last."""
+        ...
+
+    def can_interrupt(self) -> bool:
+        """Whether an external interrupt would be taken now (IF, no shadow, nothing pending)."""
+        ...
+
+    def interrupt(self, vector: int) -> None:
+        """Deliver an external interrupt; only while `can_interrupt`."""
+        ...
+
+    def want_interrupt(self, waiting: bool) -> None:
+        """While waiting, `run` returns Interrupted as soon as `can_interrupt` becomes true."""
+        ...
+
+    def nmi(self) -> None:
+        """Deliver a non-maskable interrupt at the next boundary."""
+        ...
+
+    def get(self, register: str) -> int:
+        """The value of a register by its name in `arch.registers` (rax, rip, rflags, cs, cs_base, cr3, dr6, mxcsr, st0, xmm15 ...)."""
+        ...
+
+    def set(self, register: str, value: int) -> None:
+        """Change a register; ValueError when the architecture forbids the value."""
+        ...
+
+    def read_msr(self, index: int) -> int:
+        """The value of an MSR; KeyError when the model has none."""
+        ...
+
+    def write_msr(self, index: int, value: int) -> None:
+        """Change an MSR; KeyError when the model has none, ValueError when it refuses the value."""
+        ...
+
+    def read_virtual(self, address: int, length: int) -> bytes:
+        """Guest memory as the debugger sees it, without side effects; short when an address is unmapped."""
+        ...
+
+    def write_virtual(self, address: int, data: bytes) -> bool:
+        """Change guest memory whatever its page rights say; False (and nothing written) when any of it is unmapped."""
+        ...
+
+    def translate(self, address: int) -> int | None:
+        """The guest-physical address behind a guest-virtual one, without side effects; None when unmapped."""
+        ...
+
+    def arm(self, breakpoints: Sequence[Breakpoint], software: Sequence[int]) -> None:
+        """The debugger's breakpoints from now on: hardware ones and the addresses of software ones."""
+        ...
+
+    def armed(self) -> Sequence[Breakpoint]:
+        """Every armed hardware breakpoint, the guest's and the debugger's: what `DebugException.hits` counts by."""
+        ...
+
+    def step(self, on: bool) -> None:
+        """While on, `run` returns after one instruction, with a DebugException that has BS set."""
+        ...
+
+    def resume_over(self) -> None:
+        """The next instruction runs without the debugger's execution breakpoints on it (as RF does for the guest's)."""
+        ...
+
+    def guest_debug(self) -> GuestDebug:
+        """What the guest had armed when the DebugException that `run` returned last arose."""
+        ...
+
+    def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
+        """Deliver #DB to the guest with its share of the last DebugException: causes active high, `hits` bit n = the guest's DR n."""
+        ...
