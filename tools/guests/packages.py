@@ -1,0 +1,100 @@
+"""Files out of Debian packages, without installing them and without root: apt-get download, then dpkg-deb and tar."""
+
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+Report = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
+_POLL = 0.2  # seconds between two looks at how much has arrived
+
+
+class GuestError(Exception):
+    """A guest could not be made; the text says what is missing and what to do."""
+
+
+def need(*commands: str) -> None:
+    """GuestError when a command is not there."""
+    for command in commands:
+        if shutil.which(command) is None:
+            raise GuestError(f"{command} is not installed: the Linux guests are made on Debian or Ubuntu with apt, dpkg and gcc")
+
+
+def resolve(package: str, wanted: str) -> str:
+    """The package behind a meta-package: its dependency whose name matches the regular expression `wanted`."""
+    output = _output("apt-cache", "depends", package)
+    for name in re.findall(r"^ *\|?Depends: (\S+)$", output, re.MULTILINE):
+        if re.fullmatch(wanted, name):
+            return str(name)
+    raise GuestError(f"apt knows no {package}: run `apt-get update` as root first, or add Debian 12 to the sources")
+
+
+def fetch(package: str, folder: Path, report: Report) -> Path:
+    """Download a package into a folder and return its file; one that is there already is used."""
+    name, size = _archive_name(package)
+    target = folder / name
+    if target.is_file() and target.stat().st_size == size:
+        report(size, size)
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        place = Path(scratch)
+        place.chmod(0o755)  # apt downloads as another user when it is run by root
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=", package], cwd=place, stdout=errors, stderr=errors
+            )
+            while process.poll() is None:
+                report(sum(file.stat().st_size for file in place.iterdir() if file.is_file()), size)
+                try:
+                    process.wait(_POLL)
+                except subprocess.TimeoutExpired:
+                    continue
+            errors.seek(0)
+            text = errors.read().decode(errors="replace")
+        arrived = list(place.glob("*.deb"))
+        if process.returncode or len(arrived) != 1:
+            last = text.strip().splitlines()[-1:] or ["no message"]
+            raise GuestError(f"apt-get download {package} failed: {last[0]} (run `apt-get update` as root and try again)")
+        arrived[0].replace(target)
+    report(size, size)
+    return target
+
+
+def extract(archive: Path, pattern: str) -> bytes:
+    """The contents of the one file in a package whose path, without `./`, matches a regular expression."""
+    with tempfile.TemporaryFile() as plain:
+        done = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=plain, stderr=subprocess.PIPE, check=False)
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip()
+            raise GuestError(f"{archive} is no sound package: {reason}; delete it and try again")
+        plain.seek(0)
+        with tarfile.open(fileobj=plain) as tar:
+            for member in tar:
+                if member.isfile() and re.fullmatch(pattern, member.name.removeprefix("./")):
+                    file = tar.extractfile(member)
+                    assert file is not None  # a regular file has contents
+                    return file.read()
+    raise GuestError(f"{archive.name} holds no file like {pattern}")
+
+
+def _archive_name(package: str) -> tuple[str, int]:
+    """What apt calls the file of a package's candidate version, and its size in bytes."""
+    shown = _output("apt-cache", "show", "--no-all-versions", package)
+    fields = dict(re.findall(r"^(Package|Version|Architecture|Size): (\S+)$", shown, re.MULTILINE))
+    try:
+        return f"{fields['Package']}_{fields['Version'].replace(':', '%3a')}_{fields['Architecture']}.deb", int(fields["Size"])
+    except KeyError as missing:
+        raise GuestError(f"apt-cache show {package} tells no {missing.args[0]}: run `apt-get update` as root first") from None
+
+
+def _output(*command: str) -> str:
+    """The standard output of a command that should not fail."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise GuestError(f"`{' '.join(command)}` failed: {reason[0]} (run `apt-get update` as root first)")
+    return done.stdout
