@@ -1,0 +1,110 @@
+"""A keyboard controller (8042) with nothing plugged in: it passes its self test, answers commands, and can reset the machine."""
+
+from collections import deque
+from collections.abc import Callable
+
+from trapgate.devices.lines import ByteDevice, Line, unconnected
+
+DATA, COMMAND = 0, 4  # offsets from port 60h
+OUTPUT_FULL, SYSTEM_FLAG, LAST_WAS_COMMAND, AUX_FULL, TIMEOUT = 0x01, 0x04, 0x08, 0x20, 0x40  # status register
+KEYBOARD_INTERRUPT, AUX_INTERRUPT, KEYBOARD_OFF, AUX_OFF = 0x01, 0x02, 0x10, 0x20  # command byte
+RESEND = 0xFE  # what stands in the buffer after a transmission that nobody answered
+SELF_TEST_PASSED = 0x55
+RESET_OFF = 0x01  # output port bit 0: 0 holds the CPU in reset
+
+
+class I8042(ByteDevice):
+    """Ports 60h and 64h (offsets 0 and 4).
+
+    A byte sent to the absent keyboard or mouse comes back as a timeout, so drivers give up at once.
+    """
+
+    LENGTH = 5
+
+    def __init__(self, reset: Callable[[], None], keyboard: Line = unconnected, mouse: Line = unconnected) -> None:
+        self._reset = reset
+        self._keyboard, self._mouse = keyboard, mouse
+        self._command_byte = SYSTEM_FLAG | KEYBOARD_OFF | AUX_OFF
+        self._output_port = 0x03  # reset line high, A20 on
+        self._parameter_of = 0  # command that waits for its byte at the data port
+        self._last_was_command = False
+        self._answers: deque[tuple[int, int]] = deque()  # (byte, status bits that come with it)
+        self._last = 0
+
+    def read8(self, offset: int) -> int:
+        """The next answer, or the status register."""
+        if offset == COMMAND:
+            status = SYSTEM_FLAG | (LAST_WAS_COMMAND if self._last_was_command else 0)
+            return status | (OUTPUT_FULL | self._answers[0][1] if self._answers else 0)
+        if offset == DATA:
+            if self._answers:
+                self._last = self._answers.popleft()[0]
+                self._drive()
+            return self._last
+        return 0xFF
+
+    def write8(self, offset: int, value: int) -> None:
+        """A command, or a byte for the command that waits for one, or a byte for the absent keyboard."""
+        if offset == COMMAND:
+            self._last_was_command = True
+            self._parameter_of = 0
+            self._command(value)
+        elif offset == DATA:
+            self._last_was_command = False
+            command, self._parameter_of = self._parameter_of, 0
+            self._data(command, value)
+
+    def _answer(self, byte: int, bits: int = 0) -> None:
+        if len(self._answers) < 16:
+            self._answers.append((byte, bits))
+        self._drive()
+
+    def _drive(self) -> None:
+        from_aux = bool(self._answers) and bool(self._answers[0][1] & AUX_FULL)
+        self._keyboard(bool(self._answers) and not from_aux and bool(self._command_byte & KEYBOARD_INTERRUPT))
+        self._mouse(from_aux and bool(self._command_byte & AUX_INTERRUPT))
+
+    def _command(self, value: int) -> None:
+        match value:
+            case 0x20:
+                self._answer(self._command_byte)
+            case 0x60 | 0xD1 | 0xD2 | 0xD3 | 0xD4:
+                self._parameter_of = value
+            case 0xA7:
+                self._command_byte |= AUX_OFF
+            case 0xA8:
+                self._command_byte &= ~AUX_OFF
+            case 0xA9 | 0xAB:  # interface tests: no fault
+                self._answer(0x00)
+            case 0xAA:
+                self._command_byte |= SYSTEM_FLAG
+                self._answer(SELF_TEST_PASSED)
+            case 0xAD:
+                self._command_byte |= KEYBOARD_OFF
+            case 0xAE:
+                self._command_byte &= ~KEYBOARD_OFF
+            case 0xC0:
+                self._answer(0x80)  # input port: keyboard not locked
+            case 0xD0:
+                self._answer(self._output_port | (OUTPUT_FULL << 4 if self._answers else 0))
+            case _ if value >= 0xF0:  # pulse the output port's low bits that are 0 here
+                if not value & RESET_OFF:
+                    self._reset()
+
+    def _data(self, command: int, value: int) -> None:
+        match command:
+            case 0x60:
+                self._command_byte = value
+                self._drive()
+            case 0xD1:
+                self._output_port = value
+                if not value & RESET_OFF:
+                    self._reset()
+            case 0xD2:
+                self._answer(value)
+            case 0xD3:
+                self._answer(value, AUX_FULL)
+            case 0xD4:
+                self._answer(RESEND, AUX_FULL | TIMEOUT)
+            case _:
+                self._answer(RESEND, TIMEOUT)

@@ -1,0 +1,38 @@
+"""How interrupt lines reach the vCPUs: ISA line n goes to the 8259s and to the I/O APIC, IRQ 0 to its pin 2 (MADT override)."""
+
+from trapgate.arch.layout import GSI_COUNT, PIT_GSI, PIT_IRQ
+from trapgate.clock import Clock
+from trapgate.devices.apic_bus import ApicBus
+from trapgate.devices.ioapic import IoApic
+from trapgate.devices.lapic import LocalApic
+from trapgate.devices.lines import Line
+from trapgate.devices.pic import PicPair
+
+
+class Interrupts:
+    """8259 pair, I/O APIC and one local APIC for each vCPU, wired together."""
+
+    def __init__(self, clock: Clock, tsc_hz: int, *, cpus: int = 1, x2apic: bool = True) -> None:
+        self.pic = PicPair(self._intr)
+        self.bus = ApicBus()
+        self.ioapic = IoApic(self.bus)
+        self.lapics = [
+            LocalApic(clock, tsc_hz, identifier=number, bus=self.bus, external=self.pic, x2apic=x2apic) for number in range(cpus)
+        ]
+
+    def _intr(self, level: bool) -> None:
+        if level:
+            self.lapics[0].notify()
+
+    def line(self, number: int) -> Line:
+        """ISA interrupt line 0-15 (or a GSI up to 23, which the 8259s do not see)."""
+        if not 0 <= number < GSI_COUNT:
+            raise ValueError(f"no interrupt line {number}: they go from 0 to {GSI_COUNT - 1}")
+        pin = PIT_GSI if number == PIT_IRQ else number
+
+        def drive(level: bool) -> None:
+            if number < 16:
+                self.pic.set_line(number, level)
+            self.ioapic.set_line(pin, level)
+
+        return drive
