@@ -1,0 +1,102 @@
+"""Where the stub listens: `[HOST]:PORT` (loopback when no host is given) or `unix:PATH`."""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+
+
+class AddressError(Exception):
+    """An address that cannot be listened on; the text is one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A TCP port; 0 lets the host choose one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A UNIX socket, open to its owner alone."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = TcpAddress | UnixAddress
+
+
+def parse_address(text: str) -> Address:
+    """An address as given by the user; AddressError when it is none. An IPv6 host stands in brackets."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path or "\0" in path or len(os.fsencode(path)) > 100:
+            raise AddressError(f"{text!r}: the path of a UNIX socket has 1 to 100 bytes")
+        return UnixAddress(path)
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise AddressError(f"{text!r} is no address for gdb: give [HOST]:PORT with a port up to 65535, or unix:PATH")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise AddressError(f"{text!r}: put an IPv6 address in brackets, as in [::1]:1234")
+    return TcpAddress(host or LOOPBACK, int(port))
+
+
+def listen(address: Address) -> tuple[socket.socket, Address]:
+    """A listening socket and its address as it came out (with the port that the host chose); AddressError when it cannot be."""
+    try:
+        if isinstance(address, UnixAddress):
+            return _listen_unix(address.path), address
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        listener = socket.create_server((address.host, address.port), family=family, backlog=4)
+        return listener, TcpAddress(address.host, listener.getsockname()[1])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise AddressError(f"cannot listen for gdb on {address}: it is in use; choose another, or end who uses it") from error
+        raise AddressError(f"cannot listen for gdb on {address}: {error.strerror or error}") from error
+
+
+def _listen_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)  # before listen: until then nobody can connect
+        listener.listen(4)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that a dead process left behind; anything else in the way stays, and bind says so."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(1)
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)
+
+
+def forget(address: Address) -> None:
+    """Remove what listening left on the disk."""
+    if isinstance(address, UnixAddress):
+        with contextlib.suppress(OSError):
+            Path(address.path).unlink()

@@ -1,0 +1,117 @@
+"""Answers to packets that resume, stop, reset or leave the guest."""
+
+from collections.abc import Callable
+
+from trapgate.gdb.context import OK, Context, Malformed, State, number, numbers, stop_reply, thread_id
+from trapgate.gdb.target import SIGTRAP, Resume, Stopped
+
+Actions = list[tuple[bool, tuple[int, int] | None, int]]  # step?, range, thread (-1: every other)
+
+
+def parse_resume(step: bool, signal: bool) -> Callable[[bytes], tuple[bool, int | None]]:
+    """A reader of `c`, `s` (with an address) or `C`, `S` (with a signal, then an address): step?, where to go on."""
+
+    def parse(text: bytes) -> tuple[bool, int | None]:
+        if signal:
+            head, _, text = text.partition(b";")
+            number(head)  # a bare machine has no signals to take: read and dropped
+        return step, number(text) if text else None
+
+    return parse
+
+
+def resume(context: Context, arguments: tuple[bool, int | None]) -> None:
+    """c, C, s, S: every thread, or the one that Hc chose, goes; the others of a step stay."""
+    step, address = arguments
+    chosen = context.resume_thread
+    if address is not None:
+        context.target.set_register(context.thread(), "rip", address)
+    threads = [chosen] if chosen > 0 else [context.thread()] if step else list(context.target.threads())
+    context.resume([Resume(thread, step) for thread in threads])
+
+
+def parse_vcont(text: bytes) -> Actions:
+    """action[:thread];...; the first action that matches a thread is the one that counts."""
+    actions: Actions = []
+    for part in text.split(b";"):
+        action, colon, thread = part.partition(b":")
+        whom = thread_id(thread) if colon else -1
+        if whom == 0:
+            raise Malformed("vCont for no thread")
+        word, rest = action[:1], action[1:]
+        within = None
+        if word == b"r":
+            start, end = numbers(b",")(rest)
+            within = start, end
+            rest = b""
+        elif word in (b"C", b"S"):
+            number(rest)
+            rest = b""
+        if word not in (b"c", b"C", b"s", b"S", b"r") or rest:
+            raise Malformed(f"unknown action {action[:20]!r}")
+        actions.append((word in (b"s", b"S", b"r"), within, whom))
+    return actions
+
+
+def vcont(context: Context, actions: Actions) -> bytes | None:
+    """vCont: what each thread does now."""
+    for _, _, thread in actions:
+        context.check_thread(thread)
+    chosen: list[Resume] = []
+    for thread in context.target.threads():
+        for step, within, whom in actions:
+            if whom in (-1, thread):
+                chosen.append(Resume(thread, step, within))
+                break
+    context.resume(chosen)
+    return None
+
+
+def vcont_actions(context: Context, arguments: None) -> bytes:
+    """vCont?: what vCont can do."""
+    return b"vCont;c;C;s;S;r"
+
+
+def why_stopped(context: Context, arguments: None) -> bytes:
+    """?: the last stop again. A new connection sees a plain SIGTRAP on the current thread."""
+    return stop_reply(context, context.last_stop)
+
+
+def detach(context: Context, arguments: bytes) -> bytes:
+    """D: breakpoints away, the guest runs on."""
+    context.target.detach()
+    context.state = State.DISCONNECTED
+    return OK
+
+
+def kill(context: Context, arguments: bytes) -> None:
+    """k: no reply, the machine ends."""
+    context.target.kill()
+    context.state = State.DISCONNECTED
+
+
+def polite_kill(context: Context, arguments: bytes) -> bytes:
+    """vKill;pid: as k, with a reply."""
+    kill(context, arguments)
+    return OK
+
+
+def restart(context: Context, arguments: bytes) -> None:
+    """R: reset the machine; no reply, the client asks `?` next."""
+    _reset(context)
+
+
+def run(context: Context, arguments: bytes) -> bytes:
+    """vRun: reset the machine and stop before its first instruction. File and arguments are not looked at."""
+    _reset(context)
+    return stop_reply(context, context.last_stop)
+
+
+def _reset(context: Context) -> None:
+    context.target.reset()
+    context.last_stop = Stopped(context.target.threads()[0], SIGTRAP)
+
+
+def extended_mode(context: Context, arguments: None) -> bytes:
+    """!: `run` in gdb resets the guest from now on."""
+    return OK

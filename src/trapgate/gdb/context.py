@@ -1,0 +1,133 @@
+"""What one gdb connection remembers between packets, and the readers of packet arguments that every answer uses."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from trapgate.gdb.target import Killed, Resume, Stop, Stopped, Target, Why
+
+
+class State(Enum):
+    """STOPPED: gdb may ask anything. RUNNING: it waits for a stop reply. DISCONNECTED: nothing is said any more."""
+
+    STOPPED = "stopped"
+    RUNNING = "running"
+    DISCONNECTED = "disconnected"
+
+
+class Malformed(Exception):
+    """A packet whose arguments make no sense; answered with E22 (EINVAL)."""
+
+
+MALFORMED = b"E22"
+UNMAPPED = b"E14"
+OK = b"OK"
+
+
+@dataclass(slots=True)
+class Context:
+    """The state of one connection. Thread 0 stands for "any", -1 for "all"."""
+
+    target: Target
+    state: State = State.STOPPED
+    general_thread: int = 0
+    resume_thread: int = 0
+    last_stop: Stop = field(default_factory=lambda: Stopped(1))
+    features: frozenset[str] = frozenset()
+    acks: bool = True
+    outbox: list[bytes] = field(default_factory=list)
+    threads_left: list[int] = field(default_factory=list)
+
+    def thread(self) -> int:
+        """The thread that register and memory packets mean."""
+        if self.general_thread > 0:
+            return self.general_thread
+        return self.last_stop.thread if isinstance(self.last_stop, Stopped) else self.target.threads()[0]
+
+    def check_thread(self, thread: int) -> int:
+        """The thread itself; Malformed when there is none such."""
+        if thread > 0 and thread not in self.target.threads():
+            raise Malformed(f"no thread {thread}")
+        return thread
+
+    def say(self, text: str) -> None:
+        """Console output for the user, as O packets."""
+        data = text.encode("utf-8", "replace")
+        for at in range(0, len(data), 8192):
+            self.outbox.append(b"O" + data[at : at + 8192].hex().encode())
+
+    def resume(self, actions: list[Resume]) -> None:
+        """Let the target go: nothing but an interrupt is expected until it stops."""
+        self.state = State.RUNNING
+        self.target.resume(actions)
+
+    def failure(self, code: bytes, text: str) -> bytes:
+        """An error reply; with its text when the client said that it can read one."""
+        return b"E." + text.encode("ascii", "replace") if "error-message" in self.features else code
+
+
+def stop_reply(context: Context, stop: Stop) -> bytes:
+    """T, W or X: why the guest stopped, in the words that the client said it knows."""
+    if isinstance(stop, Killed):
+        return b"X%02x" % stop.signal
+    if not isinstance(stop, Stopped):
+        return b"W%02x" % (stop.status & 0xFF)
+    reply = f"T{stop.signal:02x}thread:{stop.thread:x};"
+    if stop.why in (Why.WRITE, Why.READ, Why.ACCESS):
+        reply += f"{stop.why.value}:{stop.address:x};"
+    elif stop.why is not Why.PLAIN and stop.why.value in context.features:
+        reply += f"{stop.why.value}:;"
+    return reply.encode()
+
+
+_NUMBER = re.compile(rb"[0-9a-fA-F]{1,16}\Z")
+
+
+def number(text: bytes) -> int:
+    """An unsigned hex number of at most 64 bits."""
+    if not _NUMBER.match(text):
+        raise Malformed(f"{text[:20]!r} is no hex number")
+    return int(text, 16)
+
+
+def thread_id(text: bytes) -> int:
+    """A thread: hex, 0 for any, -1 for all."""
+    return -1 if text == b"-1" else number(text)
+
+
+def data_of_hex(text: bytes) -> bytes:
+    """Bytes coded as hex digit pairs."""
+    try:
+        if re.search(rb"[^0-9a-fA-F]", text):
+            raise ValueError
+        return bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        raise Malformed("bad hex data") from None
+
+
+def split(text: bytes, *separators: bytes) -> list[bytes]:
+    """`text` cut at each separator in turn; Malformed when one is missing."""
+    parts = []
+    for separator in separators:
+        head, found, text = text.partition(separator)
+        if not found:
+            raise Malformed(f"missing {separator!r}")
+        parts.append(head)
+    return [*parts, text]
+
+
+def numbers(*separators: bytes) -> Callable[[bytes], list[int]]:
+    """A reader of hex numbers with these separators between them."""
+    return lambda text: [number(part) for part in split(text, *separators)]
+
+
+def nothing(text: bytes) -> None:
+    """A packet without arguments; Malformed when it has any."""
+    if text:
+        raise Malformed("unexpected arguments")
+
+
+def anything(text: bytes) -> bytes:
+    """The arguments as they are."""
+    return text

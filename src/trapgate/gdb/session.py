@@ -1,0 +1,110 @@
+"""One gdb session without I/O: bytes in, bytes out, against a `Target`.
+
+STOPPED and RUNNING alternate (`context.State`); whatever the client does, every packet but `k` and `R` gets exactly one reply: an
+unknown one an empty reply, a senseless one E22, one that comes while the guest runs E11. DISCONNECTED is final.
+"""
+
+from trapgate.gdb import framing
+from trapgate.gdb.context import MALFORMED, Context, Malformed, State, stop_reply
+from trapgate.gdb.packets import find
+from trapgate.gdb.target import Stop, Stopped, Target, TargetError
+
+_BUSY = b"E11"
+_LONGEST_PLAIN = 16  # shorter replies are sent without run-length coding, so that a log of them can be read
+
+
+class Session:
+    """A client that has just connected to a stopped guest. Call `disconnected` when its connection is gone."""
+
+    def __init__(self, target: Target, stop: Stop | None = None) -> None:
+        self._context = Context(target, last_stop=stop or Stopped(target.threads()[0]))
+        self._reader = framing.Reader()
+        self._last_frame = b""
+        self._greeted = False
+
+    @property
+    def state(self) -> State:
+        """Where the session stands."""
+        return self._context.state
+
+    def receive(self, data: bytes) -> bytes:
+        """What to send in answer to bytes from the client."""
+        out = bytearray()
+        for event in self._reader.feed(data):
+            if self.state is State.DISCONNECTED:
+                break
+            out += self._react(event)
+        return bytes(out)
+
+    def stopped(self, stop: Stop) -> bytes:
+        """The guest stopped: what to tell the client. Nothing, unless it was waiting; the end of the machine ends the session."""
+        context = self._context
+        if context.state is State.DISCONNECTED:
+            return b""
+        waiting = context.state is State.RUNNING
+        context.last_stop = stop
+        context.state = State.STOPPED if isinstance(stop, Stopped) else State.DISCONNECTED
+        if not waiting:
+            return b""
+        if isinstance(stop, Stopped):
+            context.general_thread = stop.thread
+            if stop.text:
+                context.say(stop.text + "\n")
+        return self._send(stop_reply(context, stop))
+
+    def say(self, text: str) -> bytes:
+        """Console output while the guest runs (gdb listens for it only then); nothing otherwise."""
+        if self.state is not State.RUNNING:
+            return b""
+        self._context.say(text)
+        return self._send(None)
+
+    def disconnected(self) -> None:
+        """The client is gone without a word: a detach."""
+        if self.state is not State.DISCONNECTED:
+            self._context.state = State.DISCONNECTED
+            self._context.target.detach()
+
+    def _react(self, event: framing.Event) -> bytes:
+        if isinstance(event, framing.Junk):
+            if not self._greeted:  # not gdb: perhaps a browser that was made to talk to this port
+                self.disconnected()
+            return b""
+        self._greeted = True
+        if isinstance(event, framing.Interrupt):
+            if self.state is State.RUNNING:
+                self._context.target.interrupt()
+            return b""
+        if isinstance(event, framing.Ack):
+            return b""
+        if isinstance(event, framing.Nack):
+            return self._last_frame
+        if isinstance(event, framing.Damaged):
+            return b"-" if self._context.acks else self._send(MALFORMED)
+        ack = b"+" if self._context.acks else b""
+        if isinstance(event, framing.Refused):
+            return ack + self._send(self._context.failure(MALFORMED, event.reason))
+        return ack + self._answer(event.payload)
+
+    def _answer(self, payload: bytes) -> bytes:
+        context = self._context
+        found = find(payload)
+        if found is None:
+            return self._send(b"")
+        row, arguments = found
+        if context.state is State.RUNNING and not row.running:
+            return self._send(_BUSY)
+        try:
+            reply = row.answer(context, arguments)
+        except (Malformed, TargetError) as error:
+            reply = context.failure(MALFORMED, str(error))
+        return self._send(reply)
+
+    def _send(self, payload: bytes | None) -> bytes:
+        """The frames of the waiting console output and of a reply (None: no reply)."""
+        payloads = [*self._context.outbox, *([] if payload is None else [payload])]
+        self._context.outbox.clear()
+        frames = [framing.frame(each, runs=len(each) > _LONGEST_PLAIN) for each in payloads]
+        if frames:
+            self._last_frame = frames[-1]
+        return b"".join(frames)

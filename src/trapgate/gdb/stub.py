@@ -1,0 +1,65 @@
+"""A whole stub: one session after another between a server's clients and a target. All of it on the machine's own thread."""
+
+from collections.abc import Callable
+
+from trapgate.gdb.address import Address
+from trapgate.gdb.context import State
+from trapgate.gdb.server import PATIENCE, Server
+from trapgate.gdb.session import Session
+from trapgate.gdb.target import Stop, Target
+
+
+class Stub:
+    """Listens from the start; AddressError when it cannot. `post` hands a callable to the machine's thread, whatever that does."""
+
+    def __init__(
+        self, address: Address, target: Target, post: Callable[[Callable[[], None]], None], patience: float = PATIENCE
+    ) -> None:
+        self._target = target
+        self._session: Session | None = None
+        self._server = Server(address, self, post, patience)
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, with the port that the host chose if it was 0."""
+        return self._server.address
+
+    @property
+    def attached(self) -> bool:
+        """Whether a debugger is there."""
+        return self._session is not None and self._session.state is not State.DISCONNECTED
+
+    def connected(self) -> None:
+        """A client is there: the guest stops for it."""
+        self._target.attach()
+        self._session = Session(self._target)
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._session is not None:
+            self._send(self._session.receive(data))
+
+    def disconnected(self) -> None:
+        """The client is gone; if it did not detach, that is done for it."""
+        if self._session is not None:
+            self._session.disconnected()
+        self._session = None
+
+    def stopped(self, stop: Stop) -> None:
+        """The target stopped."""
+        if self._session is not None:
+            self._send(self._session.stopped(stop))
+
+    def say(self, text: str) -> None:
+        """Tell the user of the debugger something, if the guest runs under one."""
+        if self._session is not None:
+            self._send(self._session.say(text))
+
+    def close(self) -> None:
+        """The machine is at its end."""
+        self._server.close()
+
+    def _send(self, data: bytes) -> None:
+        self._server.send(data)
+        if self._session is not None and self._session.state is State.DISCONNECTED:
+            self._server.hang_up()

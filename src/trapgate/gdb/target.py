@@ -1,0 +1,156 @@
+"""What a session asks of the thing being debugged, and the values it is told when that stops. No wire format here."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class BreakKind(Enum):
+    """What a debugger may break on; the values are the digits of the Z packets."""
+
+    SOFTWARE = 0
+    HARDWARE = 1
+    WRITE = 2
+    READ = 3
+    ACCESS = 4
+
+
+class Why(Enum):
+    """What a stop reply says beside the signal; the values are its wire names. PLAIN: step done, interrupted, attached."""
+
+    PLAIN = ""
+    SOFTWARE = "swbreak"
+    HARDWARE = "hwbreak"
+    WRITE = "watch"
+    READ = "rwatch"
+    ACCESS = "awatch"
+
+
+SIGINT = 2
+SIGTRAP = 5
+SIGABRT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The guest stopped. `thread` is 1 + the vCPU's number; `address` is the watched one for WRITE, READ and ACCESS.
+
+    `text` is told to the user before the stop (one line, or empty).
+    """
+
+    thread: int
+    signal: int = SIGTRAP
+    why: Why = Why.PLAIN
+    address: int = 0
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The guest ended the machine with a status (0-255)."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """The machine is gone without a status: by a debugger's kill, or by a signal."""
+
+    signal: int = SIGABRT
+
+
+Stop = Stopped | Exited | Killed
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """What one thread does now: run on, or step; a step repeats while RIP stays in `within` (start, end), if given."""
+
+    thread: int
+    step: bool = False
+    within: tuple[int, int] | None = None
+
+
+class TargetError(Exception):
+    """The target cannot do it; the text is one line for the user."""
+
+
+class Target(Protocol):
+    """A stopped (or running) guest. Threads are 1 + vCPU number; addresses are guest-virtual in that vCPU's address space."""
+
+    def attach(self) -> None:
+        """A debugger is there: stop the guest until it says otherwise. Nobody is told of this stop."""
+        ...
+
+    def threads(self) -> Sequence[int]:
+        """Every thread, lowest first."""
+        ...
+
+    def describe(self, thread: int) -> str:
+        """A few words about a thread's state: "running", "halted"."""
+        ...
+
+    def get_register(self, thread: int, name: str) -> int | None:
+        """A register by its name in the target description; None when the CPU has none such."""
+        ...
+
+    def set_register(self, thread: int, name: str, value: int) -> None:
+        """Change a register; TargetError when it is not there or refuses the value."""
+        ...
+
+    def read_memory(self, thread: int, address: int, length: int) -> bytes:
+        """Memory from an address on, up to the first byte that is not mapped."""
+        ...
+
+    def write_memory(self, thread: int, address: int, data: bytes) -> bool:
+        """Change memory; False, and nothing changed, when any of it is not mapped."""
+        ...
+
+    def insert(self, kind: BreakKind, address: int, length: int) -> None:
+        """Arm a breakpoint; again is the same as once. TargetError when it cannot be."""
+        ...
+
+    def remove(self, kind: BreakKind, address: int, length: int) -> None:
+        """Disarm a breakpoint; one that is not there is no error."""
+        ...
+
+    def resume(self, actions: Sequence[Resume]) -> None:
+        """Let these threads go, the others stay; returns at once. Whoever made the target tells the session of the next stop."""
+        ...
+
+    def interrupt(self) -> None:
+        """Stop the guest soon, with SIGINT."""
+        ...
+
+    def detach(self) -> None:
+        """No breakpoints any more, and the guest runs on."""
+        ...
+
+    def kill(self) -> None:
+        """End the machine."""
+        ...
+
+    def reset(self) -> None:
+        """As after the reset button, and stopped there; TargetError when the machine cannot."""
+        ...
+
+    def read_msr(self, thread: int, index: int) -> int:
+        """An MSR; TargetError when there is none such."""
+        ...
+
+    def write_msr(self, thread: int, index: int, value: int) -> None:
+        """Change an MSR; TargetError when it is not there or refuses the value."""
+        ...
+
+    def translate(self, thread: int, address: int) -> int | None:
+        """The guest-physical address behind a guest-virtual one; None when unmapped."""
+        ...
+
+    def read_physical(self, address: int, length: int) -> bytes:
+        """Guest-physical RAM; TargetError where there is none."""
+        ...
+
+    def breakpoints(self) -> Iterable[tuple[BreakKind, int, int]]:
+        """The armed breakpoints: kind, address, length."""
+        ...
