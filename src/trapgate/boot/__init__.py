@@ -1,0 +1,5 @@
+"""Images into guest memory and the first registers: `plan_boot(read_image(path), BootOptions(...))`, then `load(plan, ram)`."""
+
+from trapgate.boot.image import Image, ImageError, read_image
+from trapgate.boot.loader import plan_boot
+from trapgate.boot.plan import BootOptions, BootPlan, CpuStart, MapEntry, Piece, SegmentStart, load

@@ -1,0 +1,56 @@
+"""An image file as bytes behind one range check, and the one error that every loader raises."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+MAX_IMAGE_BYTES = 1 << 32  # nothing larger could be loaded below 4 GiB
+
+
+class ImageError(Exception):
+    """An image, an initrd or a command line that cannot be booted; the text is one line that says what is wrong."""
+
+
+class Image:
+    """The bytes of a file. Every read of (offset, size) goes through `slice`; what the file does not hold is an ImageError."""
+
+    def __init__(self, data: bytes | bytearray | memoryview, name: str = "image") -> None:
+        self.name = name
+        self.data = memoryview(data).toreadonly()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def slice(self, offset: int, size: int, what: str) -> memoryview:
+        """`size` bytes at `offset`, not copied; ImageError when the file ends before."""
+        if offset < 0 or size < 0 or offset + size > len(self.data):
+            have = len(self.data)
+            raise ImageError(f"{self.name} is cut short: {what} lies at {offset:#x}+{size:#x}, the file has {have:#x} bytes")
+        return self.data[offset : offset + size]
+
+    def unpack(self, layout: str, offset: int, what: str) -> tuple[Any, ...]:
+        """Little-endian fields at `offset`, as `struct` describes them."""
+        layout = "<" + layout
+        return struct.unpack(layout, self.slice(offset, struct.calcsize(layout), what))
+
+    def number(self, offset: int, size: int, what: str) -> int:
+        """A little-endian unsigned integer of `size` bytes."""
+        return int.from_bytes(self.slice(offset, size, what), "little")
+
+    def error(self, reason: str) -> ImageError:
+        """An error about this file, to be raised."""
+        return ImageError(f"{self.name}: {reason}")
+
+
+def read_image(path: str | Path) -> Image:
+    """The contents of a regular file; ImageError when there is none, or it cannot be read, or nothing could hold it."""
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise ImageError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise ImageError(f"{path} is larger than 4 GiB: it is no guest image")
+        return Image(path.read_bytes(), str(path))
+    except (OSError, ValueError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "not enough memory"
+        raise ImageError(f"{path} cannot be read: {reason}") from error

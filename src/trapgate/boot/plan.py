@@ -1,0 +1,163 @@
+"""What a loader decides, as a value: which bytes go where in guest-physical memory, and the boot processor's first registers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trapgate.arch import paging
+from trapgate.arch.control import CR0_ET, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME
+from trapgate.arch.segments import Descriptor
+from trapgate.boot.image import Image
+from trapgate.memory import Ram
+
+Mode = Literal["real16", "protected32", "long64"]
+
+RFLAGS_FIXED = 1 << 1  # reads as 1
+
+
+@dataclass(frozen=True, slots=True)
+class BootOptions:
+    """What the user asks of a guest. `ram` holds the (start, end) ranges of `memory.Ram.regions`."""
+
+    ram: tuple[tuple[int, int], ...]
+    command_line: str = ""
+    initrd: Image | None = None
+    cpus: int = 1
+    load_address: int | None = None  # flat binaries only; None: 7C00h
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes for one guest-physical address. `what` names them in messages."""
+
+    address: int
+    data: bytes | memoryview
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class MapEntry:
+    """A line of the memory map that the guest is given; `kind` is the ACPI address range type (1 RAM, 2 reserved)."""
+
+    start: int
+    size: int
+    kind: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentStart:
+    """A segment register with its hidden part. `limit` is in bytes, the last valid offset.
+
+    `attributes` is the attribute word of `arch.segments` (ATTR_*).
+    """
+
+    selector: int
+    base: int
+    limit: int
+    attributes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CpuStart:
+    """The first registers of the boot processor; registers not named here keep their value at reset (SDM vol. 3, table 10-1)."""
+
+    mode: Mode
+    rip: int
+    cr0: int
+    segments: dict[str, SegmentStart]  # cs ds es fs gs ss tr
+    general: dict[str, int] = field(default_factory=dict)  # rax rbx rsi rsp ...; 0 when absent
+    cr3: int = 0
+    cr4: int = 0
+    efer: int = 0
+    rflags: int = RFLAGS_FIXED
+    gdt_base: int = 0
+    gdt_limit: int = 0
+    idt_base: int = 0
+    idt_limit: int = 0
+
+    def registers(self) -> Iterator[tuple[str, int]]:
+        """(name, value) of every general register, RIP and RFLAGS."""
+        for name in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{number}" for number in range(8, 16))):
+            yield name, self.general.get(name, 0)
+        yield "rip", self.rip
+        yield "rflags", self.rflags
+
+
+@dataclass(frozen=True, slots=True)
+class BootPlan:
+    """All that a machine needs to start a guest. `kind` says how the image was recognised; `rsdp` is 0 without ACPI tables."""
+
+    kind: str
+    pieces: tuple[Piece, ...]
+    start: CpuStart
+    memory_map: tuple[MapEntry, ...]
+    rsdp: int = 0
+
+
+def load(plan: BootPlan, ram: Ram) -> None:
+    """Write every piece into guest RAM, which must be zero (as it is when fresh): a plan does not say what is zero.
+
+    MemoryError_ when RAM is smaller than the plan was made for; then some pieces may be written already.
+    """
+    for piece in plan.pieces:
+        ram.write(piece.address, piece.data)
+
+
+CODE_SELECTOR, DATA_SELECTOR = 0x10, 0x18  # as the Linux boot protocol wants them; the others follow suit
+_CODE32 = Descriptor(limit=0xF_FFFF, type=0xB, present=True, db=True, granular=True)
+_CODE64 = Descriptor(limit=0xF_FFFF, type=0xB, present=True, long=True, granular=True)
+_DATA = Descriptor(limit=0xF_FFFF, type=0x3, present=True, db=True, granular=True)
+FLAT_GDT = bytes(16) + _CODE32.to_bytes() + _DATA.to_bytes()
+LONG_GDT = bytes(16) + _CODE64.to_bytes() + _DATA.to_bytes()
+
+
+def _flat_segments(code: Descriptor) -> dict[str, SegmentStart]:
+    """Segment registers with base 0 and limit 4 GiB - 1, and a busy TSS at 0 that nothing may use yet."""
+    data = SegmentStart(DATA_SELECTOR, 0, _DATA.byte_limit, _DATA.attributes)
+    return {
+        "cs": SegmentStart(CODE_SELECTOR, 0, code.byte_limit, code.attributes),
+        **dict.fromkeys(("ds", "es", "fs", "gs", "ss"), data),
+        "tr": SegmentStart(0, 0, 0x67, 0x008B),
+    }
+
+
+def protected32(entry: int, general: dict[str, int], gdt_base: int) -> CpuStart:
+    """32-bit protected mode without paging, flat segments; `FLAT_GDT` lies at `gdt_base`."""
+    return CpuStart(
+        mode="protected32",
+        rip=entry,
+        cr0=CR0_PE | CR0_ET,
+        segments=_flat_segments(_CODE32),
+        general=general,
+        gdt_base=gdt_base,
+        gdt_limit=len(FLAT_GDT) - 1,
+    )
+
+
+def long64(entry: int, general: dict[str, int], gdt_base: int, cr3: int) -> CpuStart:
+    """64-bit mode under the page tables at `cr3`, flat segments; `LONG_GDT` lies at `gdt_base`."""
+    return CpuStart(
+        mode="long64",
+        rip=entry,
+        cr0=CR0_PE | CR0_ET | CR0_PG,
+        segments=_flat_segments(_CODE64),
+        general=general,
+        cr3=cr3,
+        cr4=CR4_PAE,
+        efer=EFER_LME | EFER_LMA,
+        gdt_base=gdt_base,
+        gdt_limit=len(LONG_GDT) - 1,
+    )
+
+
+def identity_tables(base: int) -> bytes:
+    """Six pages of tables for 4-level paging, to lie at `base`: the first 4 GiB mapped onto themselves with 2 MiB pages."""
+    writable = paging.P | paging.RW
+
+    def table(entries: Sequence[int]) -> bytes:
+        return b"".join(entry.to_bytes(8, "little") for entry in entries).ljust(4096, b"\0")
+
+    top = table([base + 0x1000 | writable])
+    pointers = table([base + 0x2000 + 0x1000 * index | writable for index in range(4)])
+    directories = [table([index << 30 | page << 21 | writable | paging.PS for page in range(512)]) for index in range(4)]
+    return top + pointers + b"".join(directories)
