@@ -1,0 +1,156 @@
+"""The host CPU as a runner: batches of cases go to a worker process through shared memory, at some 10 us a case."""
+
+import json
+import mmap
+import os
+import select
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from . import host_code
+from .state import CODE_PAGE, INT3, SCRATCH, SCRATCH_SIZE, SLOT_SIZE, Outcome, State, hung, pack_case, unpack_outcome
+
+PAGE = 4096
+_INDEX = struct.Struct("<QQQ")  # running case, number of cases, first case
+
+
+class HostCpuError(Exception):
+    """The worker cannot be started: not Linux on x86-64, or an address is taken."""
+
+
+class HostCpu:
+    """Runs code natively in user mode. Use as a context manager, or call `close`.
+
+    `batch` cases go per round trip; one that runs longer than `timeout` seconds is killed and told as a fault, the rest go on in a
+    new worker. State a case can reach beyond registers and scratch (other memory of the worker) is not watched: FS/GS bases, wild
+    stores.
+    """
+
+    def __init__(self, batch: int = 256, timeout: float = 2.0) -> None:
+        self.batch, self.timeout = batch, timeout
+        code, driver = host_code.native_code()
+        slots = -(-batch * SLOT_SIZE // PAGE) * PAGE
+        self._memfd = os.memfd_create("silicon")
+        os.ftruncate(self._memfd, 3 * PAGE + slots)
+        self._map = mmap.mmap(self._memfd, 3 * PAGE + slots)
+        self._view = memoryview(self._map)
+        self._slots = self._view[3 * PAGE :]
+        self._view[PAGE : 2 * PAGE] = INT3 * PAGE
+        self._view[2 * PAGE : 2 * PAGE + len(code)] = code
+        fd = self._memfd
+        self._setup = json.dumps(
+            {
+                "maps": (
+                    (CODE_PAGE - PAGE, PAGE, "none", -1, 0),
+                    (CODE_PAGE, PAGE, "rx", fd, PAGE),
+                    (CODE_PAGE + PAGE, PAGE, "none", -1, 0),
+                    (SCRATCH - PAGE, PAGE, "none", -1, 0),
+                    (SCRATCH, SCRATCH_SIZE, "rw", -1, 0),
+                    (SCRATCH + SCRATCH_SIZE, PAGE, "none", -1, 0),
+                    (host_code.CONTROL, PAGE, "rw", fd, 0),
+                    (host_code.CODE_ALIAS, PAGE, "rw", fd, PAGE),
+                    (host_code.NATIVE, PAGE, "rx", fd, 2 * PAGE),
+                    (host_code.SLOTS, slots, "rw", fd, 3 * PAGE),
+                ),
+                "handler": host_code.NATIVE,
+                "driver": host_code.NATIVE + driver,
+                "code_page": CODE_PAGE,
+            }
+        )
+        self._worker: subprocess.Popen[bytes] | None = None
+        self.restarts = -1
+
+    def __enter__(self) -> "HostCpu":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker and give the memory back."""
+        self._stop()
+        self._slots.release()
+        self._view.release()
+        self._map.close()
+        os.close(self._memfd)
+
+    def run(self, code: bytes, state: State) -> Outcome:
+        """Execute 1 to 128 bytes of code from a state."""
+        return next(self.run_many([(code, state)]))
+
+    def run_many(self, cases: Iterable[tuple[bytes, State]]) -> Iterator[Outcome]:
+        """Execute cases in order, a batch at a time."""
+        rest = iter(cases)
+        while batch := list(islice(rest, self.batch)):
+            for n, (code, state) in enumerate(batch):
+                pack_case(self._slots, n * SLOT_SIZE, code, state)
+            lost = self._execute(len(batch))
+            for n, (_, state) in enumerate(batch):
+                yield hung(state) if n in lost else unpack_outcome(self._slots, n * SLOT_SIZE)
+
+    def _execute(self, count: int) -> set[int]:
+        """Run the cases in the slots; the numbers of those that took their worker with them."""
+        lost: set[int] = set()
+        first = 0
+        while first < count:
+            _INDEX.pack_into(self._view, 0, host_code.IDLE, count, first)
+            if self._batch():
+                break
+            at = _INDEX.unpack_from(self._view, 0)[0]
+            self._stop()
+            if at == host_code.FINISHED:  # the last cases broke the worker's own memory, but not before they were through
+                break
+            if at == host_code.IDLE:
+                raise HostCpuError("the host worker died before the first case")
+            lost.add(at)
+            first = at + 1
+        return lost
+
+    def _batch(self) -> bool:
+        """One round trip; False when the worker hung or died on a case. Time is counted per case, not per batch."""
+        worker = self._worker or self._start()
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(b"x")
+        before = None
+        while not select.select([worker.stdout], [], [], self.timeout / 2)[0]:
+            at = _INDEX.unpack_from(self._view, 0)[0]
+            if at == before:
+                return False
+            before = at
+        return worker.stdout.read(1) == b"."
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        script = Path(__file__).with_name("host_worker.py")
+        worker = subprocess.Popen(
+            [sys.executable, "-S", "-E", str(script), self._setup],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=(self._memfd,),
+        )
+        assert worker.stdout is not None
+        assert worker.stderr is not None
+        if worker.stdout.read(1) != b"!":
+            story = worker.stderr.read().decode(errors="replace").strip()
+            worker.kill()
+            worker.wait()
+            raise HostCpuError(story.splitlines()[-1] if story else "the host worker did not start")
+        self._worker = worker
+        self.restarts += 1
+        return worker
+
+    def _stop(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        worker.kill()
+        worker.wait()
+        for pipe in (worker.stdin, worker.stdout, worker.stderr):
+            assert pipe is not None
+            pipe.close()

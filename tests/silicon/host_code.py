@@ -1,0 +1,107 @@
+"""The worker's native part: one signal handler that ends a case and starts the next, both through the signal frame.
+
+The kernel's signal frame (struct ucontext, then the XSAVE image) is a complete picture of the interrupted CPU, and sigreturn loads
+all of it again. So the handler needs no trampoline: it copies the frame into the finished case's slot, the next case's slot into
+the frame, and returns. The first case is entered by an INT3 of the driver, whose frame is kept and restored behind the last case.
+"""
+
+from .assemble import assemble
+from .state import (
+    CODE,
+    CODE_PAGE,
+    CODE_SIZE,
+    FX_SIZE,
+    SCRATCH,
+    SCRATCH_SIZE,
+    SLOT_FX,
+    SLOT_GPR,
+    SLOT_MEMORY,
+    SLOT_SIGNAL,
+    SLOT_SIZE,
+)
+
+NATIVE = 0x1200_0000  # handler and driver
+CONTROL = 0x1210_0000  # the shared page: index of the running case, number of cases, then the driver's frame
+CODE_ALIAS = 0x1220_0000  # writable view of CODE_PAGE
+SLOTS = 0x2000_0000
+IDLE = (1 << 64) - 1  # value of the index before the first case
+FINISHED = IDLE - 1  # and behind the last one
+
+FRAME_GPR, FRAME_FPSTATE = 40, 224  # in struct ucontext: uc_mcontext, and its pointer to the XSAVE image (asm/sigcontext.h)
+DRIVER_GPR, DRIVER_FX = 64, 256
+
+HANDLER = f"""
+    ; edi = signal, rdx = struct ucontext; every register may be used: sigreturn loads them all
+    cld
+    mov r12, rdx
+    mov r13d, {CONTROL}
+    mov r14, [r12 + {FRAME_FPSTATE}]
+    mov rax, [r13]
+    cmp rax, -1
+    je start
+    imul r15, rax, {SLOT_SIZE}
+    add r15, {SLOTS}
+    mov [r15 + {SLOT_SIGNAL}], rdi
+    lea rsi, [r12 + {FRAME_GPR}]
+    lea rdi, [r15 + {SLOT_GPR}]
+    mov ecx, 23
+    rep movsq
+    mov rsi, r14
+    lea rdi, [r15 + {SLOT_FX}]
+    mov ecx, {FX_SIZE // 8}
+    rep movsq
+    mov esi, {SCRATCH}
+    lea rdi, [r15 + {SLOT_MEMORY}]
+    mov ecx, {SCRATCH_SIZE // 8}
+    rep movsq
+    inc qword ptr [r13]
+    jmp next
+start:
+    lea rsi, [r12 + {FRAME_GPR}]
+    lea rdi, [r13 + {DRIVER_GPR}]
+    mov ecx, 18
+    rep movsq
+    mov rsi, r14
+    lea rdi, [r13 + {DRIVER_FX}]
+    mov ecx, {FX_SIZE // 8}
+    rep movsq
+    mov rax, [r13 + 16]
+    mov [r13], rax
+next:
+    mov rax, [r13]
+    cmp rax, [r13 + 8]
+    jae done
+    imul r15, rax, {SLOT_SIZE}
+    add r15, {SLOTS}
+    mov rsi, r15
+    mov edi, {CODE_ALIAS + CODE - CODE_PAGE}
+    mov ecx, {CODE_SIZE // 8}
+    rep movsq
+    lea rsi, [r15 + {SLOT_MEMORY}]
+    mov edi, {SCRATCH}
+    mov ecx, {SCRATCH_SIZE // 8}
+    rep movsq
+    lea rsi, [r15 + {SLOT_GPR}]
+    lea rbx, [r15 + {SLOT_FX}]
+    jmp load
+done:
+    mov qword ptr [r13], -2
+    lea rsi, [r13 + {DRIVER_GPR}]
+    lea rbx, [r13 + {DRIVER_FX}]
+load:
+    lea rdi, [r12 + {FRAME_GPR}]
+    mov ecx, 18
+    rep movsq
+    mov rsi, rbx
+    mov rdi, r14
+    mov ecx, {FX_SIZE // 8}
+    rep movsq
+    or qword ptr [r14 + 512], 3     ; XSTATE_BV: x87 and SSE are not in their initial state
+    ret
+"""
+
+
+def native_code() -> tuple[bytes, int]:
+    """The bytes to map at NATIVE and the driver's offset in them; the handler is at 0."""
+    handler = assemble(HANDLER).ljust(1024, b"\xcc")
+    return handler + b"\xcc\xc3", len(handler)  # driver: int3; ret
