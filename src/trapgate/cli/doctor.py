@@ -1,0 +1,121 @@
+"""`trapgate doctor`: what this host offers, one line each, and what to do about what is missing."""
+
+import mmap
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from trapgate.cli import errors, hostkvm
+from trapgate.cli.demo_debugger import find_gdb
+
+
+class Verdict(Enum):
+    """GOOD, LACKING (guests run, but something is less), MISSING (guests cannot run)."""
+
+    GOOD = "green"
+    LACKING = "yellow"
+    MISSING = "red"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    subject: str
+    verdict: Verdict
+    text: str
+
+
+def host_cpu() -> Finding:
+    """The host's CPU: translated code runs on x86-64 only."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return Finding("CPU", Verdict.MISSING, f"{platform.machine()}: the software CPU makes x86-64 code; use an x86-64 host")
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in fields.items()}
+    own = [name for name in ("bus_lock_detect", "split_lock_detect") if name in fields.get("flags", "").split()]
+    name = fields.get("model name", "x86-64")
+    return Finding("CPU", Verdict.GOOD, f"{name} ({', '.join(own) or 'no bus-lock detection of its own'})")
+
+
+def packages() -> Iterator[Finding]:
+    """The libraries that the software CPU needs."""
+    for subject, name in (("LLVM", "llvmlite"), ("decoder", "iced-x86")):
+        try:
+            yield Finding(subject, Verdict.GOOD, f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield Finding(subject, Verdict.MISSING, f"{name} is not installed; install trapgate again")
+
+
+def executable_memory() -> Finding:
+    """Whether the host lets a process execute what it wrote, through two views of one memfd."""
+    try:
+        handle = os.memfd_create("trapgate-doctor", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(handle, mmap.PAGESIZE)
+            mmap.mmap(handle, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE).close()
+            mmap.mmap(handle, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
+        finally:
+            os.close(handle)
+    except OSError as error:
+        text = f"denied ({error.strerror}); allow it for this process (SELinux execmem, MemoryDenyWriteExecute)"
+        return Finding("executable memory", Verdict.MISSING, text)
+    return Finding("executable memory", Verdict.GOOD, "two views of one memfd, writable and executable")
+
+
+def gdb() -> Finding:
+    """The debugger that `trapgate demo` uses."""
+    path = find_gdb()
+    if path is None:
+        text = "none that knows x86-64; install it with: sudo apt-get install gdb (the demo uses its own client meanwhile)"
+        return Finding("gdb", Verdict.LACKING, text)
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    return Finding("gdb", Verdict.GOOD, f"{path}: {(done.stdout.splitlines() or ['version unknown'])[0]}")
+
+
+def kvm() -> Finding:
+    """/dev/kvm and what it can do."""
+    try:
+        found = hostkvm.capabilities()
+    except FileNotFoundError:
+        return Finding("/dev/kvm", Verdict.LACKING, "not there; the software CPU does not need it")
+    except PermissionError:
+        return Finding("/dev/kvm", Verdict.LACKING, "no permission; join the group kvm: sudo usermod -aG kvm $USER")
+    except OSError as error:
+        return Finding("/dev/kvm", Verdict.LACKING, f"cannot be used: {error.strerror}")
+    have, lack = ([name for name, on in found.items() if on is wanted] for wanted in (True, False))
+    text = "; ".join(part for part in (", ".join(have), "lacks " + ", ".join(lack) if lack else "") if part)
+    return Finding("/dev/kvm", Verdict.LACKING if lack else Verdict.GOOD, text)
+
+
+def findings() -> Iterator[Finding]:
+    """Everything, in the order it is shown."""
+    yield host_cpu()
+    yield from packages()
+    yield executable_memory()
+    yield gdb()
+    yield kvm()
+
+
+def run() -> int:
+    """Print the report; the status says whether guests can run here."""
+    console = Console(highlight=False)
+    worst = errors.OK
+    for finding in findings():
+        mark = {Verdict.GOOD: "ok", Verdict.LACKING: "--", Verdict.MISSING: "!!"}[finding.verdict]
+        line = Text.assemble((f"{mark} ", finding.verdict.value), f"{finding.subject:<18} ", finding.text)
+        console.print(line, soft_wrap=True)
+        if finding.verdict is Verdict.MISSING:
+            worst = errors.GUEST_FAILURE
+    return worst

@@ -1,0 +1,73 @@
+"""The values that options take, each read from its text once: sizes, gdb addresses, where the serial line goes."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from trapgate.gdb.address import Address, AddressError, parse_address
+from trapgate.memory import PAGE_SIZE
+
+UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+MEMORY_LEAST = 1 << 20
+MEMORY_MOST = 1 << 40  # a guest-physical address has 40 bits or more on every model
+
+
+class Size(click.ParamType[int]):
+    """RAM as 512M or 2G; a plain number is MiB, as QEMU has it. The value is in bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes; a usage error for anything that is no sensible RAM size."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", str(value).strip().upper().replace("IB", ""))
+        if not match:
+            self.fail(f"{value!r} is no size; write it like 512M or 2G", param, ctx)
+        number, unit = match.groups()
+        size = int(number) << UNITS[unit or "M"]
+        if not MEMORY_LEAST <= size <= MEMORY_MOST:
+            self.fail(f"{value} is outside 1M to 1T", param, ctx)
+        if size % PAGE_SIZE:
+            self.fail(f"{value} is not a multiple of 4K", param, ctx)
+        return size
+
+
+class GdbAddress(click.ParamType[Address]):
+    """[HOST]:PORT or unix:PATH. Without a host it is the loopback."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        """The address; a usage error when it is none."""
+        if isinstance(value, Address):
+            return value
+        try:
+            return parse_address(str(value))
+        except AddressError as error:
+            self.fail(str(error), param, ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class SerialChoice:
+    """Where COM1 goes: `kind` is stdio, file or pty; `path` belongs to file."""
+
+    kind: str
+    path: str = ""
+
+
+class Serial(click.ParamType[SerialChoice]):
+    """stdio, file:PATH or pty."""
+
+    name = "where"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SerialChoice:
+        """The choice; a usage error when it is none."""
+        if isinstance(value, SerialChoice):
+            return value
+        kind, _, path = str(value).partition(":")
+        if str(value) not in ("stdio", "pty") and not (kind == "file" and path):
+            self.fail(f"{value!r} is none of stdio, pty, file:PATH", param, ctx)
+        return SerialChoice(kind, path)

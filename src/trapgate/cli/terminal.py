@@ -1,0 +1,140 @@
+"""The user's terminal as the guest's serial line: raw while the guest runs, and put back as it was however that ends."""
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import termios
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from trapgate.cli.errors import OUTPUT_CLOSED
+from trapgate.cli.keys import HELP, Escape, Key
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Terminal:
+    """Standard input and output for COM1, used as a context manager in the main thread.
+
+    A terminal is made raw (Ctrl-C goes to the guest; Ctrl-A x quits). Anything else is a plain stream, and SIGINT quits.
+    `on_input` gets what the guest is to read, from a thread of its own. `on_quit` gets an exit status, at most once, either from
+    that thread or from a signal handler: it must only ask the machine to stop.
+    """
+
+    def __init__(self, on_input: Callable[[bytes], None], on_quit: Callable[[int], None], stdin: int = 0, stdout: int = 1) -> None:
+        self._on_input, self._on_quit = on_input, on_quit
+        self._stdin, self._stdout = stdin, stdout
+        self._saved: list[Any] | None = None
+        self._handlers: dict[int, Any] = {}
+        self._wake: tuple[int, int] | None = None
+        self._reader: threading.Thread | None = None
+        self._quitting = False
+        self._broken = False
+
+    @property
+    def raw(self) -> bool:
+        """Whether the terminal is raw now."""
+        return self._saved is not None
+
+    def __enter__(self) -> Self:
+        atexit.register(self.restore)
+        for number in ENDING:
+            self._handlers[number] = signal.signal(number, self._ended)
+        self._handlers[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._continued)
+        self._make_raw()
+        self._wake = os.pipe()
+        self._reader = threading.Thread(target=self._read, name="terminal", daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.restore()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._wake and self._reader:
+            os.write(self._wake[1], b"x")
+            self._reader.join()
+            os.close(self._wake[0])
+            os.close(self._wake[1])
+            self._wake = self._reader = None
+        atexit.unregister(self.restore)
+
+    def write(self, data: bytes) -> None:
+        """Send all of `data` to standard output. When nobody reads there any more, the guest is asked to stop; the rest is lost."""
+        while data and not self._broken:
+            try:
+                data = data[os.write(self._stdout, data) :]
+            except BlockingIOError:
+                select.select([], [self._stdout], [])
+            except OSError:  # EPIPE, EIO: the pipe or the terminal is gone
+                self._broken = True
+                self._quit(OUTPUT_CLOSED)
+
+    def restore(self) -> None:
+        """The terminal as it was found; again is harmless."""
+        saved, self._saved = self._saved, None
+        if saved is not None:
+            with contextlib.suppress(termios.error):  # it was hung up: nothing is left to restore
+                termios.tcsetattr(self._stdin, termios.TCSADRAIN, saved)
+
+    def _make_raw(self) -> None:
+        try:
+            before = termios.tcgetattr(self._stdin)
+            mode = termios.tcgetattr(self._stdin)
+        except termios.error:
+            return  # no terminal
+        mode[0] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP)
+        mode[0] &= ~(termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
+        mode[1] |= termios.OPOST  # what the guest and we print keeps its line ends
+        mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+        mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
+        self._saved = before
+        try:
+            # Of a job in the background this would stop us with SIGTTOU at a moment the user did not choose.
+            if os.tcgetpgrp(self._stdin) == os.getpgrp():
+                termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
+            else:
+                self._saved = None
+        except (OSError, termios.error):
+            self._saved = None
+
+    def _ended(self, number: int, frame: FrameType | None) -> None:
+        self.restore()
+        self._quit(128 + number)
+
+    def _continued(self, number: int, frame: FrameType | None) -> None:
+        self.restore()
+        self._make_raw()  # the shell put its own mode back while we were stopped
+
+    def _quit(self, status: int) -> None:
+        if not self._quitting:
+            self._quitting = True
+            self._on_quit(status)
+
+    def _read(self) -> None:
+        assert self._wake is not None
+        escape = Escape()
+        while True:
+            ready, _, _ = select.select([self._stdin, self._wake[0]], [], [])
+            if self._wake[0] in ready:
+                return
+            try:
+                data = os.read(self._stdin, 4096)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            if not data:
+                return  # the end of the input; the guest goes on without
+            for part in escape.feed(data) if self.raw else [data]:
+                if part is Key.QUIT:
+                    self._quit(0)
+                elif part is Key.HELP:
+                    self.write(HELP.encode())
+                else:
+                    assert isinstance(part, bytes)
+                    self._on_input(part)

@@ -1,0 +1,52 @@
+"""Option values: what is taken, and that everything else is refused by one sentence that says how to write it."""
+
+import click
+import pytest
+
+from trapgate.cli.options import GdbAddress, Serial, SerialChoice, Size
+from trapgate.gdb.address import TcpAddress, UnixAddress
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512M", 512 << 20), ("2G", 2 << 30), ("64", 64 << 20), ("1g", 1 << 30), ("4096K", 4 << 20), ("1GiB", 1 << 30), ("1T", 1 << 40)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert Size().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "512X", "0", "1023K", "2T", "9" * 30, "1025K", "0x10", "512M ram"])
+def test_sizes_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        Size().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":1234", TcpAddress("127.0.0.1", 1234)),
+        ("0.0.0.0:1", TcpAddress("0.0.0.0", 1)),
+        ("[::1]:99", TcpAddress("::1", 99)),
+        ("unix:/tmp/gdb", UnixAddress("/tmp/gdb")),
+    ],
+)
+def test_gdb_addresses(text: str, address: object) -> None:
+    assert GdbAddress().convert(text, None, None) == address
+
+
+@pytest.mark.parametrize("text", ["", "1234x", ":65536", "unix:", "::1:1234", "unix:" + "x" * 200])
+def test_gdb_addresses_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        GdbAddress().convert(text, None, None)
+
+
+def test_serial() -> None:
+    assert Serial().convert("stdio", None, None) == SerialChoice("stdio")
+    assert Serial().convert("pty", None, None) == SerialChoice("pty")
+    assert Serial().convert("file:a:b", None, None) == SerialChoice("file", "a:b")
+
+
+@pytest.mark.parametrize("text", ["", "file:", "file", "tty", "stdio:x", "pty:1"])
+def test_serial_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        Serial().convert(text, None, None)
