@@ -182,9 +182,12 @@ class PretendTarget:
 class PretendMachine:
     """A pretend guest with a stub, on a thread of its own, as a machine would run it."""
 
-    def __init__(self, address: Address | None = None, patience: float = 10.0, program: bytes = LOOP, cpus: int = 1) -> None:
+    def __init__(
+        self, address: Address | None = None, patience: float = 10.0, program: bytes = LOOP, cpus: int = 1, waiting: bool = False
+    ) -> None:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.target = PretendTarget(program=program, cpus=cpus)
+        self.target.running = not waiting
         self.stub = Stub(address or TcpAddress("127.0.0.1", 0), self.target, self._inbox.put, patience)
         self.target.on_stop = self._stopped
         self.errors: list[BaseException] = []

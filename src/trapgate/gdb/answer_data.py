@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 
+from trapgate.gdb.agent import LONGEST, AgentError, evaluate
 from trapgate.gdb.context import MALFORMED, OK, UNMAPPED, Context, Malformed, data_of_hex, number, numbers, split
-from trapgate.gdb.description import IN_G, REGISTERS, Register
+from trapgate.gdb.description import BY_NAME, IN_G, REGISTERS, Register
 from trapgate.gdb.framing import PAYLOAD_SIZE
-from trapgate.gdb.target import BreakKind, TargetError
+from trapgate.gdb.target import BreakKind, Stopped, TargetError, Why
 
 _LONGEST_HEX_READ = PAYLOAD_SIZE // 2
 _LONGEST_BINARY_READ = (PAYLOAD_SIZE - 1) // 2  # every byte may need an escape
 _LONGEST_BREAKPOINT = 1 << 20
+_MOST_CONDITIONS = 64  # of one breakpoint
 _ADDRESSES = 1 << 64
 
 
@@ -133,30 +135,80 @@ def write_memory(context: Context, arguments: tuple[int, bytes]) -> bytes:
 parse_read = numbers(b",")
 
 
-def parse_breakpoint(kind: BreakKind) -> Callable[[bytes], tuple[BreakKind, int, int]]:
-    """A reader of address,length; conditions and commands are not negotiated, so none may follow."""
+Conditions = tuple[bytes, ...]
 
-    def parse(text: bytes) -> tuple[BreakKind, int, int]:
-        address, length = numbers(b",")(text)
-        watch = kind not in (BreakKind.SOFTWARE, BreakKind.HARDWARE)
-        if length > _LONGEST_BREAKPOINT or address + length > _ADDRESSES or (watch and not length):
+
+def parse_breakpoint(kind: BreakKind) -> Callable[[bytes], tuple[BreakKind, int, int, Conditions]]:
+    """A reader of address,length[;Xlength,condition...]; only breakpoints have conditions, any of which stops the guest."""
+    watch = kind not in (BreakKind.SOFTWARE, BreakKind.HARDWARE)
+
+    def parse(text: bytes) -> tuple[BreakKind, int, int, Conditions]:
+        place, _, rest = text.partition(b";")
+        address, length = numbers(b",")(place)
+        if length > _LONGEST_BREAKPOINT or address + length > _ADDRESSES or (watch and (rest or not length)):
             raise Malformed("bad range to watch")
-        return kind, address, length
+        return kind, address, length, _parse_conditions(rest)
 
     return parse
 
 
-def insert_breakpoint(context: Context, arguments: tuple[BreakKind, int, int]) -> bytes:
-    """Z0-Z4."""
+def _parse_conditions(text: bytes) -> Conditions:
+    conditions: list[bytes] = []
+    while text:
+        head, text = split(text, b",")
+        if not head.startswith(b"X") or len(conditions) >= _MOST_CONDITIONS:
+            raise Malformed("bad condition")
+        length = number(head[1:])
+        if not 0 < length <= LONGEST:
+            raise Malformed("bad length of a condition")
+        code, text = data_of_hex(text[: 2 * length]), text[2 * length :].lstrip(b";")
+        if len(code) != length:
+            raise Malformed("condition shorter than it says")
+        conditions.append(code)
+    return tuple(conditions)
+
+
+def insert_breakpoint(context: Context, arguments: tuple[BreakKind, int, int, Conditions]) -> bytes:
+    """Z0-Z4; inserting one again replaces its conditions."""
+    kind, address, length, conditions = arguments
     try:
-        context.target.insert(*arguments)
+        context.target.insert(kind, address, length)
     except TargetError as error:
         context.say(f"{error}\n")
         return context.failure(b"E28", str(error))
+    context.conditions[kind, address] = conditions
     return OK
 
 
-def remove_breakpoint(context: Context, arguments: tuple[BreakKind, int, int]) -> bytes:
+def remove_breakpoint(context: Context, arguments: tuple[BreakKind, int, int, Conditions]) -> bytes:
     """z0-z4."""
-    context.target.remove(*arguments)
+    kind, address, length, _ = arguments
+    context.target.remove(kind, address, length)
+    context.conditions.pop((kind, address), None)
     return OK
+
+
+def condition_holds(context: Context, stop: Stopped) -> bool:
+    """Whether a stop is one that the client wants to hear of: not a breakpoint all of whose conditions are false.
+
+    A condition that cannot be evaluated holds: better a stop too many.
+    """
+    kind = {Why.SOFTWARE: BreakKind.SOFTWARE, Why.HARDWARE: BreakKind.HARDWARE}.get(stop.why)
+    if kind is None or not context.conditions:
+        return True
+    target, thread = context.target, stop.thread
+
+    def register(index: int) -> int:
+        value = target.get_register(thread, REGISTERS[index].name) if index < len(REGISTERS) else None
+        if value is None:
+            raise AgentError("no such register")
+        return value
+
+    conditions = context.conditions.get((kind, register(BY_NAME["rip"])), ())
+    try:
+        return not conditions or any(
+            evaluate(code, register, lambda address, length: target.read_memory(thread, address, length)) for code in conditions
+        )
+    except AgentError as error:
+        context.say(f"the condition of this breakpoint cannot be evaluated: {error}\n")
+        return True

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from trapgate.gdb.target import Killed, Resume, Stop, Stopped, Target, Why
+from trapgate.gdb.description import BY_NAME
+from trapgate.gdb.target import BreakKind, Killed, Resume, Stop, Stopped, Target, Why
 
 
 class State(Enum):
@@ -38,6 +39,8 @@ class Context:
     acks: bool = True
     outbox: list[bytes] = field(default_factory=list)
     threads_left: list[int] = field(default_factory=list)
+    conditions: dict[tuple[BreakKind, int], tuple[bytes, ...]] = field(default_factory=dict)
+    actions: list[Resume] = field(default_factory=list)
 
     def thread(self) -> int:
         """The thread that register and memory packets mean."""
@@ -60,11 +63,15 @@ class Context:
     def resume(self, actions: list[Resume]) -> None:
         """Let the target go: nothing but an interrupt is expected until it stops."""
         self.state = State.RUNNING
+        self.actions = actions
         self.target.resume(actions)
 
     def failure(self, code: bytes, text: str) -> bytes:
         """An error reply; with its text when the client said that it can read one."""
         return b"E." + text.encode("ascii", "replace") if "error-message" in self.features else code
+
+
+_EXPEDITED = tuple((BY_NAME[name], name) for name in ("rbp", "rsp", "rip"))  # spares gdb a `g` at most stops
 
 
 def stop_reply(context: Context, stop: Stop) -> bytes:
@@ -74,6 +81,10 @@ def stop_reply(context: Context, stop: Stop) -> bytes:
     if not isinstance(stop, Stopped):
         return b"W%02x" % (stop.status & 0xFF)
     reply = f"T{stop.signal:02x}thread:{stop.thread:x};"
+    for index, name in _EXPEDITED:
+        value = context.target.get_register(stop.thread, name)
+        if value is not None:
+            reply += f"{index:02x}:{value.to_bytes(8, 'little').hex()};"
     if stop.why in (Why.WRITE, Why.READ, Why.ACCESS):
         reply += f"{stop.why.value}:{stop.address:x};"
     elif stop.why is not Why.PLAIN and stop.why.value in context.features:

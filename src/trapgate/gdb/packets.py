@@ -53,7 +53,10 @@ def must_reply_empty(context: Context, arguments: bytes) -> bytes:
     return b""
 
 
-_BREAK_CAPABILITY = {BreakKind.SOFTWARE: "swbreak+", BreakKind.HARDWARE: "hwbreak+"}
+_BREAK_CAPABILITY = {
+    BreakKind.SOFTWARE: "swbreak+",
+    BreakKind.HARDWARE: "hwbreak+;ConditionalBreakpoints+",
+}
 
 PACKETS: tuple[Row, ...] = (
     # the session

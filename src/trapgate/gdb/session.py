@@ -5,6 +5,7 @@ unknown one an empty reply, a senseless one E22, one that comes while the guest 
 """
 
 from trapgate.gdb import framing
+from trapgate.gdb.answer_data import condition_holds
 from trapgate.gdb.context import MALFORMED, Context, Malformed, State, stop_reply
 from trapgate.gdb.packets import find
 from trapgate.gdb.target import Stop, Stopped, Target, TargetError
@@ -42,6 +43,9 @@ class Session:
         if context.state is State.DISCONNECTED:
             return b""
         waiting = context.state is State.RUNNING
+        if waiting and isinstance(stop, Stopped) and not condition_holds(context, stop):
+            context.target.resume(context.actions)
+            return b""
         context.last_stop = stop
         context.state = State.STOPPED if isinstance(stop, Stopped) else State.DISCONNECTED
         if not waiting:
