@@ -48,8 +48,12 @@ class Clock:
         return self._timers[0].deadline if self._timers else None
 
     def run_due(self) -> None:
-        """Call every timer whose moment has come, earliest first."""
-        while (deadline := self.next_deadline()) is not None and deadline <= self.now():
+        """Call every timer whose moment has come, earliest first.
+
+        The moment is taken once: a timer that always sets another one cannot keep the guest from running.
+        """
+        moment = self.now()
+        while (deadline := self.next_deadline()) is not None and deadline <= moment:
             heapq.heappop(self._timers).callback()
 
 

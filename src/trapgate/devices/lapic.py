@@ -381,7 +381,7 @@ class LocalApic:
             self._set(offset >> 4, value & 0xFFFF_FFFF)
 
     def read_msr(self, index: int) -> int:
-        """IA32_APIC_BASE, IA32_TSC_DEADLINE or an x2APIC register; KeyError when there is none, ValueError when it is write-only."""
+        """IA32_APIC_BASE, IA32_TSC_DEADLINE or an x2APIC register; KeyError when there is none, ValueError when write-only."""
         if index == APIC_BASE:
             return self._base
         if index == TSC_DEADLINE:

@@ -125,7 +125,7 @@ class Channel:
             self._freeze()
 
     def _moment_of_resume(self) -> int:
-        return self._clock.now() - self._frozen * NS // PIT_HZ
+        return self._clock.now() - -(-self._frozen * NS // PIT_HZ)
 
     # Registers
 
