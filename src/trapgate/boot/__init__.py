@@ -3,3 +3,17 @@
 from trapgate.boot.image import Image, ImageError, read_image
 from trapgate.boot.loader import plan_boot
 from trapgate.boot.plan import BootOptions, BootPlan, CpuStart, MapEntry, Piece, SegmentStart, load
+
+__all__ = [
+    "BootOptions",
+    "BootPlan",
+    "CpuStart",
+    "Image",
+    "ImageError",
+    "MapEntry",
+    "Piece",
+    "SegmentStart",
+    "load",
+    "plan_boot",
+    "read_image",
+]

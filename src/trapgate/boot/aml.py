@@ -32,7 +32,7 @@ def path(text: str) -> bytes:
     r"""A name string: segments of up to four characters with dots between, `\` first for the root."""
     root, segments = (b"\\", text[1:].split(".")) if text.startswith("\\") else (b"", text.split("."))
     encoded = b"".join(segment.ljust(4, "_").encode("ascii") for segment in segments)
-    if not 1 <= len(segments) <= 2 or len(encoded) != 4 * len(segments):
+    if not 1 <= len(segments) <= 2 or not all(segments) or len(encoded) != 4 * len(segments):
         raise ValueError(f"{text!r} is not one or two segments of at most four characters")
     return root + (bytes([_DUAL_NAME]) if len(segments) == 2 else b"") + encoded
 

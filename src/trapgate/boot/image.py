@@ -15,7 +15,7 @@ class Image:
     """The bytes of a file. Every read of (offset, size) goes through `slice`; what the file does not hold is an ImageError."""
 
     def __init__(self, data: bytes | bytearray | memoryview, name: str = "image") -> None:
-        self.name = name
+        self.name = _printable(name)
         self.data = memoryview(data).toreadonly()
 
     def __len__(self) -> int:
@@ -44,13 +44,18 @@ class Image:
 
 def read_image(path: str | Path) -> Image:
     """The contents of a regular file; ImageError when there is none, or it cannot be read, or nothing could hold it."""
-    path = Path(path)
+    path, name = Path(path), _printable(str(path))
     try:
         if not path.is_file():
-            raise ImageError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+            raise ImageError(f"{name} is not a file" if path.exists() else f"{name} does not exist")
         if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise ImageError(f"{path} is larger than 4 GiB: it is no guest image")
-        return Image(path.read_bytes(), str(path))
+            raise ImageError(f"{name} is larger than 4 GiB: it is no guest image")
+        return Image(path.read_bytes(), name)
     except (OSError, ValueError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "not enough memory"
-        raise ImageError(f"{path} cannot be read: {reason}") from error
+        raise ImageError(f"{name} cannot be read: {reason}") from error
+
+
+def _printable(name: str) -> str:
+    """A name that keeps a message on one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)

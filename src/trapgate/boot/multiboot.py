@@ -94,14 +94,14 @@ def _information(image: Image, regions: Regions, low: list[Piece], options: Boot
     """The multiboot information (3.3): memory sizes, command line, modules, memory map, loader name."""
     flags = HAVE_MEMORY | HAVE_COMMAND_LINE | HAVE_MAP | HAVE_LOADER_NAME
     # The command line begins with the image's own name, as boot loaders have always given it.
-    name = image.name.replace(" ", "_").replace("\0", "_")
+    name = image.name.replace(" ", "_")
     line = encoded_command_line(f"{name} {options.command_line}".rstrip())
     command_line = place_bytes(regions, low, line + b"\0", "command line")
     modules = 0
     if options.initrd is not None:
         flags |= HAVE_MODULES
         initrd, size = place_initrd(regions, low, options.initrd, FOUR_GIB)
-        string = place_string(regions, low, options.initrd.name.replace("\0", "_"), "module string")
+        string = place_string(regions, low, options.initrd.name, "module string")
         modules = place_bytes(regions, low, struct.pack("<IIII", initrd, initrd + size, string, 0), "module list")
     table = b"".join(struct.pack("<IQQI", 20, entry.start, entry.size, entry.kind) for entry in entries)
     map_address = place_bytes(regions, low, table, "memory map")
