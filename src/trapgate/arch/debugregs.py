@@ -85,6 +85,11 @@ def store_dr6(value: int, *, amd: bool, bus_lock: bool, debugctl: int) -> int:
     return value & free | DR6_INIT & ~free
 
 
+def read_dr6(dr6: int, *, amd: bool, bus_lock: bool, debugctl: int) -> int:
+    """What MOV from DR6 returns: bit 11 reads 1 wherever it cannot be written."""
+    return dr6 if bld_writable(amd=amd, bus_lock=bus_lock, debugctl=debugctl) else dr6 | DR6_BLD
+
+
 def store_dr7(value: int) -> int:
     """What MOV to DR7 leaves there: reserved bits as fixed. ValueError (#GP) when bits 63:32 are not 0."""
     if value >> 32:

@@ -106,7 +106,8 @@ NEEDS = {
 COMMON = _names(
     "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 sse3 ssse3 sse4.1 sse4.2 "
     "cx16 x2apic movbe popcnt aes pclmulqdq xsave xsaveopt xsavec xgetbv1 rdrand rdseed hypervisor arat fsgsbase bmi1 bmi2 abm "
-    "adx smep smap umip rdpid erms fsrm clflushopt clwb sha-ni bus-lock-detect lahf-lm 3dnowprefetch syscall nx pdpe1gb rdtscp lm invtsc"
+    "adx smep smap umip rdpid erms fsrm clflushopt clwb sha-ni bus-lock-detect lahf-lm 3dnowprefetch syscall nx "
+    "pdpe1gb rdtscp lm invtsc"
 )
 
 
