@@ -1,0 +1,88 @@
+"""Bus-lock reports: lines, collapsing, modes, bounds."""
+
+import pytest
+
+from trapgate.debug import buslock
+from trapgate.debug.buslock import BusLockLog, Mode, Outcome
+from trapgate.exits import BusLock
+
+SPLIT = BusLock(rip=0x401000, address=0x60003D, size=4, cpl=3)
+
+
+class Hand:
+    """A clock moved by hand; ns."""
+
+    def __init__(self) -> None:
+        self.moment = 0
+
+    def __call__(self) -> int:
+        return self.moment
+
+
+def test_first_lock_makes_a_line() -> None:
+    log = BusLockLog(Mode.REPORT, Hand())
+    assert log.record(SPLIT) == Outcome("bus lock at 0x401000: 4 bytes at 0x60003d, crosses a 64-byte line, CPL 3", False)
+
+
+def test_repeats_collapse_to_one_line_a_second() -> None:
+    hand = Hand()
+    log = BusLockLog(Mode.REPORT, hand)
+    lines = []
+    for _ in range(1000):
+        hand.moment += 2_500_000  # 2.5 s in all
+        lines.append(log.record(SPLIT).line)
+    told = [line for line in lines if line]
+    assert len(told) == 3
+    assert told[1].endswith("; 399 more since the last line")
+    assert log.total == log.sites()[0].count == 1000
+
+
+def test_sites_do_not_hide_each_other() -> None:
+    log = BusLockLog(Mode.REPORT, Hand())
+    others = [BusLock(0x401000 + n, 0x60003D, 4, 3) for n in range(5)]
+    assert all(log.record(lock).line for lock in others)
+    assert not any(log.record(lock).line for lock in others)
+
+
+def test_stop_tells_every_one() -> None:
+    log = BusLockLog(Mode.STOP, Hand())
+    outcomes = [log.record(SPLIT) for _ in range(3)]
+    assert all(one.stop and one.line for one in outcomes)
+
+
+def test_off_counts_nothing() -> None:
+    log = BusLockLog(Mode.OFF, Hand())
+    assert log.record(SPLIT) == Outcome(None, False)
+    assert log.summary() == []
+
+
+@pytest.mark.parametrize(
+    ("address", "size", "line_size", "split"),
+    [(60, 4, 64, False), (61, 4, 64, True), (56, 8, 64, False), (57, 8, 64, True), (0x3C, 8, 64, True), (28, 8, 32, True)],
+)
+def test_reason(address: int, size: int, line_size: int, split: bool) -> None:
+    text = buslock.why(BusLock(0, address, size, 0), line_size)
+    assert text == (f"crosses a {line_size}-byte line" if split else "memory is not write-back")
+
+
+def test_places_and_summary() -> None:
+    log = BusLockLog(Mode.REPORT, Hand(), describe=lambda rip: "main.c:7" if rip == 0x401000 else "")
+    for _ in range(3):
+        log.record(SPLIT)
+    for n in range(12):
+        log.record(BusLock(0x500000 + n, 0x60003D, 8, 0))
+    lines = log.summary(most=2)
+    assert lines[0] == "15 bus locks at 13 places"
+    assert lines[1].split() == ["3", "x", "0x401000", "(main.c:7)"]
+    assert lines[3] == "  and 11 more places"
+    assert len(lines) == 4
+
+
+def test_sites_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buslock, "MAX_SITES", 3)
+    log = BusLockLog(Mode.REPORT, Hand())
+    for rip in range(10):
+        log.record(BusLock(rip, 61, 4, 3))
+    assert len(log.sites()) == 3
+    assert (log.total, log.unlisted) == (10, 7)
+    assert "7 at places beyond the first 3" in log.summary()[-1]
