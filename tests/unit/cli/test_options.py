@@ -9,7 +9,15 @@ from trapgate.gdb.address import TcpAddress, UnixAddress
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("512M", 512 << 20), ("2G", 2 << 30), ("64", 64 << 20), ("1g", 1 << 30), ("4096K", 4 << 20), ("1GiB", 1 << 30), ("1T", 1 << 40)],
+    [
+        ("512M", 512 << 20),
+        ("2G", 2 << 30),
+        ("64", 64 << 20),
+        ("1g", 1 << 30),
+        ("4096K", 4 << 20),
+        ("1GiB", 1 << 30),
+        ("1T", 1 << 40),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert Size().convert(text, None, None) == size

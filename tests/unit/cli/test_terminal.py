@@ -16,7 +16,9 @@ from trapgate.cli.terminal import Terminal
 
 # A program in a terminal of its own: it goes raw, says so, and then does what it was told on its command line.
 PROGRAM = """
-import os, sys, time
+import fcntl, os, sys, termios, time
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from trapgate.cli.terminal import Terminal
 left = []
 with Terminal(lambda data: os.write(1, b"[" + data + b"]"), left.append) as terminal:
@@ -40,7 +42,12 @@ class Program:
         self.before = termios.tcgetattr(slave)
         self.slave = slave
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "import os,sys,fcntl,termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n" + PROGRAM, what],
+            [
+                sys.executable,
+                "-c",
+                "import os,sys,fcntl,termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n" + PROGRAM,
+                what,
+            ],
             stdin=slave,
             stdout=slave,
             stderr=subprocess.PIPE,
