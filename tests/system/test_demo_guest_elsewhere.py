@@ -8,7 +8,7 @@ import pytest
 from trapgate import guests
 
 QEMU = "qemu-system-x86_64"
-# TCG has no bus-lock trap (those cases skip themselves), and gets these wrong: no DR7.GD, no INT1, no BTF, no shadow after MOV SS for #DB.
+# TCG has no bus-lock trap (those cases skip themselves), and gets these wrong: DR7.GD, INT1, BTF, MOV SS before a #DB.
 NOT_IN_TCG = {"general detect", "ICEBP", "branch step", "MOV SS, data"}
 
 

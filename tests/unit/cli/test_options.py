@@ -15,7 +15,6 @@ from trapgate.gdb.address import TcpAddress, UnixAddress
         ("64", 64 << 20),
         ("1g", 1 << 30),
         ("4096K", 4 << 20),
-        ("1GiB", 1 << 30),
         ("1T", 1 << 40),
     ],
 )

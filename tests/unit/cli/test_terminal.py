@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class Program:
             [
                 sys.executable,
                 "-c",
-                "import os,sys,fcntl,termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n" + PROGRAM,
+                PROGRAM,
                 what,
             ],
             stdin=slave,
@@ -56,6 +57,8 @@ class Program:
     def read_until(self, text: bytes) -> bytes:
         data = b""
         while text not in data:
+            ready, _, _ = select.select([self.master], [], [], 20)
+            assert ready, f"only {data!r}"
             data += os.read(self.master, 1024)
         return data
 
