@@ -85,6 +85,19 @@ FLAWLESS = (
     | FBSDP_NO | PSDP_NO | BHI_NO | PBRSB_NO | GDS_NO | RFDS_NO | ITS_NO
 )  # fmt: skip
 
+# MSRs that are a register of `arch.registers` under another number: one value, two names.
+REGISTER_OF = {
+    TSC: "tsc",
+    EFER: "efer",
+    STAR: "star",
+    LSTAR: "lstar",
+    CSTAR: "cstar",
+    SFMASK: "sfmask",
+    FS_BASE: "fs_base",
+    GS_BASE: "gs_base",
+    KERNEL_GS_BASE: "k_gs_base",
+}
+
 ALL_64 = (1 << 64) - 1
 MEMORY_TYPE_UC = 0
 MEMORY_TYPE_WC = 1
@@ -118,6 +131,11 @@ class Msr:
     reset: int = 0
     rule: Rule = Rule.PLAIN
     mask: int = ALL_64
+
+    @property
+    def readable(self) -> bool:
+        """Whether RDMSR works; it raises #GP(0) for a command register."""
+        return self.rule is not Rule.WRITE_ONLY
 
     def stored(self, value: int) -> int | None:
         """What WRMSR of `value` leaves there, None when the write is forgotten; ValueError where the CPU raises #GP(0).

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trapgate.arch import msrs
+from trapgate.arch import msrs, registers
 from trapgate.arch.models import CpuModel
 
 TURIN = CpuModel.parse("EPYC-Turin")
@@ -63,6 +63,18 @@ def test_rules() -> None:
         table[msrs.LSTAR].stored(0x8000_0000_0000)
     with pytest.raises(ValueError):
         table[msrs.SFMASK].stored(1 << 32)
+
+
+def test_command_registers_cannot_be_read() -> None:
+    for model in (TURIN, SPR):
+        assert {one.index for one in msrs.msrs_of(model).values() if not one.readable} == {msrs.PRED_CMD}
+
+
+def test_msrs_that_are_registers() -> None:
+    for index, name in msrs.REGISTER_OF.items():
+        assert name in registers.BY_NAME
+        assert index in msrs.msrs_of(TURIN)
+        assert index in msrs.msrs_of(SPR)
 
 
 def test_memory_types() -> None:
