@@ -1,0 +1,1 @@
+"""What decides about debugging: whose #DB it is, which breakpoints are armed, which bus locks are told. No I/O."""
