@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from trapgate.devices.lines import ByteDevice, Line, unconnected
 
-DATA, COMMAND = 0, 4  # offsets from port 60h
 OUTPUT_FULL, SYSTEM_FLAG, LAST_WAS_COMMAND, AUX_FULL, TIMEOUT = 0x01, 0x04, 0x08, 0x20, 0x40  # status register
 KEYBOARD_INTERRUPT, AUX_INTERRUPT, KEYBOARD_OFF, AUX_OFF = 0x01, 0x02, 0x10, 0x20  # command byte
 RESEND = 0xFE  # what stands in the buffer after a transmission that nobody answered
@@ -13,13 +12,22 @@ SELF_TEST_PASSED = 0x55
 RESET_OFF = 0x01  # output port bit 0: 0 holds the CPU in reset
 
 
+class _CommandPort(ByteDevice):
+    def __init__(self, controller: "I8042") -> None:
+        self._controller = controller
+
+    def read8(self, offset: int) -> int:
+        return self._controller.status()
+
+    def write8(self, offset: int, value: int) -> None:
+        self._controller.command(value)
+
+
 class I8042(ByteDevice):
-    """Ports 60h and 64h (offsets 0 and 4).
+    """The data port (60h); `command_port` is the other one (64h).
 
     A byte sent to the absent keyboard or mouse comes back as a timeout, so drivers give up at once.
     """
-
-    LENGTH = 5
 
     def __init__(self, reset: Callable[[], None], keyboard: Line = unconnected, mouse: Line = unconnected) -> None:
         self._reset = reset
@@ -30,29 +38,31 @@ class I8042(ByteDevice):
         self._last_was_command = False
         self._answers: deque[tuple[int, int]] = deque()  # (byte, status bits that come with it)
         self._last = 0
+        self.command_port = _CommandPort(self)
+
+    def status(self) -> int:
+        """The status register."""
+        status = SYSTEM_FLAG | (LAST_WAS_COMMAND if self._last_was_command else 0)
+        return status | (OUTPUT_FULL | self._answers[0][1] if self._answers else 0)
 
     def read8(self, offset: int) -> int:
-        """The next answer, or the status register."""
-        if offset == COMMAND:
-            status = SYSTEM_FLAG | (LAST_WAS_COMMAND if self._last_was_command else 0)
-            return status | (OUTPUT_FULL | self._answers[0][1] if self._answers else 0)
-        if offset == DATA:
-            if self._answers:
-                self._last = self._answers.popleft()[0]
-                self._drive()
-            return self._last
-        return 0xFF
+        """The next answer; the last one again when there is none."""
+        if self._answers:
+            self._last = self._answers.popleft()[0]
+            self._drive()
+        return self._last
 
     def write8(self, offset: int, value: int) -> None:
-        """A command, or a byte for the command that waits for one, or a byte for the absent keyboard."""
-        if offset == COMMAND:
-            self._last_was_command = True
-            self._parameter_of = 0
-            self._command(value)
-        elif offset == DATA:
-            self._last_was_command = False
-            command, self._parameter_of = self._parameter_of, 0
-            self._data(command, value)
+        """A byte for the command that waits for one, or for the absent keyboard."""
+        self._last_was_command = False
+        command, self._parameter_of = self._parameter_of, 0
+        self._data(command, value)
+
+    def command(self, value: int) -> None:
+        """A controller command."""
+        self._last_was_command = True
+        self._parameter_of = 0
+        self._command(value)
 
     def _answer(self, byte: int, bits: int = 0) -> None:
         if len(self._answers) < 16:

@@ -32,7 +32,7 @@ class Pic8259(ByteDevice):
         self._auto_eoi = self._rotate_auto = self._special_mask = self._fully_nested = False
         self._read_isr = self._poll = False
         self._all_level = False
-        self._level = False
+        self.asserted = False  # INTR now
 
     # Inputs and output
 
@@ -91,8 +91,8 @@ class Pic8259(ByteDevice):
 
     def _update(self) -> None:
         level = self.request() is not None
-        if level != self._level:
-            self._level = level
+        if level != self.asserted:
+            self.asserted = level
             self.output(level)
 
     # Registers
@@ -198,7 +198,7 @@ class PicPair:
 
     def pending(self) -> bool:
         """Whether INTR is asserted."""
-        return self.master.request() is not None
+        return self.master.asserted
 
     def acknowledge(self) -> int:
         """INTA: the vector of the request of highest priority; spurious vectors (input 7) when it has gone meanwhile."""

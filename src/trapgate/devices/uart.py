@@ -56,6 +56,10 @@ class Uart(ByteDevice):
         self._refill()
         self._update()
 
+    def waiting(self) -> int:
+        """How many input bytes the guest has not taken into its FIFO yet."""
+        return len(self._queue)
+
     def feed_break(self) -> None:
         """A break arrives: with Linux, the next byte is a SysRq command."""
         self._queue.append(BREAK)

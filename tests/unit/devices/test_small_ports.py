@@ -79,37 +79,37 @@ class TestI8042:
 
     def test_self_test_and_interface_tests(self) -> None:
         controller = I8042(lambda: None)
-        assert controller.read(4, 1) & 1 == 0
+        assert controller.command_port.read(0, 1) & 1 == 0
         for command, answer in ((0xAA, 0x55), (0xAB, 0), (0xA9, 0)):
-            controller.write(4, 1, command)
-            assert controller.read(4, 1) & 0x21 == 1
+            controller.command_port.write(0, 1, command)
+            assert controller.command_port.read(0, 1) & 0x21 == 1
             assert controller.read(0, 1) == answer
-            assert controller.read(4, 1) & 1 == 0
+            assert controller.command_port.read(0, 1) & 1 == 0
 
     def test_command_byte_reads_back_and_enable_commands_change_it(self) -> None:
         controller = I8042(lambda: None)
-        controller.write(4, 1, 0x60)
+        controller.command_port.write(0, 1, 0x60)
         controller.write(0, 1, 0x74)
-        controller.write(4, 1, 0xAE)
-        controller.write(4, 1, 0xA8)
-        controller.write(4, 1, 0x20)
+        controller.command_port.write(0, 1, 0xAE)
+        controller.command_port.write(0, 1, 0xA8)
+        controller.command_port.write(0, 1, 0x20)
         assert controller.read(0, 1) == 0x44
 
     def test_absent_keyboard_and_mouse_time_out(self) -> None:
         controller = I8042(lambda: None)
         controller.write(0, 1, 0xFF)
-        assert controller.read(4, 1) & 0x61 == 0x41
+        assert controller.command_port.read(0, 1) & 0x61 == 0x41
         assert controller.read(0, 1) == 0xFE
-        controller.write(4, 1, 0xD4)
+        controller.command_port.write(0, 1, 0xD4)
         controller.write(0, 1, 0xFF)
-        assert controller.read(4, 1) & 0x61 == 0x61
+        assert controller.command_port.read(0, 1) & 0x61 == 0x61
 
     def test_loopback_raises_the_right_interrupt(self) -> None:
         levels: dict[str, bool] = {}
         controller = I8042(lambda: None, lambda on: levels.update(keyboard=on), lambda on: levels.update(mouse=on))
-        controller.write(4, 1, 0x60)
+        controller.command_port.write(0, 1, 0x60)
         controller.write(0, 1, 0x03)
-        controller.write(4, 1, 0xD3)
+        controller.command_port.write(0, 1, 0xD3)
         controller.write(0, 1, 0x5A)
         assert levels == {"keyboard": False, "mouse": True}
         assert controller.read(0, 1) == 0x5A
@@ -118,17 +118,17 @@ class TestI8042:
     @pytest.mark.parametrize("command", [0xFE, 0xF0])
     def test_pulsing_the_reset_line_resets(self, command: int) -> None:
         resets: list[bool] = []
-        I8042(lambda: resets.append(True)).write(4, 1, command)
+        I8042(lambda: resets.append(True)).command_port.write(0, 1, command)
         assert len(resets) == 1
 
     def test_other_pulses_and_a_kept_output_port_do_not(self) -> None:
         resets: list[bool] = []
         controller = I8042(lambda: resets.append(True))
-        controller.write(4, 1, 0xFF)
-        controller.write(4, 1, 0xD1)
+        controller.command_port.write(0, 1, 0xFF)
+        controller.command_port.write(0, 1, 0xD1)
         controller.write(0, 1, 0x03)
         assert not resets
-        controller.write(4, 1, 0xD1)
+        controller.command_port.write(0, 1, 0xD1)
         controller.write(0, 1, 0x02)
         assert len(resets) == 1
 
@@ -137,7 +137,7 @@ class TestI8042:
         for _ in range(1000):
             controller.write(0, 1, 0xF4)
         count = 0
-        while controller.read(4, 1) & 1:
+        while controller.command_port.read(0, 1) & 1:
             controller.read(0, 1)
             count += 1
         assert count == 16

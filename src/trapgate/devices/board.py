@@ -1,0 +1,64 @@
+"""The board: every device of the machine, at its address and on its interrupt line. A new device is one line here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trapgate.arch import layout
+from trapgate.bus import Bus
+from trapgate.clock import Clock
+from trapgate.devices.debugcon import DebugConsole
+from trapgate.devices.exitport import ExitPort
+from trapgate.devices.i8042 import I8042
+from trapgate.devices.interrupts import Interrupts
+from trapgate.devices.pci import PciHost
+from trapgate.devices.pit import Pit, SystemControl
+from trapgate.devices.pmtimer import AcpiPm
+from trapgate.devices.rtc import Rtc
+from trapgate.devices.uart import Uart
+
+Sink = Callable[[bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """What a guest can do to the machine as a whole."""
+
+    leave: Callable[[int], None]  # an exit port was written: the status
+    power_off: Callable[[], None]
+    reset: Callable[[], None]
+
+
+class Board:
+    """Ports, memory-mapped registers and interrupts. `wall_start` is ns since 1970 (UTC) at guest time 0.
+
+    The local APICs' pages are not on the MMIO bus: they move, and each vCPU sees its own (`LocalApic.page`).
+    """
+
+    def __init__(
+        self, clock: Clock, switches: Switches, *, tsc_hz: int, wall_start: int, serial: Sink, debugcon: Sink,
+        cpus: int = 1, x2apic: bool = True,
+    ) -> None:  # fmt: skip
+        self.ports = ports = Bus("port")
+        self.mmio = Bus("MMIO")
+        self.interrupts = Interrupts(clock, tsc_hz, cpus=cpus, x2apic=x2apic)
+        line = self.interrupts.line
+        self.uart = Uart(serial, clock, line(layout.COM1_IRQ))
+        self.pit = Pit(clock, line(layout.PIT_IRQ))
+        self.rtc = Rtc(clock, wall_start, line(layout.RTC_IRQ))
+        self.pm = AcpiPm(clock, switches.power_off, line(layout.SCI_IRQ))
+        self.i8042 = I8042(switches.reset, line(layout.KEYBOARD_IRQ), line(layout.MOUSE_IRQ))
+        ports.map(layout.COM1_PORT, self.uart.LENGTH, self.uart)
+        ports.map(layout.PIC_MASTER_PORT, 2, self.interrupts.pic.master)
+        ports.map(layout.PIC_SLAVE_PORT, 2, self.interrupts.pic.slave)
+        ports.map(layout.ELCR_PORT, 2, self.interrupts.pic.elcr)
+        ports.map(layout.PIT_PORT, self.pit.LENGTH, self.pit)
+        ports.map(layout.I8042_DATA_PORT, 1, self.i8042)
+        ports.map(layout.SYSTEM_CONTROL_PORT, 1, SystemControl(self.pit, clock))
+        ports.map(layout.I8042_COMMAND_PORT, 1, self.i8042.command_port)
+        ports.map(layout.RTC_PORT, self.rtc.LENGTH, self.rtc)
+        ports.map(layout.ACPI_PM_BASE, layout.ACPI_PM_LENGTH, self.pm)
+        ports.map(layout.PCI_PORT, 8, PciHost(switches.reset))
+        ports.map(layout.DEBUGCON_PORT, 1, DebugConsole(debugcon))
+        for port in (layout.EXIT_PORT, layout.EXIT_PORT_ISA):
+            ports.map(port, 1, ExitPort(switches.leave))
+        self.mmio.map(layout.IOAPIC_BASE, layout.PAGE_BYTES, self.interrupts.ioapic)

@@ -1,0 +1,410 @@
+"""The machine: wires RAM, board, clock, router and a vCPU, and holds the one run loop.
+
+All of it runs on the thread that calls `resume` (or `run`); other threads may only `post` and `pause`. A stop is a value.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Protocol
+
+from trapgate.arch.debugregs import DR6_BS
+from trapgate.bus import Device
+from trapgate.clock import Clock, HostClock, InstructionClock
+from trapgate.debug.buslock import BusLockLog, Mode
+from trapgate.debug.router import route
+from trapgate.devices.board import Board, Switches
+from trapgate.devices.lapic import LocalApic
+from trapgate.devices.waker import DeadlineThread, InputThread, Mailbox
+from trapgate.exits import (
+    BusLock,
+    DebugException,
+    Halted,
+    Interrupted,
+    MmioRead,
+    MmioWrite,
+    PortRead,
+    PortWrite,
+    Shutdown,
+    SoftwareBreakpoint,
+)
+from trapgate.memory import Ram
+from trapgate.stops import BreakpointHit, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, SoftwareHit, StepDone, Stop
+from trapgate.vcpu import Owner, Vcpu
+
+RFLAGS_IF = 1 << 9
+FIXED_WALL_START = 1_735_689_600 * 1_000_000_000  # 2025-01-01: where repeatable runs begin
+INPUT_LIMIT = 1 << 20  # bytes of input that wait for the guest before we stop reading more
+NO_DEADLINE = 1 << 62  # an instruction budget without an end
+
+
+def _discard(anything: object) -> None:
+    pass
+
+
+class ClockKind(Enum):
+    """What guest time follows."""
+
+    HOST = "host"
+    INSTRUCTIONS = "instructions"  # runs repeat exactly
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """What a machine is made of. `memory` in bytes; `wall_start` in ns since 1970 (None: the host's time, or a fixed date)."""
+
+    memory: int = 512 << 20
+    cpu: str = "EPYC-Turin"
+    clock: ClockKind = ClockKind.HOST
+    tsc_hz: int = 1_000_000_000
+    wall_start: int | None = None
+    x2apic: bool = True
+    serial: Callable[[bytes], None] = _discard  # what the guest sends through COM1
+    debugcon: Callable[[bytes], None] = _discard  # what it writes to port E9h
+    bus_locks: Mode = Mode.OFF
+    report: Callable[[str], None] = _discard  # a line for the user
+    stop_when_dead: bool = True  # HLT with interrupts disabled ends the run: nothing can wake the guest
+
+
+class VcpuFactory(Protocol):
+    """Makes the vCPU of a machine. It forwards CR8, IA32_APIC_BASE, x2APIC MSRs and IA32_TSC_DEADLINE to `lapic`."""
+
+    def __call__(self, ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic) -> Vcpu:
+        """A vCPU in its reset state."""
+        ...
+
+
+class CountingVcpu(Vcpu, Protocol):
+    """What an instruction clock asks of a vCPU besides."""
+
+    def executed(self) -> int:
+        """Instructions executed so far."""
+        ...
+
+    def budget(self, instructions: int) -> None:
+        """`run` returns Interrupted after so many more instructions (or sooner)."""
+        ...
+
+
+Access = tuple[Device, int]  # who answers, at which of its offsets
+
+
+class Machine:
+    """One guest with one vCPU. `resume` runs it until something stops it.
+
+    `vcpu`, `ram`, `board`, `lapic` and `clock` are there for whoever loads images, debugs or looks.
+    """
+
+    def __init__(self, config: MachineConfig, make_vcpu: VcpuFactory) -> None:
+        self.config = config
+        self.ram = Ram(config.memory)
+        self._counting: CountingVcpu | None = None
+        self.clock: HostClock | InstructionClock
+        if config.clock is ClockKind.HOST:
+            self.clock = HostClock()
+            self.clock.pause()
+        else:
+            self.clock = InstructionClock(lambda: self._counting.executed() if self._counting is not None else 0)
+        self.board = Board(
+            self.clock,
+            Switches(self._leave, self._power_off, self._reset),
+            tsc_hz=config.tsc_hz,
+            wall_start=self._wall_start(),
+            serial=config.serial,
+            debugcon=config.debugcon,
+            x2apic=config.x2apic,
+        )
+        self.lapic = self.board.interrupts.lapics[0]
+        self.vcpu = make_vcpu(self.ram, model=config.cpu, tsc_hz=config.tsc_hz, clock=self.clock, lapic=self.lapic)
+        if config.clock is ClockKind.INSTRUCTIONS:
+            if not (hasattr(self.vcpu, "executed") and hasattr(self.vcpu, "budget")):
+                raise ValueError("this CPU engine does not count instructions; use the host clock")
+            self._counting = self.vcpu  # type: ignore[assignment]
+        self.bus_locks = BusLockLog(config.bus_locks, self.clock.now)
+        self._mailbox = Mailbox()
+        self._mailbox.kick = self.vcpu.kick
+        self._deadlines = DeadlineThread(self.clock, self.vcpu.kick)
+        self._inputs: list[InputThread] = []
+        self._ports: dict[int, Access | None] = {}
+        self._ending: MachineExit | None = None
+        self._pausing = False
+        self._stepping = False
+        self._halted = False
+        self._attention = True  # an interrupt may be pending
+        self._stopped_on: int | None = None  # RIP of the instruction whose execution breakpoint stopped us
+        self._fault: DeviceFault | None = None
+        self.lapic.notify = self._interrupts_changed
+        self.lapic.nmi = self._nmi
+        self.lapic.init = self._reset
+
+    def _wall_start(self) -> int:
+        if self.config.wall_start is not None:
+            return self.config.wall_start
+        return time.time_ns() if self.config.clock is ClockKind.HOST else FIXED_WALL_START
+
+    # For any thread
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have a callable run soon on the machine's thread (the next time it runs)."""
+        self._mailbox.post(call)
+
+    def pause(self) -> None:
+        """Make `resume` return Paused soon; when nothing runs, the next `resume` does."""
+        self.post(self._pause)
+
+    def _pause(self) -> None:
+        self._pausing = True
+
+    # For the owner
+
+    def attach_input(self, descriptor: int) -> None:
+        """Feed what a file descriptor brings to the serial port, as fast as the guest takes it."""
+        self._inputs.append(InputThread(descriptor, self._mailbox, self.board.uart.feed, self._has_room))
+
+    def _has_room(self) -> bool:
+        return self.board.uart.waiting() < INPUT_LIMIT
+
+    def close(self) -> None:
+        """End the helper threads."""
+        self._deadlines.close()
+        for one in self._inputs:
+            one.close()
+        self._inputs.clear()
+
+    def run(self) -> MachineExit:
+        """Run to the end, without a debugger."""
+        stop = self.resume()
+        match stop:
+            case MachineExit():
+                return stop
+            case DeviceFault():
+                return MachineExit(ExitKind.FAULT, 1, stop.story)
+            case BusLocked():
+                return MachineExit(ExitKind.STOPPED, 1, stop.line)
+            case _:
+                return MachineExit(ExitKind.STOPPED, 1, type(stop).__name__)
+
+    def resume(self, step: bool = False) -> Stop:
+        """Run the guest until something stops it; with `step`, for one instruction, no interrupt taken before it.
+
+        An ended machine returns its end again. The execution breakpoint that stopped the guest last does not stop it at once again.
+        """
+        self._stepping = step
+        self.vcpu.step(step)
+        if self._stopped_on is not None:
+            if self._stopped_on == self.vcpu.get("rip"):
+                self.vcpu.resume_over()
+            self._stopped_on = None
+        self._attention = True
+        self.clock.resume()
+        try:
+            return self._loop()
+        finally:
+            self.clock.pause()
+            self._deadlines.arm(None)
+
+    # The loop
+
+    def _loop(self) -> Stop:
+        run, handlers = self.vcpu.run, self._handlers
+        while True:
+            stop = self._settle()
+            if stop is None and self._halted:
+                stop = self._sleep()
+                if stop is None:
+                    continue
+            if stop is None:
+                event = run()
+                stop = handlers[type(event)](self, event)
+            if self._fault is not None and stop is None:
+                stop, self._fault = self._fault, None
+            if stop is not None:
+                return stop
+
+    def _settle(self) -> Stop | None:
+        """All that is to be done between two runs of the vCPU: calls, timers, interrupts, and whether to stop."""
+        deadline: int | None = None
+        try:
+            while (call := self._mailbox.take()) is not None:
+                call()
+            deadline = self.clock.next_deadline()
+            if deadline is not None and deadline <= self.clock.now():
+                self.clock.run_due()
+                deadline = self.clock.next_deadline()
+        except Exception as error:
+            return self._failed(_culprit(error), "in a timer or a posted call", error)
+        if self._ending is not None:
+            return self._ending
+        if self._pausing:
+            self._pausing = False
+            return Paused()
+        if self._attention and (self._halted or not self._stepping):
+            self._inject()
+        if self._counting is not None:
+            self._counting.budget(NO_DEADLINE if deadline is None else max(deadline - self.clock.now(), 1))
+        elif not self._halted:
+            self._deadlines.arm(deadline)
+        return None
+
+    def _inject(self) -> None:
+        """Hand a pending interrupt to the vCPU, or have it say when it would take one."""
+        pending = self.lapic.pending()
+        if pending and self.vcpu.can_interrupt():
+            self.vcpu.interrupt(self.lapic.acknowledge())
+            self._halted = False
+            pending = self.lapic.pending()
+        self._attention = pending
+        self.vcpu.want_interrupt(pending)
+
+    def _interrupts_changed(self) -> None:
+        """The local APIC may have an interrupt: called from devices, and by the vCPU itself amid a run (CR8, EOI)."""
+        self._attention = True
+        if not self._stepping:
+            self.vcpu.want_interrupt(self.lapic.pending())
+
+    def _nmi(self) -> None:
+        self._halted = False
+        self.vcpu.nmi()
+
+    def _sleep(self) -> Stop | None:
+        """HLT: wait for the next timer, a posted call, or for ever."""
+        if self._mailbox:
+            return None
+        deadline = self.clock.next_deadline()
+        if not self.vcpu.get("rflags") & RFLAGS_IF and self.config.stop_when_dead:
+            return self._end(ExitKind.DEAD, 0, "the guest halted with interrupts disabled: nothing can wake it")
+        if deadline is None:
+            self._mailbox.wait(None)
+        elif isinstance(self.clock, InstructionClock):
+            self.clock.skip_to(deadline)
+        else:
+            left = deadline - self.clock.now()
+            if left > 0:
+                self._mailbox.wait(left / 1e9)
+        return None
+
+    # Ends
+
+    def _end(self, kind: ExitKind, status: int = 0, story: str = "") -> MachineExit:
+        self._ending = self._ending or MachineExit(kind, status, story)
+        return self._ending
+
+    def _leave(self, status: int) -> None:
+        self._end(ExitKind.EXIT_PORT, status)
+
+    def _power_off(self) -> None:
+        self._end(ExitKind.POWER_OFF)
+
+    def _reset(self) -> None:
+        self._end(ExitKind.RESET)
+
+    def _failed(self, who: str, where: str, error: Exception) -> DeviceFault:
+        return DeviceFault(f"device {who} failed {where}: {type(error).__name__}: {error}", error)
+
+    # Exits of the vCPU
+
+    def _port(self, port: int) -> Access | None:
+        """Who answers a port; remembered, for the ports in use are few and hot."""
+        try:
+            return self._ports[port]
+        except KeyError:
+            found = self._ports[port] = self.board.ports.find(port)
+            return found
+
+    def _memory_mapped(self, address: int) -> Access | None:
+        page = self.lapic.page
+        if page is not None and address & ~0xFFF == page:
+            return self.lapic, address & 0xFFF
+        return self.board.mmio.find(address)
+
+    def _read(self, found: Access | None, size: int, space: str, address: int) -> None:
+        mask = (1 << 8 * size) - 1
+        value = mask
+        if found is not None:
+            device, offset = found
+            try:
+                value = device.read(offset, size) & mask
+            except Exception as error:
+                self._fault = self._failed(type(device).__name__, f"at {space} {address:#x} (read of {size} bytes)", error)
+        self.vcpu.complete(value)
+
+    def _write(self, found: Access | None, size: int, value: int, space: str, address: int) -> None:
+        if found is not None:
+            device, offset = found
+            try:
+                device.write(offset, size, value)
+            except Exception as error:
+                where = f"at {space} {address:#x} (write of {value:#x}, {size} bytes)"
+                self._fault = self._failed(type(device).__name__, where, error)
+
+    def _port_read(self, event: PortRead) -> None:
+        self._read(self._port(event.port), event.size, "port", event.port)
+
+    def _port_write(self, event: PortWrite) -> None:
+        self._write(self._port(event.port), event.size, event.value, "port", event.port)
+
+    def _mmio_read(self, event: MmioRead) -> None:
+        self._read(self._memory_mapped(event.address), event.size, "address", event.address)
+
+    def _mmio_write(self, event: MmioWrite) -> None:
+        self._write(self._memory_mapped(event.address), event.size, event.value, "address", event.address)
+
+    def _halt(self, event: Halted) -> Stop | None:
+        self._halted = self._attention = True
+        return StepDone() if self._stepping else None
+
+    def _shutdown(self, event: Shutdown) -> Stop:
+        return self._end(ExitKind.SHUTDOWN, 1, event.story)
+
+    def _interrupted(self, event: Interrupted) -> None:
+        self._attention = True
+
+    def _debug(self, event: DebugException) -> Stop | None:
+        armed = self.vcpu.armed()
+        verdict = route(event, armed, self.vcpu.guest_debug(), self._stepping)
+        if verdict.guest:
+            self.vcpu.deliver_debug(verdict.guest.causes, verdict.guest.hits, verdict.guest.icebp)
+        if verdict.debugger.hits:
+            if event.fault:
+                self._stopped_on = self.vcpu.get("rip")
+            mine = (one for n, one in enumerate(armed) if event.hits >> n & 1 and one.owner is Owner.DEBUGGER)
+            return BreakpointHit(tuple(mine), event.fault)
+        if verdict.debugger:
+            assert verdict.debugger.causes == DR6_BS, f"a debugger arms nothing else: {verdict}"
+            return StepDone()
+        if event.fault and not verdict.guest:
+            self.vcpu.resume_over()  # nobody's: it must not come again for ever
+        return None
+
+    def _software_breakpoint(self, event: SoftwareBreakpoint) -> Stop:
+        self._stopped_on = self.vcpu.get("rip")
+        return SoftwareHit(event.address)
+
+    def _bus_lock(self, event: BusLock) -> Stop | None:
+        outcome = self.bus_locks.record(event)
+        if outcome.line is not None:
+            self.config.report(outcome.line)
+        return BusLocked(event, outcome.line or "") if outcome.stop else None
+
+    _handlers: ClassVar[dict[type, Callable[..., Stop | None]]] = {
+        PortRead: _port_read,
+        PortWrite: _port_write,
+        MmioRead: _mmio_read,
+        MmioWrite: _mmio_write,
+        Halted: _halt,
+        Shutdown: _shutdown,
+        Interrupted: _interrupted,
+        DebugException: _debug,
+        SoftwareBreakpoint: _software_breakpoint,
+        BusLock: _bus_lock,
+    }
+
+
+def _culprit(error: Exception) -> str:
+    """The device whose code an exception came from, by the traceback."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__", "").startswith("trapgate.devices."):
+            return frame.f_code.co_qualname
+    return "(none: a posted call)"

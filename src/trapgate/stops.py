@@ -1,0 +1,72 @@
+"""Why a machine stopped: values that `Machine.resume` returns, to a debugger or to whoever runs it."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from trapgate.exits import BusLock
+from trapgate.vcpu import Breakpoint
+
+
+class ExitKind(Enum):
+    """How a run ended."""
+
+    POWER_OFF = "power-off"
+    EXIT_PORT = "exit port"
+    RESET = "reset"
+    SHUTDOWN = "shutdown"  # triple fault
+    DEAD = "halted for ever"
+    FAULT = "device fault"  # a device's code failed: our mistake, not the guest's
+    STOPPED = "stopped"  # a stop that nobody was there to resume
+
+
+@dataclass(frozen=True, slots=True)
+class MachineExit:
+    """The machine ended. `status`: 0 after power-off, reset and HLT for ever, the exit port's value * 2 + 1, else 1."""
+
+    kind: ExitKind
+    status: int = 0
+    story: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakpointHit:
+    """The debugger's own hardware breakpoints matched: an exec one before its instruction (`fault`), others after the access."""
+
+    hits: tuple[Breakpoint, ...]
+    fault: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SoftwareHit:
+    """RIP is on a software breakpoint that the debugger planted."""
+
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One instruction was executed, as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """`pause` was called."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusLocked:
+    """A bus lock, and bus locks stop the guest. `line` tells it to the user."""
+
+    lock: BusLock
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFault:
+    """A device's code failed. `story` names the device; a read answered all ones, and the guest can go on."""
+
+    story: str
+    error: Exception = field(compare=False)
+
+
+Stop = MachineExit | BreakpointHit | SoftwareHit | StepDone | Paused | BusLocked | DeviceFault
