@@ -1,0 +1,106 @@
+"""The two ways to run a guest: command lines with places to fill in, and one run of each kind of guest, timed."""
+
+import shlex
+import shutil
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.build import BenchError
+
+EXIT_OK = 1  # the guest writes 0 to the exit port: status 0 * 2 + 1
+_QEMU = "qemu-system-x86_64 -accel tcg -cpu max -nodefaults -display none -no-reboot -serial stdio"
+QEMU_IMAGE = f"{_QEMU} -m 64 -device isa-debug-exit,iobase=0xf4,iosize=4 -kernel {{image}}"
+QEMU_LINUX = f"{_QEMU} -m 512 -kernel {{kernel}} -initrd {{initrd}} -append {{append}}"
+TRAPGATE_IMAGE = "trapgate run --engine soft --memory 64M {image}"
+TRAPGATE_LINUX = "trapgate run --engine soft --memory 512M {kernel} --initrd {initrd} --append {append}"
+TRAPGATE_CLEAR = "trapgate cache clear --translations"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A program that runs guests. `clear`, if not empty, is the command that empties its cache of translated code."""
+
+    name: str
+    image: str  # command line; {image} is the guest
+    linux: str  # command line; {kernel}, {initrd} and {append} are the guest
+    clear: str = ""
+
+    def check(self) -> None:
+        """BenchError when the program is not installed."""
+        for line in (self.image, self.linux, self.clear):
+            words = shlex.split(line)
+            if words and shutil.which(words[0]) is None:
+                raise BenchError(
+                    f"{self.name}: {words[0]} is not installed or not in PATH; leave it out with --engines, or name its command"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a guest: seconds from start to exit, and the line it printed."""
+
+    seconds: float
+    line: str
+
+
+def run_image(engine: Engine, image: Path, timeout: float) -> Run:
+    """Run a benchmark guest to its end. BenchError when it does not end, fails, or says that its result is wrong."""
+    command = filled(engine.image, image=str(image))
+    begin = time.perf_counter()
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"{engine.name}: {image.stem} did not end within {timeout:g} s") from None
+    seconds = time.perf_counter() - begin
+    output = done.stdout.decode(errors="replace")
+    lines = [line.strip() for line in output.splitlines() if line.startswith("bench: ")]
+    if done.returncode != EXIT_OK or len(lines) != 1 or not lines[0].endswith(" ok"):
+        said = (lines or done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+        raise BenchError(f"{engine.name}: {image.stem} failed with status {done.returncode}: {said}")
+    return Run(seconds, lines[0])
+
+
+def run_linux(engine: Engine, kernel: Path, initrd: Path, append: str, marker: str, timeout: float) -> tuple[float, float]:
+    """Boot Linux. (seconds until the marker line came over the serial port, seconds until the machine was off.)"""
+    command = filled(engine.linux, kernel=str(kernel), initrd=str(initrd), append=append)
+    begin = time.perf_counter()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        watchdog = threading.Timer(timeout, process.kill)
+        watchdog.start()
+        reached, last = None, b""
+        try:
+            for line in process.stdout:
+                last = line.strip() or last
+                if reached is None and marker.encode() in line:
+                    reached = time.perf_counter() - begin
+            process.wait()
+        finally:
+            watchdog.cancel()
+    if reached is None:
+        raise BenchError(
+            f"{engine.name}: Linux did not reach init within {timeout:g} s (status {process.returncode}); "
+            f"its last line was: {last.decode(errors='replace')}"
+        )
+    return reached, time.perf_counter() - begin
+
+
+def clear_cache(engine: Engine) -> None:
+    """Empty the engine's cache of translated code, if it has one."""
+    if not engine.clear:
+        return
+    done = subprocess.run(shlex.split(engine.clear), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"`{engine.clear}` failed: {done.stderr.strip() or done.returncode}")
+
+
+def filled(line: str, **places: str) -> list[str]:
+    """A command line as words, each {place} filled in; BenchError for a place that nothing is known of."""
+    try:
+        return [word.format(**places) for word in shlex.split(line)]
+    except (KeyError, IndexError, ValueError) as error:
+        names = ", ".join("{" + name + "}" for name in places)
+        raise BenchError(f"bad command line {line!r} ({error}): there are {names}") from None
