@@ -100,7 +100,7 @@ def pick_address(draft: Draft, size: int) -> int:
     if draft.form.instruction.has_lock_prefix or draft.form.mnemonic == "xchg":
         near = SCRATCH + 64 * rng.randrange(0x20, 0x60)
         return aligned if choice < 0.6 and 64 % size == 0 else near + rng.randrange(65 - size)
-    if choice < 0.6:
+    if choice < (0.9 if size == 16 else 0.6):  # most 16-byte operands must be aligned
         return aligned
     if choice < 0.85:
         return aligned + rng.randrange(size)

@@ -20,10 +20,11 @@ from .state import (
     SLOT_SIZE,
 )
 
-NATIVE = 0x1200_0000  # handler and driver
-CONTROL = 0x1210_0000  # the shared page: index of the running case, number of cases, then the driver's frame
-CODE_ALIAS = 0x1220_0000  # writable view of CODE_PAGE
-SLOTS = 0x2000_0000
+# Far from everything that a 32-bit or slightly wrong address of a case can reach.
+NATIVE = 0x1234_0000_0000  # handler and driver
+CONTROL = 0x1234_1000_0000  # the shared page: index of the running case, number of cases, then the driver's frame
+CODE_ALIAS = 0x1234_2000_0000  # writable view of CODE_PAGE
+SLOTS = 0x1234_4000_0000
 IDLE = (1 << 64) - 1  # value of the index before the first case
 FINISHED = IDLE - 1  # and behind the last one
 
@@ -34,13 +35,14 @@ HANDLER = f"""
     ; edi = signal, rdx = struct ucontext; every register may be used: sigreturn loads them all
     cld
     mov r12, rdx
-    mov r13d, {CONTROL}
+    movabs r13, {CONTROL}
     mov r14, [r12 + {FRAME_FPSTATE}]
     mov rax, [r13]
     cmp rax, -1
     je start
     imul r15, rax, {SLOT_SIZE}
-    add r15, {SLOTS}
+    movabs rbx, {SLOTS}
+    add r15, rbx
     mov [r15 + {SLOT_SIGNAL}], rdi
     lea rsi, [r12 + {FRAME_GPR}]
     lea rdi, [r15 + {SLOT_GPR}]
@@ -72,9 +74,10 @@ next:
     cmp rax, [r13 + 8]
     jae done
     imul r15, rax, {SLOT_SIZE}
-    add r15, {SLOTS}
+    movabs rbx, {SLOTS}
+    add r15, rbx
     mov rsi, r15
-    mov edi, {CODE_ALIAS + CODE - CODE_PAGE}
+    movabs rdi, {CODE_ALIAS + CODE - CODE_PAGE}
     mov ecx, {CODE_SIZE // 8}
     rep movsq
     lea rsi, [r15 + {SLOT_MEMORY}]

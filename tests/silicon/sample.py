@@ -1,22 +1,22 @@
 """A choice of cases for one instruction: seeded, so that a test id repeats it exactly."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from .compare import Case, compare, explain
 from .forms import Form
 from .inputs import make_state
-from .state import Runner
+from .state import Runner, State
 
 TOLD = 5  # differing cases told in a failure message
 
 
-def choose(forms: Sequence[Form], count: int, seed: str) -> list[Case]:
+def choose(forms: Sequence[Form], count: int, seed: str, make: Callable[[Form, random.Random], State] = make_state) -> list[Case]:
     """`count` cases spread evenly over the forms; when there are more forms than cases, a random choice of forms."""
     rng = random.Random(seed)
     order = rng.sample(list(forms), len(forms))
-    return [Case(form, make_state(form, rng)) for form in (order[n % len(order)] for n in range(count))]
+    return [Case(form, make(form, rng)) for form in (order[n % len(order)] for n in range(count))]
 
 
 def judge(cases: Sequence[Case], judge_runner: Runner, other: Runner) -> list[str]:

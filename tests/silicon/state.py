@@ -189,6 +189,7 @@ def finish(
 ) -> Outcome:
     """An outcome from raw numbers: an INT3 of the padding is the normal end, everything else a fault."""
     flags = rflags & FLAGS_SEEN
+    signal = signal or VECTOR_SIGNALS.get(vector, 0)  # a guest has no signals: its kernel leaves 0
     if signal == SIGTRAP and vector == BP:
         return Outcome(gpr, flags, fx, memory, rip - 1 - CODE)
     fault = Fault(signal, None) if signal == SIGSYS else Fault(signal, vector, error, cr2 if vector == PF_FAULT else 0)

@@ -73,7 +73,7 @@ def undefined_result(form: Form, state: State) -> int:
     if form.mnemonic in ("shld", "shrd") and operand_width(form) == 16 and shift_count(form, state) > 16:
         return 0xFFFF  # SHLD: "If a count is greater than the operand size, the result is undefined"
     if form.mnemonic == "bswap" and operand_width(form) == 16:
-        return 0xFFFF  # BSWAP: "When the BSWAP instruction references a 16-bit register, the result is undefined"
+        return (1 << 64) - 1  # BSWAP: "When the BSWAP instruction references a 16-bit register, the result is undefined"
     return 0
 
 

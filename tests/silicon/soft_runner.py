@@ -1,0 +1,123 @@
+"""Any `Vcpu` as a runner: the guest of `guest_kernel` in its RAM, a batch of cases for every entry into `run`.
+
+How a vCPU is brought to the kernel's first instruction is its maker's business: `start` gets the register values, which are those
+of 64-bit mode, paging on, CPL 0 (see `start_registers`).
+"""
+
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from trapgate.exits import Exit, Interrupted, PortWrite
+from trapgate.memory import Ram
+from trapgate.vcpu import Vcpu
+
+from . import guest_kernel as guest
+from .state import SLOT_SIZE, Outcome, State, hung, pack_case, unpack_outcome
+
+
+class GuestFailed(Exception):
+    """The guest kernel did not come back with its batch: the CPU failed in the kernel itself, not in a case."""
+
+
+def start_registers() -> dict[str, int]:
+    """Register values (names of `arch.registers`) for the kernel's first instruction; CS is a 64-bit code segment of DPL 0, TR as
+    in the GDT entry."""
+    return {
+        "cr3": guest.PML4,
+        "cr4": guest.CR4,
+        "efer": guest.EFER,
+        "cr0": guest.CR0,
+        "gdt_base": guest.UPPER + guest.GDT,
+        "gdt_limit": 0x37,
+        "idt_base": guest.UPPER + guest.IDT,
+        "idt_limit": 32 * 16 - 1,
+        "tr": guest.TR,
+        "cs": guest.KERNEL_CS,
+        "ss": guest.KERNEL_SS,
+        "rflags": 2,
+        "rsp": guest.UPPER + guest.STACK_TOP,
+        "rip": guest.UPPER + guest.KERNEL + guest.ENTRY,
+    }
+
+
+class SoftCpu:
+    """Runs cases on a vCPU; same use as `HostCpu`. `ram` must have at least `guest_kernel.memory_size(batch)` bytes.
+
+    With `fx` False the kernel leaves x87, MXCSR and XMM registers alone, for a CPU without FXSAVE: outcomes then repeat the
+    state's.
+    """
+
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        ram: Ram,
+        start: Callable[[Vcpu, dict[str, int]], None],
+        batch: int = 64,
+        timeout: float = 5.0,
+        fx: bool = True,
+    ) -> None:
+        if ram.size < guest.memory_size(batch):
+            raise ValueError(f"{ram.size:#x} bytes of RAM: {batch} slots need {guest.memory_size(batch):#x}")
+        self.vcpu, self.ram, self.batch, self.timeout, self.fx = vcpu, ram, batch, timeout, fx
+        self._start = start
+        self._running = False
+
+    def run(self, code: bytes, state: State) -> Outcome:
+        """Execute 1 to 128 bytes of code from a state."""
+        return next(self.run_many([(code, state)]))
+
+    def run_many(self, cases: Iterable[tuple[bytes, State]]) -> Iterator[Outcome]:
+        """Execute cases in order, a batch at a time; GuestFailed when the kernel itself is lost."""
+        rest = iter(cases)
+        while batch := list(islice(rest, self.batch)):
+            slots = bytearray(len(batch) * SLOT_SIZE)
+            for n, (code, state) in enumerate(batch):
+                pack_case(memoryview(slots), n * SLOT_SIZE, code, state)
+            self.ram.write(guest.SLOTS, slots)
+            lost = self._execute(len(batch))
+            results = memoryview(self.ram.read(guest.SLOTS, len(slots)))
+            for n, (_, state) in enumerate(batch):
+                outcome = hung(state) if n in lost else unpack_outcome(results, n * SLOT_SIZE)
+                yield outcome if self.fx else outcome._replace(fx=state.fx)
+
+    def _execute(self, count: int) -> set[int]:
+        """Run the cases in the slots; the numbers of those that hung."""
+        lost: set[int] = set()
+        first = 0
+        while first < count:
+            if not self._running:
+                for address, data in guest.pieces(self.batch):
+                    self.ram.write(address, data)
+                self._start(self.vcpu, start_registers())
+                self._running = True
+            slot = guest.UPPER + guest.SLOTS + first * SLOT_SIZE
+            self.ram.write(guest.CONTROL, struct.pack("<5Q", 1, slot, count - first, 0, self.fx))
+            if self._finished():
+                break
+            self._running = False
+            at = count - self.ram.read_int(guest.CONTROL + guest.CASES_LEFT, 8)
+            lost.add(at)
+            first = at + 1
+        return lost
+
+    def _finished(self) -> bool:
+        """Run until the kernel reports its batch; False when it took so long that a kick ended it."""
+        kick = threading.Timer(self.timeout, self.vcpu.kick)
+        kick.start()
+        try:
+            end: Exit = self.vcpu.run()
+            while isinstance(end, Interrupted) and kick.is_alive():
+                end = self.vcpu.run()
+        finally:
+            kick.cancel()
+        if isinstance(end, PortWrite) and end.port == guest.DONE_PORT:
+            return True
+        if isinstance(end, Interrupted):
+            return False
+        self._running = False
+        at = self.ram.read_int(guest.CONTROL + guest.NEXT_SLOT, 8) - guest.UPPER - guest.SLOTS
+        raise GuestFailed(
+            f"{end} at rip {self.vcpu.get('rip'):#x} around case {at // SLOT_SIZE}: expected a write to port {guest.DONE_PORT:#x}"
+        )
