@@ -1,4 +1,4 @@
-"""A pretend guest for the stub's tests: a CPU of seven real x86-64 instructions behind the `Target` protocol, and its own thread."""
+"""A pretend guest for the stub's tests: a CPU of five x86-64 instructions behind the `Target` protocol, and its thread."""
 
 import queue
 import threading
@@ -150,9 +150,9 @@ class PretendTarget:
         if isinstance(touched, Exited):
             return touched
         for kind, address, length in self.armed:
-            if touched and kind.value >= 2 and address <= touched[1] < address + length:
-                if kind is BreakKind.ACCESS or kind is touched[0]:
-                    return Stopped(action.thread, why=Why[kind.name], address=address)
+            hit = touched and kind.value >= 2 and address <= touched[1] < address + length
+            if hit and (kind is BreakKind.ACCESS or kind is touched[0]):
+                return Stopped(action.thread, why=Why[kind.name], address=address)
         if action.step and not (action.within and action.within[0] <= regs["rip"] < action.within[1]):
             return Stopped(action.thread)
         return None

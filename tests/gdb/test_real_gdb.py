@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from gdb.pretend import DATA, INC_AT, JUMP_AT, LOAD_AT, PretendMachine
 
 pytestmark = pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed")

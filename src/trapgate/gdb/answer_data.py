@@ -174,8 +174,7 @@ def insert_breakpoint(context: Context, arguments: tuple[BreakKind, int, int, Co
     try:
         context.target.insert(kind, address, length)
     except TargetError as error:
-        context.say(f"{error}\n")
-        return context.failure(b"E28", str(error))
+        return context.failure(b"E28", str(error))  # no console output here: gdb would take it for the reply
     context.conditions[kind, address] = conditions
     return OK
 

@@ -41,6 +41,9 @@ class Client:
         except OSError as error:
             self._socket.close()
             raise ClientError(f"cannot talk to the stub on {address}: {error}") from error
+        except ClientError:
+            self._socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -55,7 +55,7 @@ class Context:
         return thread
 
     def say(self, text: str) -> None:
-        """Console output for the user, as O packets."""
+        """Console output for the user, as O packets; gdb takes them during qRcmd and while it waits for a stop, never else."""
         data = text.encode("utf-8", "replace")
         for at in range(0, len(data), 8192):
             self.outbox.append(b"O" + data[at : at + 8192].hex().encode())

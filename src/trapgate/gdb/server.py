@@ -18,8 +18,10 @@ from trapgate.gdb.address import Address, forget, listen
 PATIENCE = 10.0
 """Seconds that a client may leave its replies unread."""
 
-_CHUNK = 1 << 16
-_MOST_UNHANDLED = 4  # chunks given to the machine's thread and not yet taken: then the client has to wait
+_CHUNK_OUT = 1 << 16
+_CHUNK_IN = 1 << 11  # little, because a few bytes may ask for much: so much work is done without looking at what it made
+_MOST_UNHANDLED = 2  # chunks given to the machine's thread and not yet taken: then the client has to wait
+_ENOUGH_QUEUED = 1 << 20  # bytes of replies: before more is asked, these have to be read
 _MOST_QUEUED = 64 << 20
 _FAREWELL = 1.0
 
@@ -125,14 +127,14 @@ class Server:
             selector.register(self._listener, selectors.EVENT_READ)
             client = self._client
             if client is not None:
-                wanted = selectors.EVENT_READ if self._unhandled < _MOST_UNHANDLED else 0
+                wanted = selectors.EVENT_READ if self._unhandled < _MOST_UNHANDLED and self._queued < _ENOUGH_QUEUED else 0
                 wanted |= selectors.EVENT_WRITE if self._queue else 0
                 if wanted:
                     selector.register(client, wanted)
             ready = {key.fileobj: events for key, events in selector.select(0.2 if self._queue or self._closing else None)}
         if self._wake_reader in ready:
             with contextlib.suppress(BlockingIOError):
-                self._wake_reader.recv(_CHUNK)
+                self._wake_reader.recv(_CHUNK_OUT)
         if client is not None:
             self._serve_client(client, ready.get(client, 0))
         if self._listener in ready:
@@ -157,7 +159,7 @@ class Server:
     def _write(self, client: socket.socket) -> None:
         with self._lock:
             data = self._queue[0]
-        sent = client.send(data[:_CHUNK])
+        sent = client.send(data[:_CHUNK_OUT])
         with self._lock:
             self._progress = time.monotonic()
             self._queued -= sent
@@ -167,7 +169,7 @@ class Server:
                 self._queue.popleft()
 
     def _read(self, client: socket.socket) -> bool:
-        data = client.recv(_CHUNK)
+        data = client.recv(_CHUNK_IN)
         if data:
             with self._lock:
                 self._unhandled += 1

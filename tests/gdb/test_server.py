@@ -1,0 +1,216 @@
+"""Sockets: clients that come, go, die, dawdle or are one too many; and our own client against the stub."""
+
+import contextlib
+import os
+import socket
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from gdb.pretend import CODE, DATA, INC_AT, JUMP_AT, PretendMachine
+from trapgate.gdb.address import AddressError, TcpAddress, UnixAddress, parse_address
+from trapgate.gdb.client import Client, ClientError
+from trapgate.gdb.framing import frame
+from trapgate.gdb.target import SIGINT, BreakKind, Exited, Stopped, Why
+
+
+def raw(machine: PretendMachine) -> socket.socket:
+    """A bare connection to a machine's stub."""
+    address = machine.stub.address
+    assert isinstance(address, TcpAddress)
+    return socket.create_connection((address.host, address.port), timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":1234", TcpAddress("127.0.0.1", 1234)),
+        ("0.0.0.0:1", TcpAddress("0.0.0.0", 1)),
+        ("[::1]:99", TcpAddress("::1", 99)),
+        ("unix:/tmp/x", UnixAddress("/tmp/x")),
+    ],
+)
+def test_addresses(text: str, address: TcpAddress | UnixAddress) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "1234", ":", ":x", ":65536", ":-1", "::1:5", "unix:", "unix:" + "a" * 101, ":\uff11"])
+def test_bad_addresses(text: str) -> None:
+    with pytest.raises(AddressError) as error:
+        parse_address(text)
+    assert "\n" not in str(error.value)
+
+
+def test_port_in_use_is_one_clear_line() -> None:
+    with PretendMachine() as machine, pytest.raises(AddressError, match="in use") as error:
+        PretendMachine(machine.stub.address)
+    assert "\n" not in str(error.value)
+
+
+def test_our_client_does_it_all() -> None:
+    with PretendMachine() as machine, Client(machine.stub.address) as client:
+        assert client.registers()["cs"] == 8
+        client.set_register("rip", CODE)
+        client.set_register("rax", 0)
+        assert client.step() == Stopped(1)
+        assert client.register("rip") == CODE + 1
+        client.insert(BreakKind.SOFTWARE, INC_AT)
+        assert client.go() == Stopped(1, why=Why.SOFTWARE)
+        assert client.register("rip") == INC_AT
+        client.remove(BreakKind.SOFTWARE, INC_AT)
+        client.insert(BreakKind.READ, DATA, 4)
+        assert client.go() == Stopped(1, why=Why.READ, address=DATA)
+        client.remove(BreakKind.READ, DATA, 4)
+        client.write_memory(DATA + 16, bytes(range(256)))
+        assert client.read_memory(DATA + 16, 256) == bytes(range(256))
+        assert len(client.read_memory(CODE, 0x10000)) == 0x2000
+        with pytest.raises(ClientError, match="error 14"):
+            client.read_memory(0x9000, 4)
+        client.set_register("rip", CODE)
+        assert client.go(f"r{CODE:x},{JUMP_AT:x}") == Stopped(1)
+        assert client.register("rip") == JUMP_AT
+        client.resume()
+        client.interrupt()
+        assert client.wait() == Stopped(1, SIGINT)
+        assert "guest-physical 0x2000" in client.monitor(f"translate {DATA:x}")
+        with pytest.raises(ClientError, match="refuses"):
+            client.set_register("cr0", 0)
+        client.detach()
+        machine.settle("detach")
+
+
+def test_exit_status_is_told_before_the_connection_closes() -> None:
+    with PretendMachine(program=b"\xf4", waiting=True) as machine, Client(machine.stub.address) as client:
+        client.set_register("rax", 7)
+        assert client.go() == Exited(7)
+        with pytest.raises(ClientError, match="the stub"):
+            client.ask(b"qC")
+        assert machine.join()
+
+
+def test_kill_without_waiting_is_a_kill() -> None:
+    with PretendMachine() as machine:
+        with raw(machine) as client:
+            client.sendall(frame(b"k"))
+        assert machine.join()
+        assert machine.target.log[-1] == "kill"
+
+
+def test_a_client_that_dies_in_a_packet_leaves_a_running_guest_without_breakpoints() -> None:
+    with PretendMachine() as machine:
+        with raw(machine) as client:
+            client.sendall(frame(b"Z0,100b,1") + frame(b"c"))
+            assert b"OK" in client.recv(100)
+            client.sendall(b"$m1000,")
+        machine.settle("detach")
+        assert machine.target.armed == []
+        assert machine.target.running
+        with Client(machine.stub.address) as again:
+            assert again.step() == Stopped(1)
+
+
+def test_a_second_client_is_closed_and_the_first_stays() -> None:
+    with PretendMachine() as machine, Client(machine.stub.address) as first:
+        with raw(machine) as second:
+            assert second.recv(10) == b""
+        assert first.ask(b"qC") == b"QC1"
+
+
+def test_clients_one_after_another() -> None:
+    with PretendMachine() as machine:
+        for _ in range(10):
+            with Client(machine.stub.address) as client:
+                client.step()
+                client.detach()
+            machine.settle("detach")
+            machine.target.log.clear()
+
+
+def test_a_slow_reader_is_dropped_and_the_guest_goes_on() -> None:
+    with PretendMachine(patience=0.5) as machine:
+        machine.target.pages[DATA][:] = os.urandom(4096)  # does not shrink
+        client = raw(machine)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stop = threading.Event()
+
+        def flood() -> None:
+            with contextlib.suppress(OSError):
+                while not stop.is_set():
+                    client.sendall(10 * frame(b"m1000,2000"))
+
+        writer = threading.Thread(target=flood)
+        writer.start()
+        machine.settle("detach")
+        writer.join(10)
+        stop.set()
+        client.close()
+        assert not writer.is_alive()
+        with Client(machine.stub.address) as again:
+            assert again.ask(b"qC") == b"QC1"
+
+
+def test_flooding_waits_for_the_machine() -> None:
+    """What the machine's thread has not taken stays in the client's own buffers."""
+    with PretendMachine() as machine, raw(machine) as client:
+        blocked = threading.Event()
+        machine._inbox.put(lambda: blocked.wait(10) and None)
+        client.setblocking(False)
+        sent = 0
+        for _ in range(100):
+            try:
+                sent += client.send(b"+" * 65536)
+            except BlockingIOError:
+                threading.Event().wait(0.002)
+        assert machine._inbox.qsize() <= 5
+        blocked.set()
+
+
+def test_unix_socket_is_ours_alone(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    with PretendMachine(UnixAddress(str(path))) as machine:
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        with Client(machine.stub.address) as client:
+            assert client.ask(b"qC") == b"QC1"
+        with pytest.raises(AddressError, match="in use"):
+            PretendMachine(UnixAddress(str(path)))
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_unix_socket_of_a_dead_process_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(path))
+    dead.close()
+    with PretendMachine(UnixAddress(str(path))) as machine, Client(machine.stub.address) as client:
+        assert client.ask(b"qC") == b"QC1"
+    path.write_text("precious")
+    with pytest.raises(AddressError):
+        PretendMachine(UnixAddress(str(path)))
+    assert path.read_text() == "precious"
+
+
+def test_missing_directory_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(AddressError, match="No such file"):
+        PretendMachine(UnixAddress(str(tmp_path / "no" / "gdb")))
+
+
+def test_close_does_not_wait_for_a_silent_client() -> None:
+    with PretendMachine() as machine, raw(machine) as client:
+        machine.call(lambda: None)
+        machine.call(machine.target.kill)
+        assert machine.join()
+        assert client.recv(10) == b""
+
+
+def test_a_client_that_hears_nothing_says_so() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    try:
+        with pytest.raises(ClientError, match="in time"):
+            Client(TcpAddress("127.0.0.1", listener.getsockname()[1]), timeout=0.2)
+    finally:
+        listener.close()
+    with pytest.raises(ClientError, match="cannot talk"):
+        Client(TcpAddress("127.0.0.1", listener.getsockname()[1] if listener.fileno() >= 0 else 1), timeout=0.2)
