@@ -1,0 +1,26 @@
+"""Everything that is compiled: the forms of all families and the native functions."""
+
+from collections.abc import Callable, Iterator
+
+from trapgate.isa.families import arith, bits, branch, memory, move, shift, stack, string, system
+from trapgate.isa.forms import Form
+from trapgate.isa.native import exceptions, flows, paging
+from trapgate.isa.vocabulary import Trace
+
+FAMILIES = (memory, move, arith, shift, bits, stack, branch, string, system)
+
+
+def forms() -> Iterator[Form]:
+    """Every stencil."""
+    for family in FAMILIES:
+        yield from family.forms()
+
+
+def native_flows() -> dict[str, Callable[[Trace], None]]:
+    """Native functions that are jumped to."""
+    return {**flows.FLOWS, **exceptions.FLOWS}
+
+
+def native_functions() -> dict[str, tuple[Callable[[Trace], None], int, int]]:
+    """Native functions that are called: body, width of the result, number of 64-bit arguments."""
+    return {**paging.FUNCTIONS, **exceptions.FUNCTIONS}

@@ -1,0 +1,109 @@
+"""String instructions: the pointers, the repetition, and the bulk forms that move many elements at once inside one page.
+
+A repeated instruction is a loop of its one iteration: REP_HEAD leaves when the count is 0, the iteration runs, REP_NEXT counts and
+goes back. RIP stays on the instruction meanwhile, so faults and interrupts between iterations are exact (SDM vol. 2, REP).
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from trapgate.isa import flags
+from trapgate.isa.families.memory import probe
+from trapgate.isa.forms import Form
+from trapgate.isa.vocabulary import Trace, Value
+
+DIRECTION = 1 << 10
+ADDRESS_WIDTHS = (16, 32, 64)
+
+
+def pointer(m: Trace, width: int, segment: bool) -> None:
+    """EA = the pointer register (R0) at the address size [+ segment base]."""
+    address = m.get("R0", width).zext(64)
+    m["EA"] = address + m.get("Rseg", 64) if segment else address
+    m.jump("NEXT")
+
+
+def _put_cut(m: Trace, field: str, value: Value, width: int) -> None:
+    m.put(field, value if width == 64 else value.trunc(width).zext(64) if width == 32 else value.trunc(16))
+
+
+def advance(m: Trace, size: int, width: int) -> None:
+    """The pointer register moves by one element, down where RFLAGS.DF is set."""
+    down = (m.get("rflags", 64) & DIRECTION) != 0
+    _put_cut(m, "R0", m.get("R0", 64) + down.select(m.const(-size, 64), m.const(size, 64)), width)
+    m.jump("NEXT")
+
+
+def compare_transients(m: Trace, width: int) -> None:
+    """CMPS: flags of T1 - T0."""
+    a, b = m["T1"].trunc(width), m["T0"].trunc(width)
+    flags.after_sub(m, a, b, a - b)
+    m.jump("NEXT")
+
+
+def rep_head(m: Trace, width: int) -> None:
+    """Leave (TAKEN) when the count is 0."""
+    with m.when(m.get("rcx", width) == 0, likely=False):
+        m.jump("TAKEN")
+    m.jump("NEXT")
+
+
+def rep_next(m: Trace, width: int, until: str) -> None:
+    """Count down; back to the head (TAKEN), for REPE/REPNE only while ZF agrees."""
+    _put_cut(m, "rcx", m.get("rcx", 64) - 1, width)
+    if until:
+        zero = flags.condition(m, 4)
+        with m.when(zero if until == "e" else ~zero, likely=True):
+            m.jump("TAKEN")
+        m.jump("NEXT")
+    else:
+        m.jump("TAKEN")
+
+
+def bulk(m: Trace, name: str, size: int) -> None:
+    """MOVS and STOS in 64-bit mode, upwards: as many elements as lie in the present pages at once, then back to the head (TAKEN).
+
+    Falls through to a single iteration where a page is not in the TLB or the next element would cross into another one.
+    """
+    up = (m.get("rflags", 64) & DIRECTION) == 0
+    target, count = m.get("rdi", 64), m.get("rcx", 64)
+    hit, host = probe(m, target, size, write=True)
+    room = m.const(4096, 64) - (target & 4095)
+    if name == "movs":
+        source = m.get("rsi", 64)
+        hit_source, host_source = probe(m, source, size, write=False)
+        room_source = m.const(4096, 64) - (source & 4095)
+        room = room.ult(room_source).select(room, room_source)
+        # copying bytes upwards is copying elements upwards unless the target starts inside the first element
+        distance = host - host_source
+        hit = hit & hit_source & (distance.uge(size) | (distance == 0))
+    elements = room >> (size.bit_length() - 1)
+    elements = elements.ult(count).select(elements, count)
+    with m.when(hit & up & (elements != 0), likely=True):
+        length = elements << (size.bit_length() - 1)
+        letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
+        if name == "movs":
+            m.asm("rep movsb", "={di},={si},={cx},0,1,2,~{memory}", 0, host, host_source, length)
+            m.put("rsi", m.get("rsi", 64) + length)
+        else:
+            m.asm(f"rep stos{letter}", "={di},={cx},0,{ax},1,~{memory}", 0, host, m.get("rax", 64), elements)
+        m.put("rdi", target + length)
+        m.put("rcx", count - elements)
+        m.jump("TAKEN")
+    m.jump("NEXT")
+
+
+def forms() -> Iterator[Form]:
+    """Every stencil of this family."""
+    for width in ADDRESS_WIDTHS:
+        for segment in (False, True):
+            yield Form(f"pointer{'.seg' * segment}.{width}", partial(pointer, width=width, segment=segment))
+        for size in (1, 2, 4, 8):
+            yield Form(f"advance.{size}.{width}", partial(advance, size=size, width=width))
+        yield Form(f"rep_head.{width}", partial(rep_head, width=width))
+        for until in ("", "e", "ne"):
+            yield Form(f"rep_next{until}.{width}", partial(rep_next, width=width, until=until))
+    for size in (1, 2, 4, 8):
+        yield Form(f"cmps.{size * 8}", partial(compare_transients, width=size * 8))
+        for name in ("movs", "stos"):
+            yield Form(f"bulk.{name}.{size}", partial(bulk, name=name, size=size))

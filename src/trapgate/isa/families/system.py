@@ -1,0 +1,126 @@
+"""Flags as a whole, the interrupt flag, and the doors to slower code: native functions and instructions written in Python."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from trapgate.isa import flags
+from trapgate.isa.forms import Form
+from trapgate.isa.vocabulary import Trace, Value
+
+TF, IF, DF, IOPL, NT, RF, VM, AC, VIF, VIP, ID = (
+    1 << 8, 1 << 9, 1 << 10, 3 << 12, 1 << 14, 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 21,
+)  # fmt: skip
+
+
+def flag_image(m: Trace) -> Value:
+    """RFLAGS as PUSHF sees it: RF and VM read as 0."""
+    return (m.get("rflags", 64) & ~m.const(RF | VM, 64)) | flags.read(m) | 2
+
+
+def read_flags(m: Trace) -> None:
+    """T0 = RFLAGS (PUSHF)."""
+    m["T0"] = flag_image(m)
+    m.jump("NEXT")
+
+
+def write_flags(m: Trace, mask: int) -> None:
+    """RFLAGS = T0 under a mask (POPF). Whatever depends on TF, IF or AC is looked at by the dispatcher behind it."""
+    new = m["T0"]
+    flags.write(m, new)
+    m.put("rflags", (m.get("rflags", 64) & ~m.const(mask | RF, 64)) | (new & mask))
+    m.jump("NEXT")
+
+
+def status_to_ah(m: Trace) -> None:
+    """LAHF."""
+    m.put("R0", (flags.read(m) | 2).trunc(8))
+    m.jump("NEXT")
+
+
+def status_from_ah(m: Trace) -> None:
+    """SAHF: OF stays."""
+    keep = flags.read(m) & flags.OF
+    flags.write(m, (m.get("R0", 8).zext(64) & 0xD5) | keep)
+    m.jump("NEXT")
+
+
+def carry(m: Trace, name: str) -> None:
+    """CLC, STC, CMC."""
+    new = {"clc": lambda: m.const(0, 1), "stc": lambda: m.const(1, 1), "cmc": lambda: flags.carry(m) ^ 1}[name]()
+    flags.set_carry(m, new)
+    m.jump("NEXT")
+
+
+def direction(m: Trace, up: bool) -> None:
+    """CLD, STD."""
+    old = m.get("rflags", 64)
+    m.put("rflags", (old & ~m.const(DF, 64)) if up else (old | DF))
+    m.jump("NEXT")
+
+
+def clear_if(m: Trace) -> None:
+    """CLI where CPL <= IOPL is known."""
+    m.put("rflags", m.get("rflags", 64) & ~m.const(IF, 64))
+    m.jump("NEXT")
+
+
+def set_if(m: Trace) -> None:
+    """STI where CPL <= IOPL is known: interrupts are seen after the next instruction, which therefore ends its own block."""
+    old = m.get("rflags", 64)
+    m.put("rflags", old | IF)
+    m.put("shadow", ((old & IF) == 0).zext(32))
+    m.put("shadow_rip", m.hole("Qnext"))
+    m.put("request", m.get("request", 32) | m.get("irq_waiting", 32))
+    m.jump("NEXT")
+
+
+def python(m: Trace) -> None:
+    """An instruction that Python executes: leaves translated code with its number."""
+    m.put("exit_detail", m.hole("Uop", 32))
+    m.put("next_rip", m.hole("Qnext"))
+    m.cold("leave_instruction")
+
+
+def swap_gs(m: Trace) -> None:
+    """SWAPGS at CPL 0."""
+    old = m.get("gs_base", 64)
+    m.put("gs_base", m.get("kernel_gs_base", 64))
+    m.put("kernel_gs_base", old)
+    m.jump("NEXT")
+
+
+def enter_native(m: Trace, function: str) -> None:
+    """An instruction that a native function executes to its end."""
+    m.put("next_rip", m.hole("Qnext"))
+    m.cold(function)
+
+
+def raise_(m: Trace, function: str) -> None:
+    """An instruction that always faults here."""
+    m.cold(function)
+
+
+NATIVE = ("syscall", "sysret", "iret64", "stac", "clac", "int3", "invlpg", "write_cr3", "flags_changed")
+RAISES = ("raise_ud", "raise_gp0", "raise_nm")
+
+
+def forms() -> Iterator[Form]:
+    """Every stencil of this family."""
+    yield Form("pushf", read_flags)
+    for name, mask in (("user", 0), ("iopl", IF), ("kernel", IF | IOPL)):
+        yield Form(f"popf.{name}.16", partial(write_flags, mask=mask | TF | DF | NT))
+        yield Form(f"popf.{name}.32", partial(write_flags, mask=mask | TF | DF | NT | AC | ID))
+    yield Form("lahf", status_to_ah)
+    yield Form("sahf", status_from_ah)
+    for name in ("clc", "stc", "cmc"):
+        yield Form(name, partial(carry, name=name))
+    yield Form("cld", partial(direction, up=True))
+    yield Form("std", partial(direction, up=False))
+    yield Form("cli", clear_if)
+    yield Form("sti", set_if)
+    yield Form("python", python)
+    yield Form("swapgs", swap_gs)
+    for function in NATIVE:
+        yield Form(f"native.{function}", partial(enter_native, function=function))
+    for function in RAISES:
+        yield Form(function, partial(raise_, function=function))

@@ -1,0 +1,212 @@
+"""The ways out of translated code: slow accesses, the dispatcher, leaving for Python and resuming from there."""
+
+from functools import partial
+
+from trapgate.isa import state as s
+from trapgate.isa.families.branch import go_to
+from trapgate.isa.families.memory import LINE, WIDTHS
+from trapgate.isa.native.paging import present_rights
+from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
+
+
+def leave(m: Trace, reason: int) -> None:
+    """Back to Python, transients saved."""
+    for name in TRANSIENTS:
+        m.put(f"saved_{name}", m[name])
+    m.put("exit_reason", m.const(reason, 32))
+    m.result()
+
+
+def resume(m: Trace) -> None:
+    """From Python back behind the access that was left for it."""
+    for name in TRANSIENTS:
+        m[name] = m.get(f"saved_{name}", 64)
+    m.jump_to(m.get("saved_RESUME", 64))
+
+
+def hand_over(m: Trace, kind: int, size: Value) -> None:
+    """Leave an access to Python."""
+    m.put("access_kind", m.const(kind, 32))
+    m.put("access_size", size.trunc(32))
+    leave(m, s.EXIT_ACCESS)
+
+
+def reach(m: Trace, size: Value, wanted: Value | int, kind: int) -> Value:
+    """The host address of EA, or the path ends here with a fault or in Python."""
+    m.put("count_slow", m.get("count_slow", 64) + 1)
+    wanted = m.lift(wanted, 64) | present_rights(m)
+    host = m.call("access", 64, m["EA"], size, wanted)
+    with m.when(host == s.ACCESS_FAULT):
+        m.jump("deliver")
+    with m.when(host == s.ACCESS_HARD):
+        hand_over(m, kind, size)
+    return host
+
+
+def slow_load(m: Trace, width: int) -> None:
+    """Behind `load` on a TLB miss."""
+    host = reach(m, m.const(width // 8, 64), 0, s.KIND_LOAD)
+    m["T0"] = m.load(host, width).zext(64)
+    m.jump_to(m["RESUME"])
+
+
+def slow_store(m: Trace, width: int) -> None:
+    """Behind `store` on a TLB miss."""
+    host = reach(m, m.const(width // 8, 64), s.ACCESS_WRITE, s.KIND_STORE)
+    m.store(host, m["T0"].trunc(width))
+    m.jump_to(m["RESUME"])
+
+
+def slow_modify(m: Trace, width: int, locked: bool) -> None:
+    """Behind `modify` and `lock`. A lock that crosses a cache line or hits uncached memory is Python's: it locks the bus."""
+    size = m.const(width // 8, 64)
+    if locked and width > 8:
+        with m.when((m["EA"] & (LINE - 1)).ugt(LINE - width // 8)):
+            hand_over(m, s.KIND_LOCK, size)
+    host = reach(m, size, s.ACCESS_WRITE, s.KIND_LOCK if locked else s.KIND_MODIFY)
+    if locked:
+        with m.when((m.get("walk_rights", 64) & s.RIGHT_UNCACHED) != 0, likely=False):
+            hand_over(m, s.KIND_LOCK, size)
+    m["HOST"] = host
+    m["T0"] = m.load(host, width).zext(64)
+    m.jump_to(m["RESUME"])
+
+
+def slow_reference(m: Trace) -> None:
+    """Behind `reference`: X = size, bit 16 write."""
+    size = m["X"] & 0xFFFF
+    m["HOST"] = reach(m, size, (m["X"] >> 16) & 1, s.KIND_REFERENCE)
+    m.jump_to(m["RESUME"])
+
+
+def slow_commit(m: Trace) -> None:
+    """What was written to the bounce buffer goes where it belongs."""
+    hand_over(m, s.KIND_COMMIT, m.const(0, 64))
+
+
+def dispatch(m: Trace) -> None:
+    """Find the block at RIP: jump cache, then the table of blocks by physical address, then Python translates."""
+    with m.when(m.get("stepping", 32) != 0, likely=False):
+        leave(m, s.EXIT_STEPPED)
+    m.put("count_dispatch", m.get("count_dispatch", 64) + 1)
+    rip, mode = m.get("rip", 64), m.get("mode", 32).zext(64)
+    tag = (rip & ((1 << 48) - 1)) | (mode << 48)
+    half = (rip >> 63) * s.JUMP_BYTES
+    entry = (((rip ^ (rip >> 11)) & (s.JUMP_ENTRIES - 1)) << 4) + half
+    with m.when(m.get_at("jumps", entry, 64) == tag):
+        m.jump_to(m.get_at("jumps", entry + 8, 64))
+    long_code = (mode & s.MODE_CODE64) != 0
+    linear = long_code.select(rip, (rip + m.get("cs_base", 64)) & 0xFFFFFFFF)
+    rights = present_rights(m)
+    table = ((rights & s.ACCESS_USER) != 0).select(m.const(1, 64), ((rights & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64)))
+    slot = (table << 8) | ((linear >> 12) & (s.TLB_ENTRIES - 1))
+    page = linear & ~m.const(0xFFF, 64)
+    host = m.variable(64, linear + m.get_at("tlb", (slot << 5) + 24, 64))
+    with m.when(m.get_at("tlb", (slot << 5) + 16, 64) != page):
+        host.set(m.call("access", 64, linear, m.const(1, 64), rights | s.ACCESS_FETCH))
+        with m.when(host.value == s.ACCESS_FAULT):
+            m.jump("deliver")
+        with m.when(host.value == s.ACCESS_HARD):
+            leave(m, s.EXIT_FETCH)
+    physical = host.value - m.get("ram_base", 64)
+    m.put("walk_physical", physical)
+    place = m.variable(64, block_hash(physical, rip, mode) & m.get("block_mask", 64))
+    turns = m.variable(64, 0)
+    with m.loop():
+        at = m.get("block_table", 64) + (place.value << 5)
+        code = m.load(at + 24, 64)
+        with m.when((code == 0) | (turns.value == 16)):
+            m.leave()
+        same = (m.load(at, 64) == rip) & (m.load(at + 8, 64) == physical) & (m.load(at + 16, 64) == mode)
+        with m.when(same):
+            m.put_at("jumps", entry, tag)
+            m.put_at("jumps", entry + 8, code)
+            m.jump_to(code)
+        place.set((place.value + 1) & m.get("block_mask", 64))
+        turns.set(turns.value + 1)
+    leave(m, s.EXIT_TRANSLATE)
+
+
+def block_hash(physical: Value, rip: Value, mode: Value) -> Value:
+    """Where the search in the table of blocks starts; `soft.blocks` computes the same on ints."""
+    return (physical ^ (physical >> 15) ^ (rip >> 12) * 0x9E3779B1 ^ mode * 0x1003F) & 0xFFFFFFFF
+
+
+def invlpg(m: Trace) -> None:
+    """INVLPG of EA, then on at next_rip."""
+    m.call("flush_page", 0, m["EA"])
+    go_to(m, m.get("next_rip", 64))
+
+
+def write_cr3(m: Trace) -> None:
+    """MOV CR3, T0 in long mode without PCID."""
+    reserved = ~m.get("physical_mask", 64)
+    with m.when((m["T0"] & reserved) != 0, likely=False):
+        m.jump("raise_gp0")
+    m.put("cr3", m["T0"])
+    m.call("flush", 0, m.const(1, 64))
+    go_to(m, m.get("next_rip", 64))
+
+
+def supervisor_access(m: Trace, on: bool) -> None:
+    """STAC and CLAC at CPL 0."""
+    flags, mode = m.get("rflags", 64), m.get("mode", 32)
+    if on:
+        smap = (m.get("cr4", 64) & (1 << 21)) != 0
+        m.put("rflags", flags | (1 << 18))
+        m.put("mode", smap.select(mode | s.MODE_AC, mode))
+    else:
+        m.put("rflags", flags & ~m.const(1 << 18, 64))
+        m.put("mode", mode & ~m.const(s.MODE_AC, 32))
+    go_to(m, m.get("next_rip", 64))
+
+
+def flags_changed(m: Trace) -> None:
+    """Behind POPF: AC changes the mode, TF is Python's to see, an interrupt may have waited for IF."""
+    flags, mode = m.get("rflags", 64), m.get("mode", 32)
+    kernel = (mode & s.MODE_CPL) != s.MODE_CPL
+    ac = ((flags & (1 << 18)) != 0) & kernel & ((m.get("cr4", 64) & (1 << 21)) != 0)
+    m.put("mode", ac.select(mode | s.MODE_AC, mode & ~m.const(s.MODE_AC, 32)))
+    notice_flags(m, flags)
+    go_to(m, m.get("next_rip", 64))
+
+
+def notice_flags(m: Trace, flags: Value) -> None:
+    """TF and RF need single steps from Python; IF may let a waiting interrupt in."""
+    special = (flags & (1 << 8 | 1 << 16)) != 0
+    waiting = ((flags & (1 << 9)) != 0).select(m.get("irq_waiting", 32), m.const(0, 32))
+    m.put("request", m.get("request", 32) | waiting | special.zext(32))
+
+
+def raise_(m: Trace, vector: int, error: int | None) -> None:
+    """A fault found by a stencil."""
+    m.put("fault_vector", m.const(vector, 32))
+    m.put("fault_error", m.const(error or 0, 32))
+    m.put("fault_has_error", m.const(error is not None, 32))
+    m.jump("deliver")
+
+
+FLOWS = {
+    "resume": resume,
+    "dispatch": dispatch,
+    "slow_reference": slow_reference,
+    "slow_commit": slow_commit,
+    "slow_segment": partial(leave, reason=s.EXIT_SEGMENT),
+    "leave_interrupted": partial(leave, reason=s.EXIT_INTERRUPTED),
+    "leave_instruction": partial(leave, reason=s.EXIT_INSTRUCTION),
+    "leave_breakpoint": partial(leave, reason=s.EXIT_BREAKPOINT),
+    "debug_trap": partial(leave, reason=s.EXIT_DEBUG),
+    "invlpg": invlpg,
+    "write_cr3": write_cr3,
+    "stac": partial(supervisor_access, on=True),
+    "clac": partial(supervisor_access, on=False),
+    "flags_changed": flags_changed,
+    "raise_de": partial(raise_, vector=0, error=None),
+    "raise_ud": partial(raise_, vector=6, error=None),
+    "raise_nm": partial(raise_, vector=7, error=None),
+    "raise_gp0": partial(raise_, vector=13, error=0),
+    **{f"slow_load{w}": partial(slow_load, width=w) for w in WIDTHS},
+    **{f"slow_store{w}": partial(slow_store, width=w) for w in WIDTHS},
+    **{f"slow_modify{w}": partial(slow_modify, width=w, locked=False) for w in WIDTHS},
+    **{f"slow_lock{w}": partial(slow_modify, width=w, locked=True) for w in WIDTHS},
+}

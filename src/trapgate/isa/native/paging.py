@@ -1,0 +1,270 @@
+"""The page walk and the TLB (SDM vol. 3, chapter 5; APM vol. 2, chapter 5).
+
+`walk` translates one guest-virtual address, sets accessed and dirty bits, and leaves `walk_physical` and `walk_rights`.
+`access` puts the page into the TLB of the present rights and answers the host address, or ACCESS_FAULT with the #PF or #GP prepared,
+or ACCESS_HARD when Python must do it: a device, two pages, a watched page, a write into translated code.
+"""
+
+from trapgate.isa import state as s
+from trapgate.isa.vocabulary import Trace, Value
+
+PRESENT, WRITABLE, USER, PWT, PCD, ACCESSED, DIRTY, LARGE, GLOBAL = (1 << n for n in range(9))
+NO_EXECUTE = 1 << 63
+PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
+CR0_WP, CR0_PG = 1 << 16, 1 << 31
+CR4_PSE, CR4_PAE, CR4_PGE, CR4_SMEP, CR4_SMAP = 1 << 4, 1 << 5, 1 << 7, 1 << 20, 1 << 21
+EFER_LMA, EFER_NXE = 1 << 10, 1 << 11
+NOWHERE = (1 << 64) - 1
+
+
+def in_ram(m: Trace, physical: Value, size: int) -> Value:
+    """1-bit: all of [physical, physical + size) is RAM."""
+    last = physical + size
+    low = last.ule(m.get("ram_low_end", 64))
+    high = physical.uge(1 << 32) & last.ule(m.get("ram_high_end", 64))
+    return low | high
+
+
+def page_fault(m: Trace, address: Value, wanted: Value, code: Value | int) -> None:
+    """Prepare #PF for an access and return NOWHERE. Nothing is prepared for a debugger's peek."""
+    with m.when((wanted & s.ACCESS_PEEK) == 0):
+        error = m.lift(code, 64) | ((wanted & s.ACCESS_WRITE) << 1) | (wanted & s.ACCESS_USER)
+        fetch_reported = ((m.get("efer", 64) & EFER_NXE) != 0) | ((m.get("cr4", 64) & CR4_SMEP) != 0)
+        fetching = (wanted & s.ACCESS_FETCH) != 0
+        error = error | (fetching & fetch_reported).select(m.const(PF_FETCH, 64), m.const(0, 64))
+        m.put("cr2", address)
+        m.put("fault_vector", m.const(14, 32))
+        m.put("fault_error", error.trunc(32))
+        m.put("fault_has_error", m.const(1, 32))
+    m.result(NOWHERE)
+
+
+def walk(m: Trace) -> None:
+    """walk(address, wanted) -> guest-physical address or NOWHERE."""
+    address, wanted = m.arguments
+    cr0, cr4, efer = m.get("cr0", 64), m.get("cr4", 64), m.get("efer", 64)
+    with m.when((cr0 & CR0_PG) == 0):
+        m.put("walk_rights", m.const(s.RIGHT_READ | s.RIGHT_WRITE | s.RIGHT_FETCH, 64))
+        m.result(address)
+    long_mode = (efer & EFER_LMA) != 0
+    with m.when(long_mode & ((address << 16).sar(16) != address), likely=False):
+        with m.when((wanted & s.ACCESS_PEEK) == 0):
+            m.put("fault_vector", m.const(13, 32))
+            m.put("fault_error", m.const(0, 32))
+            m.put("fault_has_error", m.const(1, 32))
+        m.result(NOWHERE)
+    wide = (cr4 & CR4_PAE) != 0
+    address_bits = m.get("physical_mask", 64) & ~m.const(0xFFF, 64)
+    cr3 = m.get("cr3", 64)
+    shift = m.variable(64, long_mode.select(m.const(39, 64), wide.select(m.const(30, 64), m.const(22, 64))))
+    first = long_mode.select(cr3 & address_bits, wide.select(cr3 & 0xFFFFFFE0, cr3 & 0xFFFFF000))
+    table, rights, entry, place = m.variable(64, first), m.variable(64, WRITABLE | USER), m.variable(64, 0), m.variable(64, 0)
+    step = wide.select(m.const(9, 64), m.const(10, 64))
+    pae_top = wide & ~long_mode
+    with m.loop():
+        level_mask = wide.select(m.const(0x1FF, 64), m.const(0x3FF, 64))
+        index = (address >> shift.value) & level_mask
+        top = pae_top & (shift.value == 30)
+        index = top.select(index & 3, index)
+        place.set(table.value + (index << wide.select(m.const(3, 64), m.const(2, 64))))
+        inside = in_ram(m, place.value, 8)
+        entry.set(m.const(NOWHERE, 64))  # no memory there: the bus reads as ones
+        with m.when(inside):
+            host = m.get("ram_base", 64) + place.value
+            entry.set(wide.select(m.load(host, 64), m.load(host, 32).zext(64)))
+        found = entry.value
+        with m.when((found & PRESENT) == 0):
+            page_fault(m, address, wanted, 0)
+        leaf = (shift.value == 12) | (((found & LARGE) != 0) & ((shift.value == 21) | (shift.value == 22) | (shift.value == 30)) & ~top)
+        leaf = leaf & ((shift.value != 22) | ((cr4 & CR4_PSE) != 0))
+        no_nx = ((efer & EFER_NXE) == 0).select(m.const(NO_EXECUTE, 64), m.const(0, 64))
+        outside = ~m.get("physical_mask", 64) & 0x000FFFFFFFFFFFFF
+        low_bits = (leaf & (shift.value != 12)).select(((m.const(1, 64) << shift.value) - 1) & 0xFFFFFFFFFFFFE000, m.const(0, 64))
+        reserved = wide.select(outside | no_nx | low_bits, m.const(0, 64))
+        reserved = reserved | ((shift.value == 39)).select(m.const(LARGE, 64), m.const(0, 64))
+        reserved = top.select(outside | NO_EXECUTE | 0x1E6, reserved)
+        with m.when(wide & ((found & reserved) != 0), likely=False):
+            page_fault(m, address, wanted, PF_PRESENT | PF_RESERVED)
+        with m.when(~top):
+            rights.set((rights.value & (found | ~m.const(WRITABLE | USER, 64))) | (found & NO_EXECUTE))
+        with m.when(leaf):
+            m.leave()
+        unset = ((found & ACCESSED) == 0) & ~top & ((wanted & s.ACCESS_PEEK) == 0)
+        with m.when(unset):
+            m.store(m.get("ram_base", 64) + place.value, found.trunc(8) | ACCESSED)
+        table.set(wide.select(found & address_bits, found & 0xFFFFF000))
+        shift.set(shift.value - step)
+    found = entry.value
+    offset_mask = (m.const(1, 64) << shift.value) - 1
+    base = wide.select(found & address_bits, found & 0xFFFFF000) & ~offset_mask
+    physical = base | (address & offset_mask)
+    user_page, writable = (rights.value & USER) != 0, (rights.value & WRITABLE) != 0
+    executable = ((rights.value & NO_EXECUTE) == 0) | ((efer & EFER_NXE) == 0)
+    user = (wanted & s.ACCESS_USER) != 0
+    smep, smap = (cr4 & CR4_SMEP) != 0, (cr4 & CR4_SMAP) != 0
+    kernel_reads = ~user_page | ~smap | ((wanted & s.ACCESS_AC) != 0)
+    may_read = user.select(user_page, kernel_reads)
+    may_write = user.select(user_page & writable, kernel_reads & (writable | ((cr0 & CR0_WP) == 0)))
+    may_fetch = executable & user.select(user_page, ~user_page | ~smep)
+    writing, fetching = (wanted & s.ACCESS_WRITE) != 0, (wanted & s.ACCESS_FETCH) != 0
+    allowed = writing.select(may_write, fetching.select(may_fetch, may_read)) | ((wanted & s.ACCESS_PEEK) != 0)
+    with m.when(~allowed):
+        page_fault(m, address, wanted, PF_PRESENT)
+    new = found | ACCESSED | writing.select(m.const(DIRTY, 64), m.const(0, 64))
+    with m.when((new != found) & ((wanted & s.ACCESS_PEEK) == 0)):
+        m.store(m.get("ram_base", 64) + place.value, new.trunc(8))
+    bits = m.const(0, 64)
+    for condition, bit in (
+        (may_read, s.RIGHT_READ),
+        (may_write & ((new & DIRTY) != 0), s.RIGHT_WRITE),
+        (may_fetch, s.RIGHT_FETCH),
+        (((found & GLOBAL) != 0) & ((cr4 & CR4_PGE) != 0), s.RIGHT_GLOBAL),
+        ((found & (PWT | PCD)) != 0, s.RIGHT_UNCACHED),
+        (shift.value != 12, s.RIGHT_LARGE),
+    ):
+        bits = bits | condition.select(m.const(bit, 64), m.const(0, 64))
+    m.put("walk_rights", bits)
+    m.put("walk_entry", found)
+    m.result(physical)
+
+
+def present_rights(m: Trace) -> Value:
+    """ACCESS_USER and ACCESS_AC as the running mode has them."""
+    mode = m.get("mode", 32).zext(64)
+    user = (mode & s.MODE_CPL) == s.MODE_CPL
+    ac = ((mode & s.MODE_AC) != 0).select(m.const(s.ACCESS_AC, 64), m.const(0, 64))
+    return user.select(m.const(s.ACCESS_USER, 64), ac)
+
+
+def access(m: Trace) -> None:
+    """access(address, size, wanted) -> host address, ACCESS_FAULT or ACCESS_HARD. The page enters the TLB where it may."""
+    address, size, wanted = m.arguments
+    with m.when(((address & 0xFFF) + size).ugt(0x1000), likely=False):
+        m.result(s.ACCESS_HARD)
+    m.put("count_walks", m.get("count_walks", 64) + 1)
+    physical = m.call("walk", 64, address, wanted)
+    with m.when(physical == NOWHERE, likely=False):
+        m.result(s.ACCESS_FAULT)
+    page = address & ~m.const(0xFFF, 64)
+    physical_page = physical & ~m.const(0xFFF, 64)
+    fetching = (wanted & s.ACCESS_FETCH) != 0
+    with m.when(~in_ram(m, physical_page, 4096), likely=False):
+        m.put("walk_physical", physical)
+        m.result(s.ACCESS_HARD)
+    m.put("walk_physical", physical)
+    rights = m.get("walk_rights", 64)
+    watched = m.variable(1, 0)
+    with m.when(m.get("watch_count", 64) != 0, likely=False):
+        turn = m.variable(64, 0)
+        with m.loop():
+            with m.when(turn.value == m.get("watch_count", 64)):
+                m.leave()
+            with m.when(m.get_at("watch_pages", turn.value << 3, 64) == page):
+                watched.set(1)
+            turn.set(turn.value + 1)
+    lines_at = m.get("code_lines", 64) + ((physical_page >> 12) << 3)
+    lines = m.load(lines_at, 64)
+    # the TLB of these rights
+    table = ((wanted & s.ACCESS_USER) != 0).select(m.const(1, 64), ((wanted & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64)))
+    slot = (table << 8) | ((address >> 12) & (s.TLB_ENTRIES - 1))
+    entry = slot << 5
+    none = m.const(s.TLB_INVALID, 64)
+    open_ = ~watched.value
+    plain = (rights & s.RIGHT_UNCACHED) == 0
+    m.put_at("tlb", entry, (((rights & s.RIGHT_READ) != 0) & open_).select(page, none))
+    m.put_at("tlb", entry + 8, (((rights & s.RIGHT_WRITE) != 0) & open_ & plain & (lines == 0)).select(page, none))
+    m.put_at("tlb", entry + 16, ((rights & s.RIGHT_FETCH) != 0).select(page, none))
+    addend = m.get("ram_base", 64) + physical_page - page
+    m.put_at("tlb", entry + 24, addend)
+    m.put_at("tlb_flags", slot, (((rights & s.RIGHT_GLOBAL) >> 3) | ((rights & s.RIGHT_LARGE) >> 4)).trunc(8))
+    with m.when(fetching & address.sign & ((rights & s.RIGHT_GLOBAL) == 0), likely=False):
+        m.put("nonglobal_code", m.const(1, 64))
+    with m.when(watched.value & ~fetching, likely=False):
+        m.result(s.ACCESS_HARD)
+    with m.when(((wanted & s.ACCESS_WRITE) != 0) & (lines != 0), likely=False):
+        first = (address & 0xFFF) >> 6
+        last = ((address & 0xFFF) + size - 1) >> 6
+        touched = (m.const(2, 64) << (last - first)) - 1
+        touched = ((last - first).uge(63)).select(m.const(NOWHERE, 64), touched) << first
+        with m.when((lines & touched) != 0):
+            m.result(s.ACCESS_HARD)
+    m.result(address + addend)
+
+
+def flush(m: Trace) -> None:
+    """flush(keep_global): forget translations; the jump caches of the address space go with them."""
+    (keep_global,) = m.arguments
+    keep = keep_global != 0
+    slot = m.variable(64, 0)
+    with m.loop():
+        with m.when(slot.value == 3 * s.TLB_ENTRIES):
+            m.leave()
+        flags = m.get_at("tlb_flags", slot.value, 8)
+        with m.when(~(keep & ((flags & 1) != 0))):
+            for tag in range(3):
+                m.put_at("tlb", (slot.value << 5) + 8 * tag, m.const(s.TLB_INVALID, 64))
+        slot.set(slot.value + 1)
+    everything = ~keep | (m.get("nonglobal_code", 64) != 0)
+    m.call("flush_jumps", 0, everything.select(m.const(2, 64), m.const(1, 64)))
+    m.result()
+
+
+def flush_jumps(m: Trace) -> None:
+    """flush_jumps(halves): forget the jump cache of the user half (1) or of both halves (2)."""
+    (halves,) = m.arguments
+    length = halves * s.JUMP_ENTRIES
+    turn = m.variable(64, 0)
+    with m.loop():
+        with m.when(turn.value == length):
+            m.leave()
+        m.put_at("jumps", turn.value << 4, m.const(NOWHERE, 64))
+        turn.set(turn.value + 1)
+    with m.when(halves == 2):
+        m.put("nonglobal_code", m.const(0, 64))
+    m.result()
+
+
+def flush_page(m: Trace) -> None:
+    """flush_page(address): INVLPG. Fragments of a large page in the same GiB go, too."""
+    (address,) = m.arguments
+    slot = m.variable(64, 0)
+    page = address >> 12
+    with m.loop():
+        with m.when(slot.value == 3 * s.TLB_ENTRIES):
+            m.leave()
+        large = (m.get_at("tlb_flags", slot.value, 8) & 2) != 0
+        gone = m.variable(1, 0)
+        for tag in range(3):
+            held = m.get_at("tlb", (slot.value << 5) + 8 * tag, 64)
+            gone.set(gone.value | ((held >> 12) == page) | (large & ((held >> 30) == (address >> 30))))
+        with m.when(gone.value):
+            for tag in range(3):
+                m.put_at("tlb", (slot.value << 5) + 8 * tag, m.const(s.TLB_INVALID, 64))
+        slot.set(slot.value + 1)
+    m.call("flush_jumps", 0, address.sign.select(m.const(2, 64), m.const(1, 64)))
+    m.result()
+
+
+def protect(m: Trace) -> None:
+    """protect(physical_page): a page holds translated code now: stores to it must be seen."""
+    (physical,) = m.arguments
+    slot = m.variable(64, 0)
+    with m.loop():
+        with m.when(slot.value == 3 * s.TLB_ENTRIES):
+            m.leave()
+        entry = slot.value << 5
+        tag, addend = m.get_at("tlb", entry + 8, 64), m.get_at("tlb", entry + 24, 64)
+        with m.when((tag + addend - m.get("ram_base", 64)) == physical):
+            m.put_at("tlb", entry + 8, m.const(s.TLB_INVALID, 64))
+        slot.set(slot.value + 1)
+    m.result()
+
+
+FUNCTIONS = {
+    "walk": (walk, 64, 2),
+    "access": (access, 64, 3),
+    "flush": (flush, 0, 1),
+    "flush_jumps": (flush_jumps, 0, 1),
+    "flush_page": (flush_page, 0, 1),
+    "protect": (protect, 0, 1),
+}

@@ -1,0 +1,161 @@
+"""The CPU state that translated code works on: one flat struct, its fields by name. Offsets are bytes; little-endian.
+
+RIP and the flags come first so that out-of-line code can reach them with short displacements.
+Flags are kept as what they follow from: `flag_result` (sign-extended result: ZF, SF, PF) and `flag_aux`, whose bits are
+0 = CF ^ OF, 1 = CF, 2 = SF delta, 3 = AF, 8-15 = parity delta. `isa.flags` is the only reader and writer.
+"""
+
+from dataclasses import dataclass
+
+SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
+GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
+
+TLB_ENTRIES = 256
+TLB_ENTRY_BYTES = 32  # tag_read, tag_write, tag_fetch, addend (host address - guest-virtual address)
+TLB_BYTES = TLB_ENTRIES * TLB_ENTRY_BYTES
+TLB_KERNEL, TLB_USER, TLB_KERNEL_AC = range(3)  # rights at CPL 0-2, at CPL 3, at CPL 0-2 with SMAP overridden by AC
+TLB_INVALID = (1 << 64) - 1
+JUMP_ENTRIES = 2048  # of 16 bytes: tag (RIP low 48 bits | mode << 48), host code
+JUMP_BYTES = JUMP_ENTRIES * 16
+
+# What translation depends on besides the bytes: the `mode` of a block.
+MODE_CODE = 0b11  # code size: 0 = 16, 1 = 32, 2 = 64 bits
+MODE_CODE32, MODE_CODE64 = 1, 2
+MODE_STACK32 = 1 << 2  # SS.B
+MODE_CPL_SHIFT = 3
+MODE_CPL = 3 << MODE_CPL_SHIFT
+MODE_AC = 1 << 5  # CPL < 3, CR4.SMAP and RFLAGS.AC: data accesses may touch user pages
+MODE_STEP = 1 << 6  # a block of one instruction that ends in the dispatcher
+MODE_FLAT = 1 << 7  # legacy mode in which ES, SS, DS and CS have base 0 and limit 4 GiB
+MODE_NO_X87 = 1 << 8  # CR0.EM or TS
+MODE_NO_SSE = 1 << 9  # CR0.EM or TS or not CR4.OSFXSR
+MODE_REAL = 1 << 10  # real or virtual-8086 mode
+MODE_IOPL = 1 << 11  # CPL <= IOPL
+
+# Why native code left: the value of `exit_reason`.
+EXIT_TRANSLATE, EXIT_INTERRUPTED, EXIT_INSTRUCTION, EXIT_ACCESS, EXIT_DELIVER, EXIT_STEPPED, EXIT_DEBUG, EXIT_SEGMENT, EXIT_FETCH, EXIT_BREAKPOINT = range(10)
+
+# What an access wants: the argument of the native `access` and `access_kind`.
+ACCESS_WRITE, ACCESS_FETCH, ACCESS_USER, ACCESS_AC, ACCESS_PEEK = 1, 2, 4, 8, 16
+KIND_LOAD, KIND_STORE, KIND_MODIFY, KIND_LOCK, KIND_REFERENCE, KIND_COMMIT = range(6)
+# Results of `access` below 4096 are no host addresses.
+ACCESS_FAULT, ACCESS_HARD = 1, 2
+RIGHT_READ, RIGHT_WRITE, RIGHT_FETCH, RIGHT_GLOBAL, RIGHT_UNCACHED, RIGHT_LARGE = 1, 2, 4, 8, 16, 32
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of the CPU state: where it lies and how many bytes it has."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def _layout() -> dict[str, Field]:
+    fields: dict[str, Field] = {}
+    at = 0
+
+    def add(name: str, size: int, align: int = 0) -> None:
+        nonlocal at
+        align = align or min(size, 16)
+        at = (at + align - 1) // align * align
+        assert name not in fields
+        fields[name] = Field(name, at, size)
+        at += size
+
+    add("rip", 8)
+    add("flag_result", 8)
+    add("flag_aux", 8)
+    add("rflags", 8)  # every bit but the six status flags
+    add("request", 4)  # not zero: leave translated code at the next block
+    add("mode", 4)  # what translation depends on: soft.mode
+    add("budget", 8)  # instructions until translated code leaves (instruction clock only); signed
+    add("exit_reason", 4)
+    add("exit_detail", 4)
+    add("next_rip", 8)
+    for name in GENERAL:
+        add(name, 8)
+    for name in SEGMENTS:
+        add(f"{name}_base", 8)
+        add(f"{name}_limit", 4)
+        add(f"{name}_attributes", 4)  # descriptor bits 40-55 (type S DPL P . AVL L D G), bit 16: unusable (null)
+        add(f"{name}_selector", 8)
+    for name in ("gdt", "idt"):
+        add(f"{name}_base", 8)
+        add(f"{name}_limit", 8)
+    for name in ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "xcr0", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7", "debugctl"):
+        add(name, 8)
+    for name in ("star", "lstar", "cstar", "sfmask", "kernel_gs_base", "tsc_aux", "sysenter_cs", "sysenter_esp", "sysenter_eip"):
+        add(name, 8)
+    # a fault on its way to the guest
+    add("fault_vector", 4)
+    add("fault_error", 4)
+    add("fault_has_error", 4)
+    add("fault_delivering", 4)  # a delivery is in progress: another fault goes to the double-fault rules
+    # debug
+    add("pending_debug", 4)  # active-high DR6 causes of the instruction under way, delivered behind it
+    add("pending_hits", 4)  # armed breakpoints that matched
+    add("bus_lock_trap", 4)  # not zero: DEBUGCTL[2] is set and CPL > 0
+    add("bus_lock_report", 4)  # not zero: the machine wants to hear of every bus lock
+    add("split_lock_ac", 4)  # not zero: MSR 33h bit 29
+    add("irq_waiting", 4)  # an interrupt waits for IF
+    add("shadow", 4)  # 1: STI shadow, 2: MOV SS shadow; valid for the instruction at shadow_rip
+    add("stepping", 4)  # a block of one instruction runs: watched accesses are recorded, not restarted
+    add("shadow_rip", 8)
+    add("lock_address", 8)
+    add("lock_rip", 8)
+    add("lock_size", 4)
+    add("lock_count", 4)
+    # an access that could not be settled in translated code
+    add("access_address", 8)  # guest-physical for MMIO, guest-virtual for the rest
+    add("access_value", 8)
+    add("access_size", 4)
+    add("access_kind", 4)
+    add("bounce_address", 8)  # guest-virtual address that `bounce` stands for
+    add("bounce_size", 8)
+    add("bounce", 128, 16)  # an operand that lies in two pages or on a device
+    for name in ("T0", "T1", "T2", "EA", "HOST", "X", "RESUME"):
+        add(f"saved_{name}", 8)
+    # the host's side
+    add("ram_base", 8)
+    add("ram_low_end", 8)
+    add("ram_high_end", 8)
+    add("code_lines", 8)  # host address of a table: for each guest-physical page, one bit for each 64 bytes that were translated
+    add("block_table", 8)  # host address of the table of blocks by (RIP, physical address, mode)
+    add("block_mask", 8)
+    add("physical_mask", 8)  # address bits that may be set in a page-table entry
+    add("walk_physical", 8)  # results of the native page walk
+    add("walk_page_end", 8)
+    add("walk_rights", 8)
+    add("watch_count", 8)  # armed data breakpoints: pages that hold one never enter the TLB
+    add("watch_pages", 8 * 64)
+    add("walk_entry", 8)
+    add("nonglobal_code", 8)  # a kernel-half page without G was executed: its jump cache must go with the next CR3
+    add("guest_mxcsr", 4)
+    add("host_mxcsr", 4)
+    add("x87_live", 4)  # the guest's x87 state is in the host's registers
+    add("x87_unmasked", 4)
+    add("mxcsr_unmasked", 4)
+    add("fp_reserved", 4)
+    add("fxsave", 512, 64)  # the guest's x87 state while it is not live; XMM live in `xmm0`-`xmm15`
+    add("host_fxsave", 512, 64)
+    for n in range(16):
+        add(f"xmm{n}", 16)
+    add("scratch", 256, 64)
+    for counter in ("count_walks", "count_slow", "count_dispatch", "count_exceptions"):
+        add(counter, 8)
+    add("tlb_flags", 3 * TLB_ENTRIES, 64)  # one byte an entry: 1 = global
+    add("tlb", 3 * TLB_BYTES, 4096)
+    add("jumps", 2 * JUMP_BYTES, 4096)  # user half, kernel half
+    add("end", 8)
+    return fields
+
+
+LAYOUT = _layout()
+STATE_BYTES = LAYOUT["end"].offset + 8
+
+
+def offset(name: str) -> int:
+    """Where a field lies."""
+    return LAYOUT[name].offset

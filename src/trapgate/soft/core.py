@@ -1,0 +1,171 @@
+"""What Python-written instructions stand on: the state, guest memory by linear address with its faults, the mode, the native functions."""
+
+import ctypes
+
+from trapgate.arch.models import CpuModel
+from trapgate.isa import state as s
+from trapgate.isa.state import LAYOUT
+from trapgate.memory import Ram
+from trapgate.soft.codebuffer import CodeBuffer
+from trapgate.soft.fault import GuestFault
+from trapgate.soft.state import CpuState
+
+NOWHERE = (1 << 64) - 1
+CR0_PE, CR0_EM, CR0_TS, CR0_WP, CR0_PG = 1, 4, 8, 1 << 16, 1 << 31
+CR4_OSFXSR, CR4_SMAP = 1 << 9, 1 << 21
+EFER_LMA = 1 << 10
+VM, AC, TF, IF, RF = 1 << 17, 1 << 18, 1 << 8, 1 << 9, 1 << 16
+UNUSABLE = 1 << 16  # attribute bits beyond the descriptor's own: null or unusable
+READABLE, WRITABLE = 1 << 17, 1 << 18  # an expand-up segment that may be read, written: what `isa.families.memory.segment_check` tests
+
+
+class SoftCore:
+    """The software CPU's state and memory, before any translator knows of it."""
+
+    def __init__(self, ram: Ram, model: CpuModel, code: CodeBuffer) -> None:
+        self.ram, self.model, self.code = ram, model, code
+        self.state = CpuState.from_buffer(_aligned(ctypes.sizeof(CpuState)))
+        self.address = ctypes.addressof(self.state)
+        self._walk = code.function("walk", 64, 2)
+        self._flush = code.function("flush", 0, 1)
+        self._flush_jumps = code.function("flush_jumps", 0, 1)
+        self._flush_page = code.function("flush_page", 0, 1)
+        self._protect = code.function("protect", 0, 1)
+        st = self.state
+        st.ram_base, st.ram_low_end, st.ram_high_end = ram.host_base, ram.low_end, ram.high_end
+
+    # --- linear memory
+
+    def walk(self, linear: int, wanted: int) -> int:
+        """The guest-physical address behind a linear one; GuestFault (#PF, #GP) when it is not to be had. `wanted`: ACCESS_*."""
+        physical = int(self._walk(self.address, linear, wanted))
+        if physical == NOWHERE:
+            raise self.prepared_fault()
+        return physical
+
+    def prepared_fault(self) -> GuestFault:
+        """The fault that native code left in `fault_*`."""
+        st = self.state
+        return GuestFault(st.fault_vector, st.fault_error if st.fault_has_error else None, st.cr2 if st.fault_vector == 14 else None)
+
+    def rights(self) -> int:
+        """ACCESS_USER and ACCESS_AC of explicit accesses in the running mode."""
+        mode = self.state.mode
+        return s.ACCESS_USER if mode & s.MODE_CPL == s.MODE_CPL else s.ACCESS_AC if mode & s.MODE_AC else 0
+
+    def pieces(self, linear: int, size: int, wanted: int) -> list[tuple[int, int]]:
+        """(guest-physical address, length) of the pages that an access touches: both are checked before anything is done."""
+        if not self.state.efer & EFER_LMA:
+            linear &= 0xFFFFFFFF
+        first = min(size, 4096 - (linear & 4095))
+        found = [(self.walk(linear, wanted), first)]
+        if first < size:
+            rest = linear + first
+            rest &= NOWHERE if self.state.efer & EFER_LMA else 0xFFFFFFFF
+            found.append((self.walk(rest, wanted), size - first))
+        return found
+
+    def read_bytes(self, linear: int, size: int, rights: int | None = None) -> bytes:
+        """Bytes at a linear address with the rights of the running mode (or those given: 0 = implicit supervisor); GuestFault."""
+        wanted = self.rights() if rights is None else rights
+        return b"".join(self.physical_read(at, length) for at, length in self.pieces(linear, size, wanted))
+
+    def write_bytes(self, linear: int, data: bytes, rights: int | None = None) -> None:
+        """Store bytes at a linear address; GuestFault before anything is stored."""
+        wanted = (self.rights() if rights is None else rights) | s.ACCESS_WRITE
+        done = 0
+        for at, length in self.pieces(linear, len(data), wanted):
+            self.physical_write(at, data[done : done + length])
+            done += length
+
+    def read(self, linear: int, size: int, rights: int | None = None) -> int:
+        """A little-endian integer of `size` bytes at a linear address; GuestFault."""
+        return int.from_bytes(self.read_bytes(linear, size, rights), "little")
+
+    def write(self, linear: int, size: int, value: int, rights: int | None = None) -> None:
+        """Store a little-endian integer at a linear address; GuestFault."""
+        self.write_bytes(linear, (value & (1 << 8 * size) - 1).to_bytes(size, "little"), rights)
+
+    def physical_read(self, physical: int, size: int) -> bytes:
+        """RAM; all ones where there is none (a device cannot be reached from within such an instruction)."""
+        return self.ram.read(physical, size) if self.ram.contains(physical, size) else b"\xff" * size
+
+    def physical_write(self, physical: int, data: bytes) -> None:
+        """RAM, telling the translator; lost where there is none."""
+        if self.ram.contains(physical, len(data)):
+            self.ram.write(physical, data)
+
+    # --- mode
+
+    def update_mode(self) -> None:
+        """Work out `mode` (and what hangs on CPL) after CR0, CR4, EFER, RFLAGS, CS or SS changed."""
+        st = self.state
+        real = not st.cr0 & CR0_PE
+        v86 = bool(st.rflags & VM) and not real
+        cpl = 3 if v86 else 0 if real else st.cs_selector & 3
+        attributes = st.cs_attributes
+        if st.efer & EFER_LMA and attributes & 1 << 13:
+            mode = s.MODE_CODE64
+        else:
+            mode = s.MODE_CODE32 if attributes & 1 << 14 and not v86 else 0
+            if st.ss_attributes & 1 << 14 and not v86:
+                mode |= s.MODE_STACK32
+            if real or v86:
+                mode |= s.MODE_REAL
+            elif all(self._flat(name) for name in ("cs", "ss", "ds", "es")):
+                mode |= s.MODE_FLAT
+        mode |= cpl << s.MODE_CPL_SHIFT
+        if cpl < 3 and st.cr4 & CR4_SMAP and st.rflags & AC:
+            mode |= s.MODE_AC
+        if st.cr0 & (CR0_EM | CR0_TS):
+            mode |= s.MODE_NO_X87
+        if st.cr0 & (CR0_EM | CR0_TS) or not st.cr4 & CR4_OSFXSR:
+            mode |= s.MODE_NO_SSE
+        if cpl <= st.rflags >> 12 & 3:
+            mode |= s.MODE_IOPL
+        st.mode = mode
+        st.bus_lock_trap = bool(st.debugctl & 4) and cpl > 0
+        if st.rflags & (TF | RF):
+            st.request = 1
+        if st.rflags & IF and st.irq_waiting:
+            st.request = 1
+
+    def _flat(self, name: str) -> bool:
+        st = self.state
+        attributes = getattr(st, f"{name}_attributes")
+        needed = READABLE if name == "cs" else READABLE | WRITABLE
+        return (
+            getattr(st, f"{name}_base") == 0
+            and getattr(st, f"{name}_limit") == 0xFFFFFFFF
+            and not attributes & UNUSABLE
+            and attributes & needed == needed
+        )
+
+    # --- translations
+
+    def flush_all(self) -> None:
+        """Forget every TLB entry (CR0, CR4, EFER changed; CR3 without global pages)."""
+        self._flush(self.address, 0)
+
+    def flush_nonglobal(self) -> None:
+        """Forget the TLB entries of this address space (MOV CR3)."""
+        self._flush(self.address, int(bool(self.state.cr4 & 1 << 7)))
+
+    def flush_page(self, linear: int) -> None:
+        """Forget one page (INVLPG)."""
+        self._flush_page(self.address, linear)
+
+    def flush_jumps(self) -> None:
+        """Forget where jumps lead, not the TLB (CS base changed, code was dropped)."""
+        self._flush_jumps(self.address, 2)
+
+
+def _aligned(size: int) -> "ctypes.Array[ctypes.c_char]":
+    """Zeroed memory on a page boundary."""
+    import mmap
+
+    pages = mmap.mmap(-1, (size + 4095) & ~4095)
+    return (ctypes.c_char * len(pages)).from_buffer(pages)
+
+
+assert LAYOUT["rip"].offset == 0

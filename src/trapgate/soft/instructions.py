@@ -1,0 +1,31 @@
+"""The instructions that Python executes: a table from iced-x86 mnemonic to handler, filled by the files that import `handles`.
+
+A handler gets the CPU and the decoded instruction. `state.rip` is on the instruction and `state.next_rip` behind it; a handler that jumps
+changes `state.next_rip`; one that faults raises GuestFault (and must not have changed anything yet). What it returns, if not None, is
+an Exit for the machine, taken after the instruction has completed.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from iced_x86 import Instruction
+
+from trapgate.exits import Exit
+
+if TYPE_CHECKING:
+    from trapgate.soft.cpu import SoftVcpu
+
+Handler = Callable[["SoftVcpu", Instruction], Exit | None]
+HANDLERS: dict[int, Handler] = {}
+
+
+def handles(*mnemonics: int) -> Callable[[Handler], Handler]:
+    """Register a function for these iced_x86.Mnemonic values."""
+
+    def register(handler: Handler) -> Handler:
+        for mnemonic in mnemonics:
+            assert mnemonic not in HANDLERS, f"two handlers for mnemonic {mnemonic}"
+            HANDLERS[mnemonic] = handler
+        return handler
+
+    return register

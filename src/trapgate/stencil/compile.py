@@ -1,0 +1,76 @@
+"""LLVM turns a module of lowered bodies into machine code: each section a `Stencil`, its relocations the holes."""
+
+import io
+from dataclasses import dataclass
+
+import llvmlite.binding as llvm
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import SymbolTableSection
+
+R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_32, R_X86_64_32S, R_X86_64_16, R_X86_64_8 = 1, 2, 4, 10, 11, 12, 14
+SIZES = {R_X86_64_64: 8, R_X86_64_PC32: 4, R_X86_64_PLT32: 4, R_X86_64_32: 4, R_X86_64_32S: 4, R_X86_64_16: 2, R_X86_64_8: 1}
+RELATIVE = (R_X86_64_PC32, R_X86_64_PLT32)
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A place in a stencil that is filled when it is copied: `size` bytes at `offset`, PC-relative or not."""
+
+    offset: int
+    size: int
+    relative: bool
+    name: str
+    addend: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stencil:
+    """Machine code with holes."""
+
+    code: bytes
+    holes: tuple[Hole, ...]
+
+
+class Compiler:
+    """One LLVM target machine, for the host CPU (without AVX-512: short code and no clock penalty)."""
+
+    def __init__(self, position_independent: bool = False) -> None:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        llvm.initialize_native_asmparser()
+        self._machine = llvm.Target.from_default_triple().create_target_machine(
+            cpu=llvm.get_host_cpu_name(), features="-avx512f,-vzeroupper", opt=2, reloc="pic" if position_independent else "static", codemodel="small"
+        )
+
+    def compile(self, text: str) -> dict[str, Stencil]:
+        """Every function of an LLVM IR module by its name, as code with holes; constants it needs are appended as `.rodata` stencils."""
+        module = llvm.parse_assembly(text)
+        module.verify()
+        passes = llvm.create_pass_builder(self._machine, llvm.create_pipeline_tuning_options(speed_level=2))
+        passes.getModulePassManager().run(module, passes)
+        return _read_object(self._machine.emit_object(module))
+
+
+def _read_object(data: bytes) -> dict[str, Stencil]:
+    elf = ELFFile(io.BytesIO(data))
+    symbols = elf.get_section_by_name(".symtab")
+    assert isinstance(symbols, SymbolTableSection)
+    holes: dict[str, list[Hole]] = {}
+    for section in elf.iter_sections():
+        if not isinstance(section, RelocationSection) or not section.name.startswith((".rela.text.", ".rela.rodata")):
+            continue
+        found = holes.setdefault(section.name.removeprefix(".rela"), [])
+        for entry in section.iter_relocations():
+            kind = entry["r_info_type"]
+            symbol = symbols.get_symbol(entry["r_info_sym"])
+            name, addend = symbol.name, entry["r_addend"]
+            if isinstance(symbol["st_shndx"], int):  # defined here: name the section, which is what gets a place
+                name, addend = elf.get_section(symbol["st_shndx"]).name, addend + symbol["st_value"]
+            found.append(Hole(entry["r_offset"], SIZES[kind], kind in RELATIVE, name.removeprefix(".text."), addend))
+    stencils = {}
+    for section in elf.iter_sections():
+        if section.name.startswith((".text.", ".rodata")) and section.data_size:
+            name = section.name.removeprefix(".text.")
+            stencils[name] = Stencil(section.data(), tuple(holes.get(section.name, ())))
+    return stencils

@@ -1,0 +1,150 @@
+"""The stencil library: every form and the native functions, compiled once and kept on disk under a digest of all that went in."""
+
+import hashlib
+import marshal
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from trapgate.stencil.cache import Cache
+from trapgate.stencil.compile import Hole, Stencil
+
+CHUNK = 60  # forms in one LLVM module: fewer cost start-up, more cost parallelism
+ENTER = """
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+declare void @llvm.x86.sse.stmxcsr(ptr)
+define dso_local void @enter(ptr %cpu, ptr %code) #1 section ".text.enter" {{
+  %guest = getelementptr i8, ptr %cpu, i64 {guest}
+  %host = getelementptr i8, ptr %cpu, i64 {host}
+  call void @llvm.x86.sse.stmxcsr(ptr %host)
+  call void @llvm.x86.sse.ldmxcsr(ptr %guest)
+  call preserve_nonecc void %code(ptr %cpu, {zeros})
+  call void @llvm.x86.sse.stmxcsr(ptr %guest)
+  call void @llvm.x86.sse.ldmxcsr(ptr %host)
+  ret void
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """Stencils by form name, and the native functions as one relocated blob with its entry points (offsets)."""
+
+    stencils: dict[str, Stencil]
+    blob: bytes
+    entries: dict[str, int]
+
+
+def digest() -> str:
+    """Changes whenever any input of the library changes: our sources, LLVM, the host CPU."""
+    total = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for folder in ("isa", "stencil"):
+        for path in sorted((root / folder).rglob("*.py")):
+            total.update(path.read_bytes())
+    total.update(metadata.version("llvmlite").encode())
+    total.update(_host_cpu().encode())
+    return total.hexdigest()[:32]
+
+
+def _host_cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags"))
+
+
+def load_library(cache: Cache, progress: Callable[[int, int], None] = lambda done, total: None) -> Library:
+    """The library from the cache, or built (and then cached). `progress` hears how many forms of how many are done."""
+    key = f"stencils-{digest()}"
+    stored = cache.load(key)
+    if stored is not None:
+        return _unpack(stored)
+    library = build_library(progress)
+    cache.store(key, _pack(library))
+    return library
+
+
+def build_library(progress: Callable[[int, int], None] = lambda done, total: None) -> Library:
+    """Compile everything, on all CPUs."""
+    from trapgate.isa import catalog
+
+    names = [form.name for form in catalog.forms()]
+    assert len(names) == len(set(names)), f"two forms share a name: {[n for n in names if names.count(n) > 1][:3]}"
+    total = len(names) + len(catalog.native_flows()) + len(catalog.native_functions())
+    stencils: dict[str, Stencil] = {}
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        native = pool.submit(compile_native)
+        jobs = [pool.submit(compile_forms, names[at : at + CHUNK]) for at in range(0, len(names), CHUNK)]
+        for job in as_completed(jobs):
+            stencils.update(job.result())
+            progress(len(stencils), total)
+        blob, entries = native.result()
+        progress(total, total)
+    return Library(stencils, blob, entries)
+
+
+def compile_forms(names: Sequence[str]) -> dict[str, Stencil]:
+    """The stencils of some forms; runs in a worker process."""
+    from trapgate.isa import catalog
+    from trapgate.stencil.compile import Compiler
+    from trapgate.stencil.lower import Lowering
+    from trapgate.stencil.tidy import tidy
+
+    wanted = set(names)
+    lowering, mangled = Lowering(), {}
+    for form in catalog.forms():
+        if form.name in wanted:
+            mangled[symbol := f"form{len(mangled)}"] = form.name
+            lowering.stencil(symbol, form.trace())
+    compiled = Compiler().compile(lowering.module())
+    assert all(name in mangled for name in compiled), f"a stencil needs constants: {[n for n in compiled if n not in mangled]}"
+    return {mangled[symbol]: tidy(stencil) for symbol, stencil in compiled.items()}
+
+
+def compile_native() -> tuple[bytes, dict[str, int]]:
+    """The native functions, linked with each other; runs in a worker process."""
+    from trapgate.isa import catalog
+    from trapgate.isa.state import offset
+    from trapgate.isa.vocabulary import TRANSIENTS, Trace
+    from trapgate.stencil.compile import Compiler
+    from trapgate.stencil.lower import Lowering
+
+    lowering = Lowering()
+    for name, body in catalog.native_flows().items():
+        trace = Trace()
+        body(trace)
+        lowering.stencil(name, trace)
+    for name, (body, width, count) in catalog.native_functions().items():
+        trace = Trace([64] * count)
+        body(trace)
+        lowering.function(name, trace, width)
+    zeros = ", ".join("i64 0" for _ in TRANSIENTS)
+    enter = ENTER.format(guest=offset("guest_mxcsr"), host=offset("host_mxcsr"), zeros=zeros)
+    compiled = Compiler(position_independent=True).compile(lowering.module() + enter)
+    entries, at = {}, 0
+    for name, stencil in compiled.items():
+        entries[name] = at = (at + 63) & ~63
+        at += len(stencil.code)
+    blob = bytearray(at)
+    for name, stencil in compiled.items():
+        start = entries[name]
+        blob[start : start + len(stencil.code)] = stencil.code
+        for hole in stencil.holes:
+            assert hole.relative, f"native code must be position-independent: {name} refers to {hole.name}"
+            value = entries[hole.name] - (start + hole.offset) + hole.addend
+            blob[start + hole.offset : start + hole.offset + 4] = value.to_bytes(4, "little", signed=True)
+    return bytes(blob), entries
+
+
+def _pack(library: Library) -> bytes:
+    stencils = {
+        name: (s.code, tuple((h.offset, h.size, h.relative, h.name, h.addend) for h in s.holes)) for name, s in library.stencils.items()
+    }
+    return marshal.dumps((stencils, library.blob, library.entries))
+
+
+def _unpack(data: bytes) -> Library:
+    stencils, blob, entries = marshal.loads(data)
+    return Library({name: Stencil(code, tuple(Hole(*h) for h in holes)) for name, (code, holes) in stencils.items()}, blob, entries)
