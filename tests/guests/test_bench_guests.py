@@ -1,0 +1,60 @@
+"""Each benchmark guest, with few rounds: our loader takes it, QEMU runs it, and it finds its own result right."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench.build import EMPTY, GUESTS, BenchError, Guest, build
+from bench.engines import QEMU_IMAGE, Engine, run_image
+from trapgate.boot import BootOptions, plan_boot, read_image
+
+MISSING = [name for name in ("qemu-system-x86_64", "gcc") if shutil.which(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+# What two rounds give where it can be said without running them; the guests check the rest themselves.
+EXPECTED = {
+    "empty": 0,
+    "sum": 2 * (3 * 4095 * 4096 // 2 + 4096),
+    "recursion": 2 * 17711,
+    "sieve": 2 * 82025,
+    "int3": 2048,
+    "faults": 1024 * 1000003 + 2 * 512 * 511 // 2,
+    "syscalls": 2048,
+}
+ROUNDS = 2
+
+
+@pytest.mark.parametrize("guest", [EMPTY, *GUESTS], ids=lambda guest: guest.name)
+def test_a_guest_computes_what_it_should(guest: Guest, tmp_path: Path) -> None:
+    rounds = 1 if guest is EMPTY else ROUNDS
+    image = build(guest, tmp_path, rounds)
+    plan = plan_boot(read_image(image), BootOptions(((0, 64 << 20),)))
+    assert (plan.kind, plan.start.mode) == ("PVH", "protected32")
+    if guest.name == "doubles":
+        image = build(guest, tmp_path, 64)  # two rounds are too few steps for pi to 1e-9
+    line = run_image(Engine("qemu", QEMU_IMAGE, ""), image, 60).line
+    words = line.split()
+    assert words[:2] == ["bench:", guest.name]
+    if guest.name in EXPECTED:
+        assert int(words[2], 16) == EXPECTED[guest.name]
+
+
+def test_an_image_is_built_once_and_anew_for_other_rounds(tmp_path: Path) -> None:
+    first = build(EMPTY, tmp_path, 1)
+    stamp = first.stat().st_mtime_ns
+    assert build(EMPTY, tmp_path, 1) == first
+    assert first.stat().st_mtime_ns == stamp
+    assert build(EMPTY, tmp_path, 2) != first
+
+
+def test_a_guest_that_finds_a_wrong_result_fails_the_run(tmp_path: Path) -> None:
+    image = build(Guest("doubles", 1, ""), tmp_path)  # one round is too coarse for pi: the guest itself says WRONG
+    with pytest.raises(BenchError, match=r"status 3: bench: doubles [0-9a-f]{16} WRONG"):
+        run_image(Engine("qemu", QEMU_IMAGE, ""), image, 60)
+
+
+def test_missing_gcc_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BenchError, match="gcc is not installed"):
+        build(EMPTY, tmp_path, 3)
