@@ -17,7 +17,7 @@ FX_FIELDS = (
     ("FSW", 2, 2),
     ("FTW", 4, 1),
     ("MXCSR", 24, 4),
-    *((f"R{n} of the x87 stack", 32 + 16 * n, 10) for n in range(8)),
+    *((f"st{n}", 32 + 16 * n, 10) for n in range(8)),
     *((f"xmm{n}", 160 + 16 * n, 16) for n in range(16)),
 )
 

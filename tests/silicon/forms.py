@@ -63,6 +63,7 @@ ADDRESSES = (
     Address(R.RBP, size=1, displacement=0),
     Address(R.R13, R.R15, 4, 0x1234, 8),
     Address(R.RIP, displacement=SCRATCH + 0xFF8, size=8),
+    Address(R.RIP, displacement=SCRATCH + 0x1020, size=8),
     Address(displacement=SCRATCH + 0x1010, size=8),
     Address(R.R12),
     Address(R.RSP, size=1, displacement=-16),

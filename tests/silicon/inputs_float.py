@@ -72,8 +72,10 @@ def make_x87_state(form: Form, rng: random.Random) -> State:
     control = 0x40 | rng.choice((0x300, 0x300, 0x200, 0)) | rng.getrandbits(2) << 10
     control |= EXCEPTIONS if rng.random() < 0.85 else rng.getrandbits(6)
     sticky = rng.getrandbits(6) & control if rng.random() < 0.3 else 0  # only masked ones: nothing is pending
-    status = rng.randrange(8) << 11 | rng.getrandbits(3) << 8 | rng.getrandbits(1) << 14 | sticky
-    tags = rng.choice((0xFF, 0xFF, 0xFF, rng.getrandbits(8), 0))
+    top = rng.randrange(8)
+    status = top << 11 | rng.getrandbits(3) << 8 | rng.getrandbits(1) << 14 | sticky
+    room = 0xFF & ~(1 << (top - 1) % 8)  # the abridged tags count physical registers: a push finds a place
+    tags = rng.choice((0xFF, 0xFF, 0xFF, room, room, room, rng.getrandbits(8), 0))
     size = 8 * access_bytes(form.instruction)
     value = operands.floating(rng, size) if size in (32, 64, 80) and rng.random() < 0.7 else operands.integer(rng, size or 16)
     if form.mnemonic == "fbld":

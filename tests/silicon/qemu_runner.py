@@ -99,7 +99,7 @@ class QemuCpu:
         with open(self._ram_path, "w+b") as file:
             file.truncate(self._size)
             self._map = mmap.mmap(file.fileno(), self._size)
-        self._view = memoryview(self._map)
+        self.view = memoryview(self._map)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "QemuCpu":
@@ -110,8 +110,8 @@ class QemuCpu:
 
     def close(self) -> None:
         """End QEMU and remove its files."""
-        self._stop()
-        self._view.release()
+        self.stop()
+        self.view.release()
         self._map.close()
         self._directory.cleanup()
 
@@ -124,31 +124,35 @@ class QemuCpu:
         rest = iter(cases)
         while batch := list(islice(rest, self.batch)):
             for n, (code, state) in enumerate(batch):
-                pack_case(self._view, guest.SLOTS + n * SLOT_SIZE, code, state)
+                pack_case(self.view, guest.SLOTS + n * SLOT_SIZE, code, state)
             lost = self._execute(len(batch))
             for n, (_, state) in enumerate(batch):
-                yield hung(state) if n in lost else unpack_outcome(self._view, guest.SLOTS + n * SLOT_SIZE)
+                yield hung(state) if n in lost else unpack_outcome(self.view, guest.SLOTS + n * SLOT_SIZE)
 
     def _word(self, offset: int) -> int:
-        return int(struct.unpack_from("<Q", self._view, guest.CONTROL + offset)[0])
+        return int(struct.unpack_from("<Q", self.view, guest.CONTROL + offset)[0])
 
     def _execute(self, count: int) -> set[int]:
         """Run the cases in the slots; the numbers of those that hung."""
         lost: set[int] = set()
         first = 0
         while first < count:
-            if self._process is None:
-                self._start()
-            first_slot = guest.UPPER + guest.SLOTS + first * SLOT_SIZE
-            struct.pack_into("<4Q", self._view, guest.CONTROL + 8, first_slot, count - first, 0, 1)
-            struct.pack_into("<Q", self._view, guest.CONTROL, 1)
-            if self._finished():
+            if self.batch_from(first, count - first):
                 break
             at = count - self._word(guest.CASES_LEFT)
-            self._stop()
+            self.stop()
             lost.add(at)
             first = at + 1
         return lost
+
+    def batch_from(self, first: int, count: int) -> bool:
+        """Run `count` cases from slot `first` on; False when one hung: CASES_LEFT then says which."""
+        if self._process is None:
+            self._start()
+        first_slot = guest.UPPER + guest.SLOTS + first * SLOT_SIZE
+        struct.pack_into("<4Q", self.view, guest.CONTROL + 8, first_slot, count, 0, 1)
+        struct.pack_into("<Q", self.view, guest.CONTROL, 1)
+        return self._finished()
 
     def _finished(self) -> bool:
         """Wait for the batch; False when one case took longer than the timeout. QemuError when QEMU ended."""
@@ -173,20 +177,21 @@ class QemuCpu:
         program = shutil.which("qemu-system-x86_64")
         if program is None:
             raise QemuError("qemu-system-x86_64 is not installed")
-        self._view[: guest.SLOTS] = bytes(guest.SLOTS)
+        self.view[: guest.SLOTS] = bytes(guest.SLOTS)
         for address, data in guest.pieces(self.batch):
-            self._view[address : address + len(data)] = data
-        self._view[guest.GDT + guest.TR + 5] &= ~2 & 0xFF  # LTR wants an available TSS
-        struct.pack_into("<Q", self._view, BOOT_PML4, BOOT_PDPT | 3)
-        struct.pack_into("<Q", self._view, BOOT_PML4 + 256 * 8, guest.PDPT_UPPER | 3)
-        struct.pack_into("<Q", self._view, BOOT_PDPT + 3 * 8, 3 << 30 | 0x83)  # 1 GiB page: 3-4 GiB, where the ROM is
-        self._view[TRAMPOLINE : TRAMPOLINE + 5] = b"\x0f\x22\xd8\xff\xe1"  # mov cr3, rax; jmp rcx
+            self.view[address : address + len(data)] = data
+        self.view[guest.GDT + guest.TR + 5] &= ~2 & 0xFF  # LTR wants an available TSS
+        struct.pack_into("<Q", self.view, BOOT_PML4, BOOT_PDPT | 3)
+        struct.pack_into("<Q", self.view, BOOT_PML4 + 256 * 8, guest.PDPT_UPPER | 3)
+        struct.pack_into("<Q", self.view, BOOT_PDPT + 3 * 8, 3 << 30 | 0x83)  # 1 GiB page: 3-4 GiB, where the ROM is
+        self.view[TRAMPOLINE : TRAMPOLINE + 5] = b"\x0f\x22\xd8\xff\xe1"  # mov cr3, rax; jmp rcx
         ram = f"memory-backend-file,id=ram,share=on,mem-path={self._ram_path},size={self._size}"
         arguments = ["-machine", "pc,accel=tcg,memory-backend=ram,graphics=off", "-object", ram, "-m", str(self._size >> 20) + "M"]
         arguments += ["-cpu", self._model, "-bios", str(self._rom_path), "-nodefaults", "-display", "none", "-no-reboot"]
         self._process = subprocess.Popen([program, *arguments], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End QEMU; the next batch starts it again."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()

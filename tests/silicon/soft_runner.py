@@ -8,13 +8,32 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import Generic, Protocol, TypeVar
 
 from trapgate.exits import Exit, Interrupted, PortWrite
 from trapgate.memory import Ram
-from trapgate.vcpu import Vcpu
 
 from . import guest_kernel as guest
 from .state import SLOT_SIZE, Outcome, State, hung, pack_case, unpack_outcome
+
+
+class Engine(Protocol):
+    """What is needed of a `Vcpu` here."""
+
+    def run(self) -> Exit:
+        """As `Vcpu.run`."""
+        ...
+
+    def kick(self) -> None:
+        """As `Vcpu.kick`."""
+        ...
+
+    def get(self, register: str) -> int:
+        """As `Vcpu.get`."""
+        ...
+
+
+E = TypeVar("E", bound=Engine)
 
 
 class GuestFailed(Exception):
@@ -42,7 +61,7 @@ def start_registers() -> dict[str, int]:
     }
 
 
-class SoftCpu:
+class SoftCpu(Generic[E]):
     """Runs cases on a vCPU; same use as `HostCpu`. `ram` must have at least `guest_kernel.memory_size(batch)` bytes.
 
     With `fx` False the kernel leaves x87, MXCSR and XMM registers alone, for a CPU without FXSAVE: outcomes then repeat the
@@ -51,9 +70,9 @@ class SoftCpu:
 
     def __init__(
         self,
-        vcpu: Vcpu,
+        vcpu: E,
         ram: Ram,
-        start: Callable[[Vcpu, dict[str, int]], None],
+        start: Callable[[E, dict[str, int]], None],
         batch: int = 64,
         timeout: float = 5.0,
         fx: bool = True,

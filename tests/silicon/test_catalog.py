@@ -1,11 +1,12 @@
 """The catalogs cover what they claim: every instruction has forms, every encoding class occurs, operands reach what matters."""
 
 import random
+from pathlib import Path
 
 import pytest
 from iced_x86 import Decoder, OpKind, Register
 
-from . import catalog, operands
+from . import catalog, catalog_sse, catalog_x87, operands
 from .compare import Case
 from .effective import address_of
 from .forms import access_bytes
@@ -74,3 +75,47 @@ def test_extended_reals_match_known_encodings() -> None:
 def test_a_seed_repeats_its_cases() -> None:
     first, second = (choose(catalog.forms("adc"), 50, "seed") for _ in range(2))
     assert [(case.form.code, case.state) for case in first] == [(case.form.code, case.state) for case in second]
+
+
+def test_sse_and_x87_lists_hold_what_they_should() -> None:
+    sse, x87 = set(catalog_sse.MNEMONICS), set(catalog_x87.MNEMONICS)
+    assert {"addps", "movsd", "pshufb", "pcmpistri", "aesenc", "pclmulqdq", "sha256rnds2", "paddb", "ldmxcsr"} <= sse
+    assert {"fadd", "fld", "fstp", "fbstp", "fxam", "fprem", "fcmovb", "fisttp", "fcomi", "fnstsw"} <= x87
+    assert not x87 & sse
+    assert all(form.mnemonic == "movsd" for form in catalog_sse.forms("movsd"))
+    assert any(form.instruction.memory_base == Register.RIP for form in catalog_sse.forms("addps"))
+
+
+CASES_EACH = 40
+
+
+@pytest.mark.parametrize("family", ["integer", "sse", "x87"])
+def test_most_cases_get_through_on_the_host(host: HostCpu, family: str) -> None:
+    """Faults are worth testing, but a list that mostly faults tests nothing else; and nothing may hang or be undefined."""
+    choices = {
+        "integer": lambda name: choose(catalog.forms(name), CASES_EACH, name),
+        "sse": lambda name: catalog_sse.choose(name, CASES_EACH, name),
+        "x87": lambda name: catalog_x87.choose(name, CASES_EACH, name),
+    }
+    names = {"integer": catalog.INTEGER, "sse": catalog_sse.MNEMONICS, "x87": catalog_x87.MNEMONICS}
+    for name in names[family]:
+        outcomes = list(host.run_many((case.form.code, case.state) for case in choices[family](name)))
+        faults = [str(after.fault) for after in outcomes if after.fault is not None]
+        assert "hung" not in faults, name
+        assert "system call" not in faults, name
+        assert "#UD" not in faults or host_lacks(name), name
+        assert len(faults) < CASES_EACH * 0.6, (name, faults[:5])
+
+
+NEEDS = {
+    **dict.fromkeys(("adcx", "adox"), "adx"),
+    **dict.fromkeys(("andn", "bextr", "blsi", "blsmsk", "blsr", "tzcnt"), "bmi1"),
+    **dict.fromkeys(("bzhi", "mulx", "pdep", "pext", "rorx", "sarx", "shlx", "shrx"), "bmi2"),
+    **{name: "sha_ni" for name in catalog_sse.MNEMONICS if name.startswith("sha")},
+    **{name: "aes" for name in catalog_sse.MNEMONICS if name.startswith("aes")},
+}
+
+
+def host_lacks(mnemonic: str) -> bool:
+    """Whether the host has no such instruction, for the extensions that not every server has."""
+    return mnemonic in NEEDS and f" {NEEDS[mnemonic]}" not in Path("/proc/cpuinfo").read_text()
