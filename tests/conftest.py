@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture
 def private_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache directory for this test alone, also for the processes it starts."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TRAPGATE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 

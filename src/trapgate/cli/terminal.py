@@ -20,12 +20,14 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Terminal:
     """Standard input and output for COM1, used as a context manager in the main thread.
 
-    A terminal is made raw (Ctrl-C goes to the guest; Ctrl-A x quits). Anything else is a plain stream, and SIGINT quits.
-    `on_input` gets what the guest is to read, from a thread of its own. `on_quit` gets an exit status, at most once, either from
-    that thread or from a signal handler: it must only ask the machine to stop.
+    A terminal is made raw: Ctrl-C and all else that is typed goes to `on_input`, from a thread of its own, but for Ctrl-A x, which
+    quits. Any other standard input is left alone (`raw` is False), and SIGINT quits. `on_quit` gets an exit status, at most once,
+    from that thread or from a signal handler: it must only ask the machine to stop. Without `stdin` only signals are dealt with.
     """
 
-    def __init__(self, on_input: Callable[[bytes], None], on_quit: Callable[[int], None], stdin: int = 0, stdout: int = 1) -> None:
+    def __init__(
+        self, on_input: Callable[[bytes], None], on_quit: Callable[[int], None], stdin: int | None = 0, stdout: int = 1
+    ) -> None:
         self._on_input, self._on_quit = on_input, on_quit
         self._stdin, self._stdout = stdin, stdout
         self._saved: list[Any] | None = None
@@ -46,9 +48,6 @@ class Terminal:
             self._handlers[number] = signal.signal(number, self._ended)
         self._handlers[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._continued)
         self._make_raw()
-        self._wake = os.pipe()
-        self._reader = threading.Thread(target=self._read, name="terminal", daemon=True)
-        self._reader.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -77,15 +76,20 @@ class Terminal:
     def restore(self) -> None:
         """The terminal as it was found; again is harmless."""
         saved, self._saved = self._saved, None
-        if saved is not None:
+        if saved is not None and self._stdin is not None:
             with contextlib.suppress(termios.error):  # it was hung up: nothing is left to restore
                 termios.tcsetattr(self._stdin, termios.TCSADRAIN, saved)
 
     def _make_raw(self) -> None:
+        """Take over the terminal and start reading it, if it is one and ours: the terminal of a background job stays untouched."""
+        if self._stdin is None:
+            return
         try:
             before = termios.tcgetattr(self._stdin)
             mode = termios.tcgetattr(self._stdin)
-        except termios.error:
+            if os.tcgetpgrp(self._stdin) != os.getpgrp():
+                return
+        except (OSError, termios.error):
             return  # no terminal
         mode[0] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP)
         mode[0] &= ~(termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
@@ -93,14 +97,11 @@ class Terminal:
         mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
         mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
         self._saved = before
-        try:
-            # Of a job in the background this would stop us with SIGTTOU at a moment the user did not choose.
-            if os.tcgetpgrp(self._stdin) == os.getpgrp():
-                termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
-            else:
-                self._saved = None
-        except (OSError, termios.error):
-            self._saved = None
+        termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
+        if self._reader is None:
+            self._wake = os.pipe()
+            self._reader = threading.Thread(target=self._read, args=(self._stdin, self._wake[0]), name="terminal", daemon=True)
+            self._reader.start()
 
     def _ended(self, number: int, frame: FrameType | None) -> None:
         self.restore()
@@ -115,22 +116,21 @@ class Terminal:
             self._quitting = True
             self._on_quit(status)
 
-    def _read(self) -> None:
-        assert self._wake is not None
+    def _read(self, stdin: int, wake: int) -> None:
         escape = Escape()
         while True:
-            ready, _, _ = select.select([self._stdin, self._wake[0]], [], [])
-            if self._wake[0] in ready:
+            ready, _, _ = select.select([stdin, wake], [], [])
+            if wake in ready:
                 return
             try:
-                data = os.read(self._stdin, 4096)
+                data = os.read(stdin, 4096)
             except BlockingIOError:
                 continue
             except OSError:
-                return
+                data = b""
             if not data:
-                return  # the end of the input; the guest goes on without
-            for part in escape.feed(data) if self.raw else [data]:
+                return  # the terminal is gone; SIGHUP says so, if anybody is to know
+            for part in escape.feed(data):
                 if part is Key.QUIT:
                     self._quit(0)
                 elif part is Key.HELP:
