@@ -25,6 +25,9 @@ def measure_loops(engines: Sequence[Engine], guests: Sequence[Guest], runs: int,
     task = progress.add_task("CPU loops", total=runs * len(engines) * (1 + len(guests)))
     times: dict[tuple[str, str], list[float]] = {}
     lines: dict[str, str] = {}
+    for engine in engines:
+        progress.update(task, description=f"warming up {engine.name}")  # what is made once, such as stencils, is not measured
+        run.run_image(engine, build(EMPTY), timeout)
     for _ in range(runs):
         for guest in (EMPTY, *guests):
             image = build(guest)

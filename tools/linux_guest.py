@@ -56,11 +56,12 @@ def kernel(series: str, folder: Path = CACHE, report: Report = _silent) -> Path:
 
 def initramfs(folder: Path = CACHE, report: Report = _silent) -> Path:
     """The initramfs of the recipe as it is now; busybox is downloaded when it is not there. GuestError when that cannot be."""
-    need("apt-get", "apt-cache", "dpkg-deb", "gcc")
+    need("gcc")
     busybox = folder / "busybox"
     if not busybox.is_file():
-        _keep(busybox, extract(fetch("busybox-static", folder / "packages", report), r"(usr/)?bin/busybox"))
-    busybox.chmod(0o755)
+        need("apt-get", "apt-cache", "dpkg-deb")
+        archive = fetch("busybox-static", folder / "packages", report)
+        _keep(busybox, extract(archive, r"(usr/)?bin/busybox"), 0o755)
     image = gzip.compress(cpio.archive(members(busybox, {name: compiled(name, folder) for name in PROGRAMS})), mtime=0)
     path = folder / "initramfs.cpio.gz"
     return path if path.is_file() and path.read_bytes() == image else _keep(path, image)
@@ -82,22 +83,25 @@ def members(busybox: Path, programs: dict[str, bytes]) -> list[cpio.Node]:
 def compiled(name: str, folder: Path = CACHE) -> bytes:
     """The static program built from guests/programs/NAME.c; its file with symbols stays in the cache for the debugger."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / name
     source = HERE / "programs" / f"{name}.c"
-    command = ["gcc", *COMPILER_OPTIONS, f"-ffile-prefix-map={HERE}=.", "-o", str(target), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise GuestError(f"gcc could not build {name}: {done.stderr.strip().splitlines()[0]}")
-    return target.read_bytes()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / name
+        command = ["gcc", *COMPILER_OPTIONS, f"-ffile-prefix-map={HERE}=.", "-o", str(made), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise GuestError(f"gcc could not build {name}: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+        data = made.read_bytes()
+    _keep(folder / name, data, 0o755)
+    return data
 
 
-def _keep(path: Path, data: bytes) -> Path:
+def _keep(path: Path, data: bytes, mode: int = 0o644) -> Path:
     """Store a file in one step, so that a run cut short leaves no half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as scratch:
         scratch.write(data)
+        os.fchmod(scratch.fileno(), mode)
     os.replace(scratch.name, path)
-    path.chmod(0o644)
     return path
 
 

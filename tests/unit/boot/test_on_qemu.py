@@ -74,13 +74,17 @@ def test_a_small_guest_gets_its_command_line(protocol: str, source: str, tmp_pat
 
 
 @pytest.mark.linux
-@pytest.mark.parametrize("series", ["6.1", "6.12"])
-def test_linux_boots_and_powers_off_by_our_tables(series: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("series", "bits"), [("6.1", 64), ("6.12", 64), ("6.1", 32)])
+def test_linux_boots_and_powers_off_by_our_tables(series: str, bits: int, tmp_path: Path) -> None:
     kernel, initrd = GUESTS / f"vmlinuz-{series}", GUESTS / "initramfs.cpio.gz"
     if not (kernel.is_file() and initrd.is_file()):
         pytest.skip("no Linux guests in build/guests: run `make linux-guests`")
     line = "console=ttyS0 panic=-1 trapgate.run=cat,/proc/cmdline"
-    plan = plan_boot(read_image(kernel), BootOptions(((0, 256 * MIB),), line, read_image(initrd)))
+    image = bytearray(read_image(kernel).data)
+    if bits == 32:
+        image[0x236] &= ~1  # xloadflags: as if there were no 64-bit entry
+    plan = plan_boot(Image(image, "vmlinuz"), BootOptions(((0, 256 * MIB),), line, read_image(initrd)))
+    assert plan.start.mode == {32: "protected32", 64: "long64"}[bits]
     status, output = run(plan, tmp_path, 100)
     assert "ACPI: RSDP 0x00000000000E0000" in output
     assert "(v06 TRAPGT TRAPGATE" in output
