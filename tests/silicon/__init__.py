@@ -1,1 +1,11 @@
-"""Silicon is the judge: the same instruction bytes on the host CPU and on another CPU, compared bit by bit."""
+"""Silicon is the judge: the same instruction bytes on the host CPU and on another CPU, compared bit by bit.
+
+In the order a case passes:
+`catalog`, `catalog_sse`, `catalog_x87` list instructions; `forms` encodes them;
+`inputs`, `inputs_float` (with `draft`, `operands`) make a state for each; `sample` chooses cases by a seed;
+`state` says what a state and an outcome are; `host` runs them natively (`host_code`, `host_worker`), `soft_runner` on any vCPU and
+`qemu_runner` on QEMU (both with `guest_kernel`); `compare` tells what differs, without what `undefined` lists;
+`soft` makes the software CPU for the tests.
+
+The judge knows user mode only. Faults are compared with vector, error code and CR2; debug exceptions are judged elsewhere.
+"""

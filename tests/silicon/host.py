@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -95,7 +96,7 @@ class HostCpu:
     def _execute(self, count: int) -> set[int]:
         """Run the cases in the slots; the numbers of those that took their worker with them."""
         lost: set[int] = set()
-        first = 0
+        first = early = 0
         while first < count:
             _INDEX.pack_into(self._view, 0, host_code.IDLE, count, first)
             if self._batch():
@@ -104,8 +105,11 @@ class HostCpu:
             self._stop()
             if at == host_code.FINISHED:  # the last cases broke the worker's own memory, but not before they were through
                 break
-            if at == host_code.IDLE:
-                raise HostCpuError("the host worker died before the first case")
+            if at == host_code.IDLE:  # broken by an earlier batch; a fresh one must get further
+                early += 1
+                if early > 1:
+                    raise HostCpuError("the host worker died before the first case")
+                continue
             lost.add(at)
             first = at + 1
         return lost
@@ -115,7 +119,8 @@ class HostCpu:
         worker = self._worker or self._start()
         assert worker.stdin is not None
         assert worker.stdout is not None
-        worker.stdin.write(b"x")
+        with suppress(BrokenPipeError):  # it died since its last answer; reading tells
+            worker.stdin.write(b"x")
         before = None
         while not select.select([worker.stdout], [], [], self.timeout / 2)[0]:
             at = _INDEX.unpack_from(self._view, 0)[0]
@@ -134,14 +139,13 @@ class HostCpu:
             bufsize=0,
             pass_fds=(self._memfd,),
         )
+        self._worker = worker
         assert worker.stdout is not None
         assert worker.stderr is not None
         if worker.stdout.read(1) != b"!":
             story = worker.stderr.read().decode(errors="replace").strip()
-            worker.kill()
-            worker.wait()
+            self._stop()
             raise HostCpuError(story.splitlines()[-1] if story else "the host worker did not start")
-        self._worker = worker
         self.restarts += 1
         return worker
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from . import catalog
-from .host import HostCpu
+from .host import HostCpu, HostCpuError
 from .sample import choose, judge, report
 from .state import (
     CF,
@@ -113,6 +113,12 @@ def test_a_hang_costs_one_case() -> None:
 def test_a_worker_whose_memory_was_broken_is_replaced(host: HostCpu) -> None:
     host.run(bytes.fromhex("64c7042500000000efbeadde"), state())  # mov dword fs:[0], 0DEADBEEFh: the C library's own thread block
     assert host.run(bytes.fromhex("4801c8"), state(rax=2, rcx=3)).gpr[RAX] == 5
+
+
+def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{HostCpu.__module__}.SCRATCH", SCRATCH + 1)
+    with HostCpu() as cpu, pytest.raises(HostCpuError, match=r"mmap of .* at 0x"):
+        cpu.run(b"\x90", state())
 
 
 def test_code_that_does_not_fit_is_refused(host: HostCpu) -> None:
