@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+SWEEP = 64  # timers in the heap before cancelled ones are looked for
+
 
 @dataclass(order=True, slots=True)
 class Timer:
@@ -29,6 +31,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._timers: list[Timer] = []
+        self._sweep_at = SWEEP
         self._order = itertools.count()
 
     def now(self) -> int:
@@ -37,6 +40,11 @@ class Clock:
 
     def at(self, deadline: int, callback: Callable[[], None]) -> Timer:
         """Call back at a moment of guest time (ns); late if that is past already."""
+        if len(self._timers) >= self._sweep_at:
+            # A guest may re-arm its timer without end: those cancelled must not pile up until their moments come.
+            self._timers = [timer for timer in self._timers if not timer.cancelled]
+            heapq.heapify(self._timers)
+            self._sweep_at = max(SWEEP, 2 * len(self._timers))
         timer = Timer(deadline, next(self._order), callback)
         heapq.heappush(self._timers, timer)
         return timer

@@ -59,6 +59,18 @@ def test_timers_that_set_timers_cannot_hold_the_guest_up() -> None:
     assert runs == 1
 
 
+def test_cancelled_timers_do_not_pile_up() -> None:
+    clock, seen = InstructionClock(lambda: 0), list[int]()
+    for moment in range(100):
+        clock.at(moment, lambda moment=moment: seen.append(moment))  # type: ignore[misc]
+    for _ in range(10_000):
+        clock.at(1 << 62, lambda: None).cancel()
+    assert len(clock._timers) < 1000
+    clock.skip_to(100)
+    clock.run_due()
+    assert seen == list(range(100))
+
+
 def test_instruction_clock_counts_and_skips_forward_only() -> None:
     executed = [0]
     clock = InstructionClock(lambda: executed[0])

@@ -21,8 +21,7 @@ class Interrupts:
         ]
 
     def _intr(self, level: bool) -> None:
-        if level:
-            self.lapics[0].notify()
+        self.lapics[0].intr_line(level)
 
     def line(self, number: int) -> Line:
         """ISA interrupt line 0-15 (or a GSI up to 23, which the 8259s do not see)."""

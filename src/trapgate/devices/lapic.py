@@ -252,6 +252,13 @@ class LocalApic:
             else:
                 self.nmi()
 
+    def intr_line(self, level: bool) -> None:
+        """Drive LINT0 (INTR of the 8259s): asked at acknowledge when ExtINT; in any other mode its rising edge fires the entry."""
+        if level:
+            if self.enabled and self._lvt[LVT_LINT0] >> 8 & 7 != Delivery.EXTINT:
+                self._local(LVT_LINT0)
+            self.notify()
+
     def _send(self) -> None:
         """A write to ICR sends what it says."""
         low = self._icr & 0xFFFF_FFFF
@@ -274,6 +281,12 @@ class LocalApic:
                 self.bus.send(message, list(self.bus.receivers))
             case _:
                 self.bus.send(message, [one for one in self.bus.receivers if one is not self])
+
+    def _send_self(self, vector: int) -> None:
+        if vector < 16:
+            self._error(SEND_ILLEGAL)
+        else:
+            self.accept(Message(vector, Delivery.FIXED, self.identifier, False))
 
     # Registers, by index
 
@@ -408,8 +421,7 @@ class LocalApic:
             self._icr = value
             self._send()
         elif register == SELF_IPI:
-            self._icr = value | 1 << 18
-            self._send()
+            self._send_self(value)
         else:
             self._set(register, value)
 

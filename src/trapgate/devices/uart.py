@@ -17,6 +17,7 @@ LSR_DATA, LSR_OVERRUN, LSR_BREAK, LSR_THR_EMPTY, LSR_IDLE, LSR_FIFO_ERROR = 1, 2
 MSR_CTS, MSR_DSR, MSR_RI, MSR_DCD = 0x10, 0x20, 0x40, 0x80
 FIFO_SIZE = 16
 TRIGGERS = (1, 4, 8, 14)
+LOOPED = 0x200  # marks a byte in the FIFO that came by loopback
 BREAK = 0x100  # marks a break in the receive queue: a zero byte with LSR.BI
 # A driver that is told "transmitter empty" again within the handler never leaves it, and gives up with an error: leave it a breath.
 TRANSMIT_NS = 10_000
@@ -152,7 +153,7 @@ class Uart(ByteDevice):
             if len(self._fifo) >= self._depth:
                 self._lsr_errors |= LSR_OVERRUN
             else:
-                self._fifo.append(value)
+                self._fifo.append(value | LOOPED)
         else:
             self._sink(bytes([value]))
         if self._ier & IER_TRANSMIT and self._transmit_timer is None:
@@ -172,13 +173,21 @@ class Uart(ByteDevice):
 
     def _control_fifos(self, value: int) -> None:
         if (value ^ self._fcr) & FCR_ENABLE or value & FCR_CLEAR_RECEIVE:
-            self._fifo.clear()
-            self._lsr_errors = 0
+            self._clear_receive()
         self._fcr = value & (0xC0 | FCR_ENABLE) if value & FCR_ENABLE else 0
         if value & FCR_CLEAR_TRANSMIT and self._ier & IER_TRANSMIT:
             self._transmit_pending = True
         self._refill()
         self._update()
+
+    def _clear_receive(self) -> None:
+        """Empty the FIFO. What came from outside comes again later: drivers clear it as they start, with early input in it."""
+        kept = [entry for entry in self._fifo if not entry & LOOPED]
+        self._fifo.clear()
+        self._lsr_errors = 0
+        if kept:
+            self._queue.extendleft(reversed(kept))
+            self._next_refill = self._clock.now() + FIFO_SIZE * CHARACTER_NS
 
     def _control_modem(self, value: int) -> None:
         before = self._modem_inputs()

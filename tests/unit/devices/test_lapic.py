@@ -238,6 +238,10 @@ class TestModes:
         apic.write_msr(0x83F, 0x77)
         assert apic.acknowledge() == 0x77
         assert apic.read_msr(0x813) == 1 << 0x17
+        assert apic.read_msr(0x830) == 0
+        apic.write_msr(0x83F, 0x07)
+        apic.write_msr(0x828, 0)
+        assert apic.read_msr(0x828) == l.SEND_ILLEGAL
         apic.write_msr(0x80B, 0)
         assert apic.read_msr(0x813) == 0
 
@@ -267,6 +271,12 @@ class TestLines:
 
     def test_only_the_bootstrap_processor_has_the_wire(self, clock: InstructionClock) -> None:
         assert not LocalApic(clock, TSC_HZ, identifier=1, external=self.Pic()).pending()
+
+    def test_lint0_with_a_vector_of_its_own(self, clock: InstructionClock) -> None:
+        apic = Bench(clock)
+        apic.put(l.LVT_LINT0, 0x55)
+        apic.intr_line(True)
+        assert apic.acknowledge() == 0x55
 
     def test_nmi_line(self, clock: InstructionClock) -> None:
         apic = LocalApic(clock, TSC_HZ)

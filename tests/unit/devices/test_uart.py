@@ -167,6 +167,19 @@ def test_nothing_typed_is_lost_and_it_comes_at_line_speed(uart: Uart, wire: Wire
     assert spent >= (len(data) - 16) * u.CHARACTER_NS
 
 
+def test_clearing_drops_loopback_bytes_but_nothing_typed(uart: Uart, advance: Advance) -> None:
+    uart.write8(2, 1)
+    uart.feed(b"early")
+    uart.write8(u.MCR, u.MCR_LOOP)
+    uart.write8(u.DATA, ord("?"))
+    uart.write8(u.MCR, 0)
+    uart.write8(2, 1 | u.FCR_CLEAR_RECEIVE)
+    assert uart.read8(u.LSR) & 1 == 0
+    advance(u.FIFO_SIZE * u.CHARACTER_NS)
+    assert bytes(uart.read8(u.DATA) for _ in range(5)) == b"early"
+    assert uart.read8(u.LSR) & 1 == 0
+
+
 def test_reading_an_empty_fifo_and_clearing_it(uart: Uart, wire: Wire) -> None:
     assert uart.read8(u.DATA) == 0
     uart.write8(2, 1)

@@ -1,0 +1,91 @@
+"""The wiring: which device answers where, and on which line it interrupts."""
+
+from collections.abc import Callable
+
+import pytest
+
+from trapgate.arch import layout
+from trapgate.clock import InstructionClock
+from trapgate.devices.board import Board, Switches
+
+Advance = Callable[[int], None]
+
+
+class Bench:
+    """A board whose switches are recorded."""
+
+    def __init__(self, clock: InstructionClock) -> None:
+        self.events: list[str] = []
+        self.serial, self.debugcon = bytearray(), bytearray()
+        switches = Switches(
+            lambda status: self.events.append(f"leave {status}"),
+            lambda: self.events.append("off"),
+            lambda: self.events.append("reset"),
+        )
+        self.board = Board(
+            clock, switches, tsc_hz=10**9, wall_start=0, serial=self.serial.extend, debugcon=self.debugcon.extend, x2apic=True
+        )
+
+    def irqs(self) -> int:
+        """The 8259s' request registers, line 0 lowest."""
+        pic = self.board.interrupts.pic
+        return (pic.master.irr | pic.slave.irr << 8) & ~(1 << 2)
+
+
+@pytest.fixture
+def bench(clock: InstructionClock) -> Bench:
+    return Bench(clock)
+
+
+@pytest.mark.parametrize(
+    ("port", "device", "offset"),
+    [
+        (0x20, "Pic8259", 0), (0xA1, "Pic8259", 1), (0x4D1, "_Elcr", 1), (0x43, "Pit", 3), (0x60, "I8042", 0),
+        (0x61, "SystemControl", 0), (0x64, "_CommandPort", 0), (0x71, "Rtc", 1), (0x3FF, "Uart", 7), (0xE9, "DebugConsole", 0),
+        (0xF4, "ExitPort", 0), (0x501, "ExitPort", 0), (0x604, "AcpiPm", 4), (0xCF8, "PciHost", 0), (0xCFC, "PciHost", 4),
+    ],
+)  # fmt: skip
+def test_ports(bench: Bench, port: int, device: str, offset: int) -> None:
+    found = bench.board.ports.find(port)
+    assert found is not None
+    assert (type(found[0]).__name__, found[1]) == (device, offset)
+
+
+@pytest.mark.parametrize("port", [0x80, 0x62, 0x3F7, 0x400, 0x5FF, 0x610, 0xC000])
+def test_free_ports(bench: Bench, port: int) -> None:
+    assert bench.board.ports.find(port) is None
+
+
+def test_switches_and_sinks(bench: Bench) -> None:
+    ports = bench.board.ports
+    ports.write(layout.EXIT_PORT, 4, 5)
+    ports.write(layout.PM1_CONTROL_PORT, 2, 0x2000)
+    ports.write(layout.I8042_COMMAND_PORT, 1, 0xFE)
+    ports.write(layout.RESET_PORT, 1, layout.RESET_VALUE)
+    ports.write(layout.COM1_PORT, 1, ord("s"))
+    ports.write(layout.DEBUGCON_PORT, 1, ord("d"))
+    assert bench.events == ["leave 11", "off", "reset", "reset"]
+    assert (bench.serial, bench.debugcon) == (b"s", b"d")
+
+
+def test_each_device_interrupts_on_its_line(bench: Bench, advance: Advance) -> None:
+    ports, seen = bench.board.ports, []
+    ports.write(layout.PM1_EVENT_PORT + 2, 2, 1 << 8)
+    for act in (
+        lambda: ports.write(layout.COM1_PORT + 1, 1, 2),
+        lambda: (ports.write(0x70, 2, 0x120B), ports.write(0x70, 1, 0x0C), ports.read(0x71, 1), advance(10**9)),
+        bench.board.pm.press_power_button,
+        lambda: (ports.write(0x64, 1, 0x60), ports.write(0x60, 1, 3), ports.write(0x64, 1, 0xD2), ports.write(0x60, 1, 0)),
+        lambda: (ports.read(0x60, 1), ports.write(0x64, 1, 0xD3), ports.write(0x60, 1, 0)),
+        lambda: (ports.write(0x43, 1, 0x34), ports.write(0x40, 1, 0), ports.write(0x40, 1, 1), advance(10**8)),
+    ):
+        before = bench.irqs()
+        act()  # type: ignore[no-untyped-call]
+        seen.append((bench.irqs() & ~before).bit_length() - 1)
+    assert seen == [layout.COM1_IRQ, layout.RTC_IRQ, layout.SCI_IRQ, layout.KEYBOARD_IRQ, layout.MOUSE_IRQ, layout.PIT_IRQ]
+
+
+def test_io_apic_page(bench: Bench) -> None:
+    found = bench.board.mmio.find(layout.IOAPIC_BASE + 0x10)
+    assert found == (bench.board.interrupts.ioapic, 0x10)
+    assert bench.board.mmio.find(layout.LAPIC_BASE) is None
