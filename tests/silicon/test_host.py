@@ -139,3 +139,16 @@ def test_it_is_quick_enough(host: HostCpu) -> None:
     start = time.process_time()
     assert sum(1 for _ in host.run_many([(b"\x48\x01\xc8", before)] * count)) == count
     assert count / (time.process_time() - start) > 10_000  # measured: 110,000 a second
+
+
+def test_garbage_harms_nobody() -> None:
+    rng = random.Random(11)
+    near = [state()._replace(gpr=tuple(SCRATCH + 0x1000 + rng.randrange(-0x800, 0x800) for _ in range(16))) for _ in range(50)]
+    cases = [(rng.randbytes(rng.randrange(1, 16)), rng.choice(near)) for _ in range(3000)]
+    with HostCpu(timeout=0.2) as cpu:
+        ends = [after.fault for after in cpu.run_many(cases)]
+        assert cpu.run(b"\x90", state()).rip == 1
+    vectors = {fault.vector for fault in ends if fault is not None}
+    assert len(ends) == 3000
+    assert {UD, GP, PF_FAULT} <= vectors
+    assert ends.count(None) > 500
