@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ EXIT_OK = 1  # the guest writes 0 to the exit port: status 0 * 2 + 1
 _QEMU = "qemu-system-x86_64 -accel tcg -cpu max -nodefaults -display none -no-reboot -serial stdio"
 QEMU_IMAGE = f"{_QEMU} -m 64 -device isa-debug-exit,iobase=0xf4,iosize=4 -kernel {{image}}"
 QEMU_LINUX = f"{_QEMU} -m 512 -kernel {{kernel}} -initrd {{initrd}} -append {{append}}"
-TRAPGATE_IMAGE = "trapgate run --engine soft --memory 64M {image}"
-TRAPGATE_LINUX = "trapgate run --engine soft --memory 512M {kernel} --initrd {initrd} --append {append}"
-TRAPGATE_CLEAR = "trapgate cache clear --translations"
+_BESIDE = Path(sys.executable).with_name("trapgate")  # the one of this virtual environment, whether or not PATH leads there
+_TRAPGATE = shlex.quote(str(_BESIDE)) if _BESIDE.is_file() else "trapgate"
+TRAPGATE_IMAGE = f"{_TRAPGATE} run --engine soft --memory 64M {{image}}"
+TRAPGATE_LINUX = f"{_TRAPGATE} run --engine soft --memory 512M {{kernel}} --initrd {{initrd}} --append {{append}}"
+TRAPGATE_CLEAR = f"{_TRAPGATE} cache clear --translations"
 
 
 @dataclass(frozen=True, slots=True)
