@@ -11,10 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.text import Text
 
 from trapgate.cli import errors, hostkvm
+from trapgate.cli.cache import KINDS, entries
 from trapgate.cli.demo_debugger import find_gdb
+from trapgate.stencil.cache import Cache, CacheError
 
 
 class Verdict(Enum):
@@ -99,6 +102,19 @@ def kvm() -> Finding:
     return Finding("/dev/kvm", Verdict.LACKING if lack else Verdict.GOOD, text)
 
 
+def caches() -> Finding:
+    """Whether what is compiled once can be kept."""
+    try:
+        cache = Cache()
+    except CacheError as error:
+        return Finding("cache", Verdict.MISSING, str(error))
+    if cache.notes:
+        return Finding("cache", Verdict.LACKING, cache.notes[0])
+    sizes = {kind: sum(entry.size for entry in entries(kind, cache.directory)) for kind in KINDS}
+    text = ", ".join(f"{kind} {decimal(size)}" for kind, size in sizes.items())
+    return Finding("cache", Verdict.GOOD, f"{cache.directory}: {text}")
+
+
 def findings() -> Iterator[Finding]:
     """Everything, in the order it is shown."""
     yield host_cpu()
@@ -106,6 +122,7 @@ def findings() -> Iterator[Finding]:
     yield executable_memory()
     yield gdb()
     yield kvm()
+    yield caches()
 
 
 def run() -> int:

@@ -1,0 +1,72 @@
+"""`trapgate cache`: what is kept on disk, how large it is, and its removal. Only files that trapgate made are touched."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.filesize import decimal
+
+from trapgate.cli.errors import OK, Failure
+from trapgate.stencil.cache import CacheError, default_directory
+
+KINDS = {"stencils": "machine code with holes, one a form", "translations": "guest code, translated"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of the cache. A name that begins with a dot is one that a killed process left half-written."""
+
+    path: Path
+    size: int
+
+
+def entries(kind: str, directory: Path | None = None) -> Iterator[Entry]:
+    """The files of one kind; CacheError when the directory cannot be read. No directory, no files."""
+    folder = directory or default_directory()
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CacheError(f"cache {folder} cannot be read: {error.strerror}") from error
+    for name in names:
+        if name.lstrip(".").startswith(f"{kind}-"):
+            try:
+                status = os.lstat(folder / name)
+            except FileNotFoundError:
+                continue  # another process replaced it meanwhile
+            if stat.S_ISREG(status.st_mode):
+                yield Entry(folder / name, status.st_size)
+
+
+def show() -> int:
+    """Print the directory, and for each kind the number of files and bytes."""
+    try:
+        click.echo(f"cache directory: {default_directory()}")
+        for kind, meaning in KINDS.items():
+            found = list(entries(kind))
+            size = decimal(sum(entry.size for entry in found))
+            click.echo(f"  {kind:<14}{len(found):>4} file{'s' if len(found) != 1 else ' '}  {size:>10}  ({meaning})")
+    except CacheError as error:
+        raise Failure(str(error)) from error
+    return OK
+
+
+def clear(stencils: bool, translations: bool) -> int:
+    """Delete the chosen kinds."""
+    chosen = [kind for kind, wanted in (("stencils", stencils), ("translations", translations)) if wanted]
+    try:
+        for kind in chosen:
+            count = size = 0
+            for entry in entries(kind):
+                entry.path.unlink(missing_ok=True)
+                count, size = count + 1, size + entry.size
+            click.echo(f"{kind}: {count} file{'s' * (count != 1)} deleted, {decimal(size)}")
+    except CacheError as error:
+        raise Failure(str(error)) from error
+    except OSError as error:
+        raise Failure(f"{error.filename} cannot be deleted: {error.strerror}") from error
+    return OK

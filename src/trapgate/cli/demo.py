@@ -1,0 +1,109 @@
+"""`trapgate demo`: runs the bundled guest alone and under a real debugger, compares both with the manual, shows who got what."""
+
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from trapgate import guests
+from trapgate.cli import demo_debugger, errors
+from trapgate.cli.demo_guest import DemoGuest, Results
+from trapgate.cli.demo_table import Row, main_table, others_table, rows
+from trapgate.cli.guest import load_guest, make_machine
+from trapgate.gdb.address import UnixAddress
+from trapgate.gdb.host import DebugHost
+from trapgate.machine import Machine, MachineConfig
+from trapgate.stops import MachineExit
+
+MEMORY = 16 << 20
+WIDTH = 132  # columns that the tables need
+ALL_RIGHT = 1  # exit port: 0 * 2 + 1
+PATIENCE = 10.0  # seconds for the guest to end once the debugger has let it go
+
+
+def new_machine() -> Machine:
+    """A machine with the demo guest in it, before its first instruction."""
+    machine = make_machine(MachineConfig(memory=MEMORY), "soft")
+    load_guest(machine, str(guests.DEMO))
+    return machine
+
+
+def run_alone(guest: DemoGuest) -> tuple[Results, MachineExit]:
+    """One run without a debugger."""
+    machine = new_machine()
+    try:
+        end = machine.run()
+        return guest.results(machine.ram.read), end
+    finally:
+        machine.close()
+
+
+def run_debugged(guest: DemoGuest, steps: list[demo_debugger.Step], gdb: str | None) -> tuple[Results, demo_debugger.Session]:
+    """One run under the debugger: a real gdb by its path, or our own client."""
+    machine = new_machine()
+    try:
+        with tempfile.TemporaryDirectory(prefix="trapgate-") as folder:
+            host = DebugHost(machine, UnixAddress(str(Path(folder) / "gdb")), wait=True)
+            thread = threading.Thread(target=host.run, name="machine", daemon=True)
+            thread.start()
+            if gdb is None:
+                session = demo_debugger.run_client(steps, host.address)
+            else:
+                session = demo_debugger.run_gdb(steps, host.address, gdb)
+            thread.join(PATIENCE)
+            if thread.is_alive():  # the debugger left early, and the guest still runs
+                host.post(host.target.kill)
+                thread.join(PATIENCE)
+        return guest.results(machine.ram.read), session
+    finally:
+        machine.close()
+
+
+def run(quiet: bool) -> int:
+    """Run both, print the tables; 0 when every row is right, else 1."""
+    guest = DemoGuest()
+    gdb = demo_debugger.find_gdb()
+    start = time.monotonic()
+    alone, end = run_alone(guest)
+    between = time.monotonic()
+    steps = demo_debugger.plan(guest)
+    debugged, session = run_debugged(guest, steps, gdb)
+    finish = time.monotonic()
+
+    wrong = [f"the guest alone ended by {end.kind.value} with status {end.status}"] if end.status != ALL_RIGHT else []
+    wrong += [f"the guest under the debugger: {session.trouble}"] if session.trouble else []
+    if not session.trouble and session.status != ALL_RIGHT:
+        wrong.append(f"the guest under the debugger ended with status {session.status}")
+    table = rows(guest.cases, alone, steps, session, debugged)
+    wrong += [f"{row.case.name}: {text}" for row in table for text in row.wrong]
+    if not quiet:
+        show(table, guest)
+    console = Console(highlight=False, soft_wrap=True)
+    for text in wrong:
+        console.print(f"wrong: {text}", style="red", markup=False)
+    if not quiet:
+        right = sum(not row.wrong for row in table)
+        console.print(
+            f"{right} of {len(table)} rows are right. The debugger, {_name(gdb)}, stopped the guest {len(session.stops)} times. "
+            f"Alone the guest took {between - start:.1f} s, under the debugger {finish - between:.1f} s."
+        )
+    return errors.GUEST_FAILURE if wrong else errors.OK
+
+
+def show(table: list[Row], guest: DemoGuest) -> None:
+    """Both tables, wide enough to be read also where the output is no terminal."""
+    console = Console(highlight=False)
+    if not console.is_terminal or console.width < WIDTH:
+        console = Console(highlight=False, width=WIDTH)
+    console.print(main_table(table))
+    console.print(others_table(guest.cases))
+
+
+def _name(gdb: str | None) -> str:
+    if gdb is None:
+        return "trapgate's own client (no gdb was found)"
+    done = subprocess.run([gdb, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    return (done.stdout.splitlines() or ["gdb"])[0]

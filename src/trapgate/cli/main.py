@@ -1,0 +1,189 @@
+"""The command `trapgate`: what it can be asked, and how every failure ends in one line and an exit status."""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import NoReturn
+
+import click
+
+from trapgate.cli import errors
+from trapgate.cli.options import GdbAddress, Serial, SerialChoice, Size
+from trapgate.gdb.address import Address
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+
+RUN_HELP = """Run a guest IMAGE until it ends.
+
+IMAGE is recognised by its content: a Linux bzImage, an ELF with a PVH note, a multiboot ELF, or a flat binary (loaded at 7C00h, as
+a boot sector). COM1 is your terminal: Ctrl-A x quits, Ctrl-A h helps; everything else, Ctrl-C too, goes to the guest.
+
+\b
+Examples:
+  trapgate run kernel.elf                                     a bare-metal guest
+  trapgate run kernel.elf --gdb :1234 --wait                  stopped at its first instruction; then: gdb -ex 'target remote :1234'
+  trapgate run bzImage --initrd initrd.gz --append 'console=ttyS0' --memory 1G
+  trapgate run bzImage --cpu EPYC-Turin,-bus-lock-detect      a CPU without the bus-lock trap
+  trapgate run test.elf --bus-locks report                    every bus lock as a line on standard error, at any privilege
+
+\b
+Exit status: 0 the guest powered off, or Ctrl-A x; 1 it failed (triple fault); 2 wrong usage or an unusable image; 130 interrupted;
+otherwise what the guest wrote to its exit port (F4h: value * 2 + 1; 501h likewise).
+"""
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(version("trapgate"), "-V", "--version", prog_name="trapgate", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A virtual machine monitor for x86-64, made for debugging guests.
+
+    Attach gdb to a running guest, and every debug exception reaches its rightful owner: the debugger's the debugger, the guest's
+    own, bus-lock traps included, the guest.
+
+    \b
+    Start with:
+      trapgate demo                                     every debug exception under a real debugger, as a table
+      trapgate run kernel.elf --gdb :1234 --wait        your own guest, waiting for gdb
+      trapgate doctor                                   what this host offers
+    """
+
+
+@cli.command(help=RUN_HELP)
+@click.argument("image", type=click.Path(path_type=str))
+@click.option("--initrd", metavar="FILE", help="Initial RAM disk of a Linux kernel, or the module of a multiboot or PVH image.")
+@click.option("--append", "command_line", metavar="TEXT", default="", help="The kernel's command line.")
+@click.option("--memory", "-m", type=Size(), default="512M", show_default=True, help="Guest RAM: 512M, 2G; a plain number is MiB.")
+@click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of vCPUs.")
+@click.option("--cpu", metavar="MODEL[,+F,-F]", default=None, help="CPU model, with features added or taken away.")
+@click.option(
+    "--engine", type=click.Choice(["soft", "kvm"]), default="soft", show_default=True, help="The CPU that executes the guest."
+)
+@click.option("--gdb", type=GdbAddress(), help="Listen for gdb: [HOST]:PORT or unix:PATH.")
+@click.option("--wait", is_flag=True, help="Start stopped; the debugger lets the guest go.")
+@click.option("--serial", type=Serial(), default="stdio", show_default=True, help="COM1: stdio, file:PATH or pty.")
+@click.option(
+    "--bus-locks",
+    type=click.Choice(["off", "report", "stop"]),
+    default="off",
+    show_default=True,
+    help="report: a line for each bus lock; stop: the debugger stops there.",
+)
+@click.option(
+    "--clock",
+    type=click.Choice(["host", "instructions"]),
+    default="host",
+    show_default=True,
+    help="What guest time follows; with instructions, runs repeat exactly.",
+)
+def run(
+    image: str,
+    initrd: str | None,
+    command_line: str,
+    memory: int,
+    cpus: int,
+    cpu: str | None,
+    engine: str,
+    gdb: Address | None,
+    wait: bool,
+    serial: SerialChoice,
+    bus_locks: str,
+    clock: str,
+) -> int:
+    """Check what options mean together, then run."""
+    if wait and gdb is None:
+        raise click.UsageError("--wait needs --gdb, or nobody could let the guest go")
+    if bus_locks == "stop" and gdb is None:
+        raise click.UsageError("--bus-locks stop needs --gdb; without a debugger use --bus-locks report")
+    from trapgate.cli import run as runner  # the translator is loaded only by the commands that run a guest
+
+    request = runner.Request(image, initrd, command_line, memory, cpus, cpu, engine, gdb, wait, serial, bus_locks, clock)
+    return runner.run(request)
+
+
+@cli.command()
+@click.option("--quiet", "-q", is_flag=True, help="No table; only the exit status, and a line for each row that is wrong.")
+def demo(quiet: bool) -> int:
+    """Every debug exception, who got it and what the guest read, as a table.
+
+    Runs the bundled guest twice, alone and under a real gdb, and compares what its exception handler read with the manual.
+
+    Exit status: 0 when every row is right, 1 when one is not.
+    """
+    from trapgate.cli import demo as demonstration
+
+    return demonstration.run(quiet)
+
+
+@cli.command()
+def doctor() -> int:
+    """What this host offers: LLVM, gdb, executable memory, /dev/kvm and what its KVM can do, caches.
+
+    Exit status: 0 when guests can run here, 1 when something that they need is missing.
+    """
+    from trapgate.cli import doctor as examination
+
+    return examination.run()
+
+
+@cli.group()
+def cache() -> None:
+    """What trapgate keeps on disk: stencils and translated guest code."""
+
+
+@cache.command("show")
+def cache_show() -> int:
+    """Where the caches are, and how large."""
+    from trapgate.cli import cache as caches
+
+    return caches.show()
+
+
+@cache.command("clear")
+@click.option("--stencils", is_flag=True, help="Only the stencils; they are built again at the next run.")
+@click.option("--translations", is_flag=True, help="Only translated guest code.")
+def cache_clear(stencils: bool, translations: bool) -> int:
+    """Delete what is cached: all of it, or one kind."""
+    from trapgate.cli import cache as caches
+
+    both = stencils == translations
+    return caches.clear(stencils=both or stencils, translations=both or translations)
+
+
+def status_of(arguments: list[str] | None) -> int:
+    """Run one command line; every expected failure becomes one line on standard error and its status."""
+    try:
+        with cli.make_context("trapgate", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            result = cli.invoke(context)  # not cli.main: that would settle a closed pipe in its own way
+        return result if isinstance(result, int) else errors.OK
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        return errors.USAGE
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "trapgate"
+        return _fail(f"{error.format_message().rstrip('.')} (see '{where} --help')", errors.USAGE)
+    except click.ClickException as error:
+        return _fail(error.format_message(), errors.USAGE)
+    except errors.Failure as error:
+        return _fail(str(error), error.status)
+    except (click.Abort, KeyboardInterrupt):
+        return errors.INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left; so do we, without another complaint at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return errors.OUTPUT_CLOSED
+    except Exception as error:
+        if os.environ.get("TRAPGATE_DEBUG"):
+            raise
+        text = f"{type(error).__name__}: {error}; set TRAPGATE_DEBUG=1 for the traceback and report it"
+        return _fail(f"internal error: {text}", errors.INTERNAL)
+
+
+def _fail(text: str, status: int) -> int:
+    click.echo("trapgate: error: " + " ".join(text.split()), err=True)
+    return status
+
+
+def main() -> NoReturn:
+    """The console entry point."""
+    sys.exit(status_of(None))

@@ -1,0 +1,170 @@
+"""`trapgate run`: one guest, from its image to an exit status. The machine has its own thread; the main one hears signals."""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trapgate.arch.models import DEFAULT_MODEL
+from trapgate.cli import errors
+from trapgate.cli.guest import load_guest, make_machine
+from trapgate.cli.options import SerialChoice
+from trapgate.cli.serial import SerialFile, SerialPty
+from trapgate.cli.terminal import Terminal
+from trapgate.debug.buslock import Mode
+from trapgate.gdb.address import Address, AddressError
+from trapgate.gdb.host import DebugHost
+from trapgate.machine import ClockKind, Machine, MachineConfig
+from trapgate.stops import ExitKind, MachineExit
+
+PATIENCE = 5.0  # seconds for the machine to stop when the user wants to quit
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for, option by option."""
+
+    image: str
+    initrd: str | None
+    command_line: str
+    memory: int
+    cpus: int
+    cpu: str | None
+    engine: str
+    gdb: Address | None
+    wait: bool
+    serial: SerialChoice
+    bus_locks: str
+    clock: str
+
+
+def tell(text: str) -> None:
+    """One or more lines for the user, on standard error."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in text.splitlines():
+            print(f"trapgate: {line}", file=sys.stderr, flush=True)
+
+
+class Runner:
+    """Runs `body` on a thread of its own until it ends or the user quits; `stop` asks it to end, from any thread."""
+
+    def __init__(self, body: Callable[[], MachineExit], stop: Callable[[], None]) -> None:
+        self._body, self._stop = body, stop
+        self._done = threading.Event()
+        self._end: MachineExit | None = None
+        self._error: BaseException | None = None
+        self._quit: int | None = None
+        self.stuck = False
+        """Whether the machine did not stop when it was asked to: its thread still runs."""
+
+    def quit(self, status: int) -> None:
+        """Ask the machine to stop; `run` gives this status. From any thread, and from signal handlers."""
+        self._quit = status
+        self._stop()
+        self._done.set()
+
+    def run(self) -> MachineExit | int:
+        """How the machine ended, or the status that the user quit with."""
+        thread = threading.Thread(target=self._work, name="machine", daemon=True)
+        thread.start()
+        self._done.wait()
+        thread.join(PATIENCE)
+        self.stuck = thread.is_alive()
+        if self._error is not None:
+            raise self._error
+        if self._quit is not None:
+            return self._quit
+        assert self._end is not None
+        return self._end
+
+    def _work(self) -> None:
+        try:
+            self._end = self._body()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+
+def run(request: Request) -> int:
+    """Run the guest; the exit status of the command."""
+    if request.cpus != 1:
+        raise errors.Failure(f"--cpus {request.cpus}: this version runs guests with one vCPU; leave the option out")
+    with contextlib.ExitStack() as stack:
+        return _run(request, stack)
+
+
+def _run(request: Request, stack: contextlib.ExitStack) -> int:
+    output: list[Callable[[bytes], None]] = []
+    config = MachineConfig(
+        memory=request.memory,
+        cpu=request.cpu or DEFAULT_MODEL,
+        clock=ClockKind(request.clock),
+        serial=lambda data: output[0](data),
+        bus_locks=Mode(request.bus_locks),
+        report=tell,
+    )
+    machine = make_machine(config, request.engine)
+    load_guest(machine, request.image, request.command_line, request.initrd, request.cpus)
+    runner = _runner(machine, request)
+    terminal = Terminal(
+        on_input=lambda data: machine.post(lambda: machine.board.uart.feed(data)),
+        on_quit=runner.quit,
+        stdin=0 if request.serial.kind == "stdio" else None,
+    )
+    _connect(request.serial, machine, terminal, output, stack)
+    stack.callback(machine.close)  # before anything that its threads use
+    with terminal:
+        if request.serial.kind == "stdio" and not os.isatty(0):
+            machine.attach_input(0)
+        end = runner.run()
+    for line in machine.bus_locks.summary():
+        tell(line)
+    status = end if isinstance(end, int) else _status(end)
+    if runner.stuck:
+        tell("the machine does not stop; it is ended by force")
+        os._exit(status)
+    return status
+
+
+def _runner(machine: Machine, request: Request) -> Runner:
+    """What runs the machine: it alone, or with a stub for gdb."""
+    if request.gdb is None:
+        return Runner(machine.run, machine.pause)
+    try:
+        host = DebugHost(machine, request.gdb, wait=request.wait)
+    except AddressError as error:
+        raise errors.Failure(str(error)) from error
+    where = str(host.address).removeprefix("unix:")
+    tell(f"listening for gdb; connect with: gdb -ex 'target remote {where}'" + (" (the guest waits)" if request.wait else ""))
+    return Runner(host.run, lambda: host.post(host.target.kill))
+
+
+def _connect(
+    choice: SerialChoice, machine: Machine, terminal: Terminal, output: list[Callable[[bytes], None]], stack: contextlib.ExitStack
+) -> None:
+    """Let COM1 lead where the user wants it."""
+    if choice.kind == "stdio":
+        output.append(terminal.write)
+    elif choice.kind == "file":
+        file = SerialFile(choice.path)
+        stack.callback(lambda: tell(file.trouble))
+        stack.callback(file.close)
+        output.append(file.write)
+    else:
+        pty = SerialPty()
+        stack.callback(pty.close)
+        output.append(pty.write)
+        machine.attach_input(pty.input)
+        tell(f"COM1 is {pty.name}")
+
+
+def _status(end: MachineExit) -> int:
+    """The exit status of a run that ended by itself, with its story told."""
+    if end.kind is ExitKind.RESET:
+        tell("the guest asked for a reset; the machine ends here")
+    elif end.story:
+        tell(end.story)
+    return end.status & 0xFF

@@ -1,0 +1,59 @@
+"""`trapgate doctor`: each finding is made from the host, and each lack says what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from trapgate.cli import doctor, hostkvm
+from trapgate.cli.doctor import Verdict
+from trapgate.cli.main import status_of
+
+
+def test_report_on_this_host(private_caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = status_of(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[3:21].strip() for line in lines] == ["CPU", "LLVM", "decoder", "executable memory", "gdb", "/dev/kvm", "cache"]
+    assert status == (1 if any(line.startswith("!!") for line in lines) else 0)
+
+
+def test_other_hosts_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert doctor.host_cpu().verdict is Verdict.MISSING
+
+
+def test_denied_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("mmap.mmap", deny)
+    finding = doctor.executable_memory()
+    assert finding.verdict is Verdict.MISSING
+    assert "Permission denied" in finding.text
+
+
+def test_no_gdb_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    finding = doctor.gdb()
+    assert finding.verdict is Verdict.LACKING
+    assert "apt-get install gdb" in finding.text
+
+
+@pytest.mark.parametrize(("error", "words"), [(FileNotFoundError(2, "x"), "not there"), (PermissionError(13, "x"), "usermod")])
+def test_kvm_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, error: OSError, words: str) -> None:
+    def fail() -> dict[str, bool]:
+        raise error
+
+    monkeypatch.setattr(hostkvm, "capabilities", fail)
+    finding = doctor.kvm()
+    assert finding.verdict is Verdict.LACKING
+    assert words in finding.text
+
+
+def test_a_device_that_is_no_kvm() -> None:
+    with pytest.raises(OSError, match="ioctl"):
+        hostkvm.capabilities("/dev/null")
+
+
+@pytest.mark.kvm
+def test_kvm_of_this_host() -> None:
+    assert set(hostkvm.capabilities()) == set(hostkvm.CAPABILITIES)
