@@ -1,0 +1,79 @@
+"""Running a machine beside the main thread: ends, quits, failures, a machine that does not stop; and what each end tells."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from trapgate.cli import run as module
+from trapgate.cli.errors import Failure
+from trapgate.cli.options import SerialChoice
+from trapgate.cli.run import Request, Runner, run
+from trapgate.stops import ExitKind, MachineExit
+
+REQUEST = Request("/nonexistent/image", None, "", 16 << 20, 1, None, "soft", None, False, SerialChoice("stdio"), "off", "host")
+
+
+def test_an_end() -> None:
+    end = MachineExit(ExitKind.EXIT_PORT, 5)
+    assert Runner(lambda: end, lambda: None).run() is end
+
+
+def test_quitting_stops_the_machine() -> None:
+    asked = threading.Event()
+
+    def body() -> MachineExit:
+        assert asked.wait(10)
+        return MachineExit(ExitKind.STOPPED, 1)
+
+    runner = Runner(body, asked.set)
+    threading.Timer(0.02, runner.quit, [130]).start()
+    assert runner.run() == 130
+    assert not runner.stuck
+
+
+def test_a_machine_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    release = threading.Event()
+
+    def body() -> MachineExit:
+        release.wait(10)
+        return MachineExit(ExitKind.POWER_OFF)
+
+    runner = Runner(body, lambda: None)
+    runner.quit(143)
+    assert runner.run() == 143
+    assert runner.stuck
+    release.set()
+
+
+def test_a_failure_of_ours_comes_through() -> None:
+    def body() -> MachineExit:
+        raise ZeroDivisionError("ours")
+
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        Runner(body, lambda: None).run()
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "told"),
+    [
+        (MachineExit(ExitKind.POWER_OFF), 0, ""),
+        (MachineExit(ExitKind.EXIT_PORT, 33), 33, ""),
+        (MachineExit(ExitKind.EXIT_PORT, 0x201), 1, ""),
+        (MachineExit(ExitKind.RESET), 0, "trapgate: the guest asked for a reset; the machine ends here\n"),
+        (MachineExit(ExitKind.SHUTDOWN, 1, "triple fault\nrip=0"), 1, "trapgate: triple fault\ntrapgate: rip=0\n"),
+    ],
+)
+def test_statuses(end: MachineExit, status: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert module._status(end) == status
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"cpus": 2}, "leave the option out"), ({"engine": "kvm"}, "the software CPU runs everywhere")],
+)
+def test_what_is_not_there_yet_is_said(change: dict[str, object], words: str) -> None:
+    with pytest.raises(Failure, match=words):
+        run(replace(REQUEST, **change))  # type: ignore[arg-type]
