@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from trapgate.arch.registers import Register
 from trapgate.gdb.agent import LONGEST, AgentError, evaluate
 from trapgate.gdb.context import MALFORMED, OK, UNMAPPED, Context, Malformed, data_of_hex, number, numbers, split
-from trapgate.gdb.description import BY_NAME, IN_G, REGISTERS, Register
+from trapgate.gdb.description import BY_NAME, IN_G, REGISTERS, size
 from trapgate.gdb.framing import PAYLOAD_SIZE
 from trapgate.gdb.target import BreakKind, Stopped, TargetError, Why
 
@@ -18,15 +19,19 @@ _ADDRESSES = 1 << 64
 def _register_hex(context: Context, register: Register) -> bytes:
     value = context.target.get_register(context.thread(), register.name)
     if value is None:
-        return b"x" * (2 * register.size)
-    return (value & ((1 << register.bits) - 1)).to_bytes(register.size, "little").hex().encode()
+        return b"x" * (2 * size(register))
+    return (value & ((1 << register.gdb_bits) - 1)).to_bytes(size(register), "little").hex().encode()
 
 
-def _store(context: Context, register: Register, data: bytes) -> None:
+def _value(register: Register, digits: bytes) -> int:
+    """A register's value from its hex digits, which have its width on the wire."""
+    data = data_of_hex(digits)
+    if len(data) != size(register):
+        raise Malformed(f"{register.gdb_name} has {size(register)} bytes")
     value = int.from_bytes(data, "little")
-    if register.name == "rflags":  # 32 bits on the wire; the upper half is reserved
-        value &= 0xFFFFFFFF
-    context.target.set_register(context.thread(), register.name, value)
+    if value > register.mask:
+        raise Malformed(f"{register.gdb_name} has {register.bits} bits")
+    return value
 
 
 def read_registers(context: Context, arguments: None) -> bytes:
@@ -39,23 +44,23 @@ def write_registers(context: Context, digits: bytes) -> bytes:
 
     Only registers that change are stored. All digits are checked before the first is.
     """
-    new: list[tuple[Register, bytes]] = []
+    new: list[tuple[Register, int]] = []
     at = 0
     for register in IN_G:
-        text = digits[at : at + 2 * register.size]
-        at += 2 * register.size
-        if len(text) < 2 * register.size:
+        text = digits[at : at + 2 * size(register)]
+        at += 2 * size(register)
+        if len(text) < 2 * size(register):
             if text:
                 return MALFORMED
             break
         if text.strip(b"x"):
-            data = data_of_hex(text)
+            value = _value(register, text)
             if text.lower() != _register_hex(context, register):
-                new.append((register, data))
+                new.append((register, value))
     if not digits or len(digits) > at:
         return MALFORMED
-    for register, data in new:
-        _store(context, register, data)
+    for register, value in new:
+        context.target.set_register(context.thread(), register.name, value)
     return OK
 
 
@@ -66,20 +71,19 @@ def read_register(context: Context, arguments: list[int]) -> bytes:
     return _register_hex(context, REGISTERS[arguments[0]])
 
 
-def parse_write_register(text: bytes) -> tuple[Register, bytes]:
+def parse_write_register(text: bytes) -> tuple[Register, int]:
     """n=value, the value as wide as the register."""
     index, digits = split(text, b"=")
     if number(index) >= len(REGISTERS):
         raise Malformed("no such register")
-    register, data = REGISTERS[number(index)], data_of_hex(digits)
-    if len(data) != register.size:
-        raise Malformed(f"{register.name} has {register.size} bytes")
-    return register, data
+    register = REGISTERS[number(index)]
+    return register, _value(register, digits)
 
 
-def write_register(context: Context, arguments: tuple[Register, bytes]) -> bytes:
+def write_register(context: Context, arguments: tuple[Register, int]) -> bytes:
     """P n=value."""
-    _store(context, *arguments)
+    register, value = arguments
+    context.target.set_register(context.thread(), register.name, value)
     return OK
 
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from trapgate.gdb import framing
 from trapgate.gdb.address import Address, UnixAddress
-from trapgate.gdb.description import BY_NAME, IN_G, REGISTERS
+from trapgate.gdb.description import BY_NAME, IN_G, REGISTERS, size
 from trapgate.gdb.target import BreakKind, Exited, Killed, Stop, Stopped, Why
 
 
@@ -114,7 +114,7 @@ class Client:
         digits = self.ask(b"g")
         values = {}
         for register in IN_G:
-            text, digits = digits[: 2 * register.size], digits[2 * register.size :]
+            text, digits = digits[: 2 * size(register)], digits[2 * size(register) :]
             if text.strip(b"x"):
                 values[register.name] = int.from_bytes(bytes.fromhex(text.decode()), "little")
         return values
@@ -126,7 +126,7 @@ class Client:
     def set_register(self, name: str, value: int) -> None:
         """Change one register."""
         number = BY_NAME[name]
-        self.ask(b"P%x=%b" % (number, value.to_bytes(REGISTERS[number].size, "little").hex().encode()))
+        self.ask(b"P%x=%b" % (number, value.to_bytes(size(REGISTERS[number]), "little").hex().encode()))
 
     def read_memory(self, address: int, length: int) -> bytes:
         """Memory at a guest-virtual address; short where it stops being mapped."""

@@ -62,9 +62,9 @@ class Context:
 
     def resume(self, actions: list[Resume]) -> None:
         """Let the target go: nothing but an interrupt is expected until it stops."""
-        self.state = State.RUNNING
-        self.actions = actions
         self.target.resume(actions)
+        self.actions = actions
+        self.state = State.RUNNING
 
     def failure(self, code: bytes, text: str) -> bytes:
         """An error reply; with its text when the client said that it can read one."""

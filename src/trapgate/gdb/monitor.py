@@ -3,10 +3,18 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from trapgate.gdb.description import REGISTERS
+from trapgate.arch import msrs
+from trapgate.arch.registers import OURS, TABLE, Group
 from trapgate.gdb.target import BreakKind, Target
 
 _LONGEST_DUMP = 4096
+_MSRS: dict[str, int] = {
+    name.lower(): getattr(msrs, name)
+    for name in (
+        *("TSC", "APIC_BASE", "TEST_CTRL", "SYSENTER_CS", "SYSENTER_ESP", "SYSENTER_EIP", "MISC_ENABLE", "DEBUGCTL", "PAT"),
+        *("EFER", "STAR", "LSTAR", "CSTAR", "SFMASK", "FS_BASE", "GS_BASE", "KERNEL_GS_BASE", "TSC_AUX"),
+    )
+}
 
 
 class MonitorError(Exception):
@@ -46,14 +54,14 @@ def _show(target: Target, thread: int, names: list[str], columns: int, digits: i
 
 def _registers(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     yield f"vCPU {thread - 1}: {target.describe(thread)}"
-    yield from _show(target, thread, [register.name for register in REGISTERS[:18]], 3, 16)
+    yield from _show(target, thread, [one.name for one in TABLE if one.group is Group.GENERAL], 3, 16)
 
 
 def _system(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     yield f"vCPU {thread - 1}: {target.describe(thread)}"
     for name in ("cs", "ss", "ds", "es", "fs", "gs"):
         yield from _show(target, thread, [name, f"{name}_base"], 2, 4)
-    names = [register.name for register in REGISTERS if register.group == "system" and not register.name[1:].startswith("s_")]
+    names = [one.name for one in TABLE if one.feature == OURS and one.group is not Group.SEGMENT]
     yield from _show(target, thread, names, 3, 16)
 
 
@@ -104,7 +112,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("info registers", "", "general registers of the chosen vCPU", _registers),
     Command("info system", "", "segments, control and debug registers, tables", _system),
     Command("info breakpoints", "", "what the debugger has armed", _breakpoints),
-    Command("msr", "INDEX [VALUE]", "show an MSR, or write it first", _msr),
+    Command("msr", "INDEX|NAME [VALUE]", "show an MSR, or write it first", _msr),
     Command("translate", "ADDRESS", "the guest-physical address behind a virtual one", _translate),
     Command("physical", "ADDRESS [LENGTH]", "guest-physical RAM as bytes", _physical),
     Command("reset", "", "as the reset button", _reset),
@@ -118,14 +126,16 @@ def execute(target: Target, thread: int, line: str) -> Iterator[str]:
     for command in COMMANDS:
         own = command.words.split()
         if words[: len(own)] == own:
-            arguments = [_number(word) for word in words[len(own) :]]
+            arguments = [_number(word, command) for word in words[len(own) :]]
             if not command.accepts(len(arguments)):
                 raise MonitorError(f"usage: monitor {command.words} {command.arguments}".rstrip())
             return command.run(target, thread, arguments)
     raise MonitorError(f"unknown command {' '.join(words)[:60]!r}; monitor help lists them all")
 
 
-def _number(word: str) -> int:
+def _number(word: str, command: Command) -> int:
+    if command.run is _msr and word.lower() in _MSRS:
+        return _MSRS[word.lower()]
     try:
         value = int(word, 16)
     except ValueError:

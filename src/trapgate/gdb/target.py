@@ -30,6 +30,7 @@ class Why(Enum):
 SIGINT = 2
 SIGTRAP = 5
 SIGABRT = 6
+SIGSEGV = 11
 
 
 @dataclass(frozen=True, slots=True)

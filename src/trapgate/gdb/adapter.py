@@ -1,0 +1,195 @@
+"""A machine as a debugger's `Target`: registers, memory, breakpoints; and what the debugger wants it to do next.
+
+Nothing here runs the machine: `host` does, and asks `going` and `step` before each run.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from trapgate.debug.breakpoints import BreakpointError, BreakpointTable
+from trapgate.gdb.target import BreakKind, Resume, TargetError
+from trapgate.machine import Machine
+from trapgate.memory import MemoryError_
+from trapgate.vcpu import Breakpoint, Kind
+
+THREAD = 1
+"""The thread of the only vCPU."""
+
+_KINDS = {
+    BreakKind.HARDWARE: Kind.EXEC,
+    BreakKind.WRITE: Kind.WRITE,
+    BreakKind.READ: Kind.READ,
+    BreakKind.ACCESS: Kind.ACCESS,
+}
+_EFER_LMA = 1 << 10
+_CR0_PE, _CR0_PG = 1, 1 << 31
+
+
+class MachineTarget:
+    """The `Target` of a machine with one vCPU. Call it on the machine's thread only, between runs of the vCPU.
+
+    `reset` puts the machine into its state after loading; without it, resetting is refused.
+    """
+
+    def __init__(self, machine: Machine, going: bool, reset: Callable[[], None] | None = None) -> None:
+        self._machine = machine
+        self._vcpu = machine.vcpu
+        self._reset = reset
+        self._table = BreakpointTable()
+        self._armed: tuple[frozenset[Breakpoint], frozenset[int]] = frozenset(), frozenset()
+        self.going = going
+        """Whether the guest is to run now."""
+        self.action = Resume(THREAD)
+        """How it is to run."""
+        self.interrupted = False
+        """Whether the debugger asked for the stop that `Machine.pause` brings."""
+        self.killed = False
+        """Whether the debugger ended the machine."""
+
+    # Running
+
+    def attach(self) -> None:
+        """Stop the guest for a debugger that has come."""
+        self.going = False
+        self._machine.pause()
+
+    def resume(self, actions: Sequence[Resume]) -> None:
+        """Let the guest go; execution breakpoints on the instruction it stands on do not stop it again."""
+        mine = next((action for action in actions if action.thread == THREAD), None)
+        if mine is None:
+            raise TargetError("there is no such vCPU")
+        try:
+            self._arm()
+        except BreakpointError as error:
+            raise TargetError(str(error)) from error
+        self.action = mine
+        self.interrupted = False
+        rip = self._vcpu.get("rip")
+        if rip in self._table.software() or any(one.kind is Kind.EXEC and one.address == rip for one in self._table.hardware()):
+            self._vcpu.resume_over()
+        self.going = True
+
+    def interrupt(self) -> None:
+        """Stop soon."""
+        self.interrupted = True
+        self._machine.pause()
+
+    def detach(self) -> None:
+        """No breakpoints, and run."""
+        self._table.clear()
+        self._arm()
+        self.action = Resume(THREAD)
+        self.interrupted = False
+        self.going = True
+
+    def kill(self) -> None:
+        """End the machine."""
+        self.killed = True
+        self.going = False
+        self._machine.pause()
+
+    def reset(self) -> None:
+        """Put the machine back to its start."""
+        if self._reset is None:
+            raise TargetError("this machine cannot be reset; end it and start it again")
+        self._reset()
+
+    # Breakpoints
+
+    def insert(self, kind: BreakKind, address: int, length: int) -> None:
+        """Arm a breakpoint. A hardware one is armed at once, so that an engine that has no room for it can say so."""
+        try:
+            if kind is BreakKind.SOFTWARE:
+                self._table.insert_software(address)
+                return
+            if self._table.insert(_KINDS[kind], address, length) and not frozenset(self._table.hardware()) <= self._armed[0]:
+                self._arm()
+        except BreakpointError as error:
+            self.remove(kind, address, length)
+            raise TargetError(str(error)) from error
+
+    def remove(self, kind: BreakKind, address: int, length: int) -> None:
+        """Disarm a breakpoint."""
+        if kind is BreakKind.SOFTWARE:
+            self._table.remove_software(address)
+        else:
+            self._table.remove(_KINDS[kind], address, length)
+
+    def breakpoints(self) -> Iterable[tuple[BreakKind, int, int]]:
+        """All of them."""
+        names = {kind: name for name, kind in _KINDS.items()}
+        yield from ((BreakKind.SOFTWARE, address, 1) for address in self._table.software())
+        yield from ((names[one.kind], one.address, one.length) for one in self._table.hardware())
+
+    def _arm(self) -> None:
+        """Tell the vCPU, if anything differs from what it knows: gdb lifts and plants all breakpoints around every stop."""
+        hardware, software = self._table.hardware(), self._table.software()
+        new = frozenset(hardware), frozenset(software)
+        if new != self._armed:
+            self._vcpu.arm(hardware, software)
+            self._armed = new
+
+    # State
+
+    def threads(self) -> Sequence[int]:
+        """The one vCPU."""
+        return (THREAD,)
+
+    def describe(self, thread: int) -> str:
+        """Mode and privilege level."""
+        cr0 = self.get_register(thread, "cr0") or 0
+        if not cr0 & _CR0_PE:
+            return "real mode"
+        mode = "long mode" if (self.get_register(thread, "efer") or 0) & _EFER_LMA else "protected mode"
+        paging = "" if cr0 & _CR0_PG else ", no paging"
+        return f"{mode}{paging}, CPL {(self.get_register(thread, 'cs') or 0) & 3}"
+
+    def get_register(self, thread: int, name: str) -> int | None:
+        """A register; None when this vCPU has none such."""
+        try:
+            return self._vcpu.get(name)
+        except KeyError:
+            return None
+
+    def set_register(self, thread: int, name: str, value: int) -> None:
+        """Change a register."""
+        try:
+            self._vcpu.set(name, value)
+        except KeyError:
+            raise TargetError(f"this vCPU has no register {name}") from None
+        except ValueError as error:
+            raise TargetError(f"{name} cannot be {value:#x}: {error}") from error
+
+    def read_memory(self, thread: int, address: int, length: int) -> bytes:
+        """Guest-virtual memory; short where it is unmapped."""
+        return self._vcpu.read_virtual(address, length)
+
+    def write_memory(self, thread: int, address: int, data: bytes) -> bool:
+        """Change guest-virtual memory, whatever its rights."""
+        return self._vcpu.write_virtual(address, data)
+
+    def read_msr(self, thread: int, index: int) -> int:
+        """An MSR."""
+        try:
+            return self._vcpu.read_msr(index)
+        except KeyError:
+            raise TargetError(f"this vCPU has no MSR {index:x}") from None
+
+    def write_msr(self, thread: int, index: int, value: int) -> None:
+        """Change an MSR."""
+        try:
+            self._vcpu.write_msr(index, value)
+        except KeyError:
+            raise TargetError(f"this vCPU has no MSR {index:x}") from None
+        except ValueError as error:
+            raise TargetError(f"MSR {index:x} cannot be {value:#x}: {error}") from error
+
+    def translate(self, thread: int, address: int) -> int | None:
+        """Through the guest's page tables."""
+        return self._vcpu.translate(address)
+
+    def read_physical(self, address: int, length: int) -> bytes:
+        """Guest RAM."""
+        try:
+            return self._machine.ram.read(address, length)
+        except MemoryError_ as error:
+            raise TargetError(str(error)) from error

@@ -1,0 +1,111 @@
+"""Runs a machine under a debugger: the machine's thread serves the stub while the guest stands, and the guest while it runs."""
+
+import queue
+from collections.abc import Callable
+
+from trapgate.gdb.adapter import THREAD, MachineTarget
+from trapgate.gdb.address import Address
+from trapgate.gdb.stub import Stub
+from trapgate.gdb.target import SIGABRT, SIGINT, SIGSEGV, SIGTRAP, Exited, Killed, Stopped, Why
+from trapgate.machine import Machine
+from trapgate.stops import BreakpointHit, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, SoftwareHit, StepDone, Stop
+from trapgate.vcpu import Kind
+
+_WHY = {Kind.EXEC: Why.HARDWARE, Kind.WRITE: Why.WRITE, Kind.READ: Why.READ, Kind.ACCESS: Why.ACCESS}
+_LOOK_FIRST = {ExitKind.SHUTDOWN: SIGSEGV, ExitKind.DEAD: SIGABRT}  # ends that a debugger wants to see before they happen
+
+
+class DebugHost:
+    """A machine with a stub. It listens from the start; AddressError when it cannot.
+
+    With `wait` the guest does not run before a debugger lets it. `reset`: see `MachineTarget`.
+    """
+
+    def __init__(self, machine: Machine, address: Address, *, wait: bool = False, reset: Callable[[], None] | None = None) -> None:
+        self._machine = machine
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._looked = False
+        self.target = MachineTarget(machine, going=not wait, reset=reset)
+        self._stub = Stub(address, self.target, self.post)
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return self._stub.address
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have a callable run soon on the machine's thread, whether the guest runs or stands. From any thread."""
+        self._inbox.put(call)
+        if self.target.going:  # `run` looks into the inbox once more after it sets this, so no call is forgotten
+            self._machine.post(self._take_calls)
+
+    def say(self, text: str) -> None:
+        """A line for the user of the debugger, if the guest runs under one. On the machine's thread."""
+        self._stub.say(text + "\n")
+
+    def run(self) -> MachineExit:
+        """Run until the machine ends, by itself or by the debugger's will."""
+        try:
+            while not self.target.killed:
+                if not self.target.going:
+                    self._inbox.get()()
+                    continue
+                if not self._inbox.empty():
+                    self._machine.post(self._take_calls)
+                stop = self._machine.resume(step=self.target.action.step)
+                if (end := self._stopped(stop)) is not None:
+                    return end
+            return MachineExit(ExitKind.STOPPED, 0, "ended by the debugger")
+        finally:
+            self._stub.close()
+
+    def _take_calls(self) -> None:
+        """Amid a run, on the machine's thread: until one of the calls stops the guest. The rest waits for `run`."""
+        while self.target.going and not self._inbox.empty():
+            self._inbox.get()()
+
+    def _stopped(self, stop: Stop) -> MachineExit | None:
+        """Tell the debugger of a stop that is worth it; the machine's end when this is it."""
+        target = self.target
+        if isinstance(stop, MachineExit):
+            look_first = stop.kind in _LOOK_FIRST and self._stub.attached and not self._looked
+            if not look_first:
+                self._stub.stopped(Killed() if stop.kind is ExitKind.FAULT else Exited(stop.status & 0xFF))
+                return stop
+            self._looked = True
+        if isinstance(stop, Paused):
+            if not target.interrupted or not target.going:
+                return None  # a debugger came, or changed its mind
+            target.interrupted = False
+        if isinstance(stop, StepDone) and target.action.within is not None:
+            start, end = target.action.within
+            if start <= self._machine.vcpu.get("rip") < end:
+                return None
+        if self._stub.attached:
+            target.going = False
+            self._stub.stopped(describe(stop))
+        elif isinstance(stop, BusLocked):
+            return MachineExit(ExitKind.STOPPED, 1, stop.line)
+        elif isinstance(stop, DeviceFault):
+            return MachineExit(ExitKind.FAULT, 1, stop.story)
+        return None
+
+
+def describe(stop: Stop) -> Stopped:
+    """A machine's stop in a debugger's words. A watchpoint is told rather than an execution breakpoint, if both matched."""
+    match stop:
+        case BreakpointHit(hits=hits):
+            one = max(hits, key=lambda hit: hit.kind is not Kind.EXEC)
+            return Stopped(THREAD, why=_WHY[one.kind], address=one.address)
+        case SoftwareHit():
+            return Stopped(THREAD, why=Why.SOFTWARE)
+        case Paused():
+            return Stopped(THREAD, SIGINT)
+        case BusLocked(line=line):
+            return Stopped(THREAD, SIGTRAP, text=line)
+        case DeviceFault(story=story):
+            return Stopped(THREAD, SIGABRT, text=story)
+        case MachineExit(kind=kind, story=story):
+            return Stopped(THREAD, _LOOK_FIRST[kind], text=f"{story or kind.value}\nthe machine ends when you continue")
+        case _:
+            return Stopped(THREAD)
