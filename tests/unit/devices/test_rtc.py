@@ -152,3 +152,8 @@ def test_cmos_keeps_bytes_and_the_index_ignores_the_nmi_bit(bench: Bench) -> Non
     assert bench.rtc.read8(0) == 0xFF
     bench[13] = 0
     assert bench[13] == 0x80
+
+
+def test_set_turns_the_update_interrupt_off(bench: Bench) -> None:
+    bench[11] = 0x92
+    assert bench[11] == 0x82
