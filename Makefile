@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test test-long check bench linux guests format clean
+.PHONY: setup run test test-long check bench linux linux-guests guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -24,6 +24,9 @@ test: $(READY)
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long --timeout 3600
+
+linux-guests: $(READY)
+	$(BIN)/python -m tools.linux_guest
 
 linux: $(READY)
 	$(BIN)/python -m pytest -m linux --timeout 3600

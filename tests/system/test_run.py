@@ -1,0 +1,145 @@
+"""`trapgate run` as a user meets it: a process, its output, its exit status, its terminal."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from trapgate import guests
+
+pytest.importorskip("trapgate.soft.cpu", reason="the software CPU is not there yet")
+
+TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
+LOOP = bytes.fromhex("ebfe")  # jmp .
+DEAD = bytes.fromhex("faf4")  # cli; hlt
+HELLO = bytes.fromhex("baf803b021eeebfe")  # mov dx, 3F8h; mov al, '!'; out dx, al; jmp .
+ECHO = bytes.fromhex("bafd03eca80174fbbaf803eceeebf1")  # again: wait for LSR.DR; in al, dx; out dx, al; jmp again
+TRIPLE_FAULT = bytes.fromhex("0f011e0a7ccc") + bytes(4) + bytes(6)  # lidt [7C0Ah]: limit 0; int3
+
+
+def boot_sector(folder: Path, code: bytes) -> str:
+    """A flat image that real mode starts at 7C00h."""
+    path = folder / "image"
+    path.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa")
+    return str(path)
+
+
+def trapgate(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([TRAPGATE, *arguments], capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+
+
+def wait_for(handle: int, text: bytes) -> bytes:
+    data = b""
+    while text not in data:
+        ready, _, _ = select.select([handle], [], [], 60)
+        assert ready, f"only {data!r}"
+        data += os.read(handle, 4096)
+    return data
+
+
+def test_the_demo_guest_prints_and_leaves_by_its_exit_port() -> None:
+    done = trapgate("run", str(guests.DEMO), "--memory", "16M")
+    lines = done.stdout.splitlines()
+    assert [line for line in lines[1:-1] if not line.endswith("  ok")] == []
+    assert lines[-1] == "27 cases, 0 wrong, 0 skipped for want of bus lock detection"
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_serial_into_a_file(tmp_path: Path) -> None:
+    done = trapgate("run", str(guests.DEMO), "--serial", f"file:{tmp_path / 'out'}")
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert (tmp_path / "out").read_text().startswith("every debug exception")
+
+
+def test_a_triple_fault(tmp_path: Path) -> None:
+    done = trapgate("run", boot_sector(tmp_path, TRIPLE_FAULT))
+    assert done.returncode == 1
+    assert "triple fault" in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+
+
+def test_a_guest_that_nothing_can_wake(tmp_path: Path) -> None:
+    done = trapgate("run", boot_sector(tmp_path, DEAD))
+    assert done.returncode == 0
+    assert done.stderr == "trapgate: the guest halted with interrupts disabled: nothing can wake it\n"
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [("/nonexistent", "does not exist"), ("/etc", "is not a file"), (sys.executable, "neither a PVH note nor a multiboot header")],
+)
+def test_images_that_cannot_be_run(image: str, words: str) -> None:
+    done = trapgate("run", image)
+    assert done.returncode == 2
+    assert done.stderr.startswith("trapgate: error: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+def test_an_unknown_cpu_is_told_with_the_known_ones() -> None:
+    done = trapgate("run", str(guests.DEMO), "--cpu", "Turin")
+    assert done.returncode == 2
+    assert "EPYC-Turin" in done.stderr
+
+
+def test_without_the_feature_the_cases_are_skipped() -> None:
+    done = trapgate("run", str(guests.DEMO), "--cpu", "EPYC-Turin,-bus-lock-detect")
+    assert "0 wrong, 13 skipped" in done.stdout
+
+
+def test_bus_locks_are_reported_with_their_sites() -> None:
+    done = trapgate("run", str(guests.DEMO), "--bus-locks", "report")
+    assert done.returncode == 1
+    assert "crosses a 64-byte line, CPL 3" in done.stderr
+    assert "crosses a 64-byte line, CPL 0" in done.stderr
+    assert "memory is not write-back" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_guest_that_never_ends(tmp_path: Path, number: signal.Signals) -> None:
+    command = [TRAPGATE, "run", boot_sector(tmp_path, HELLO)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert wait_for(process.stdout.fileno(), b"!") == b"!"
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+        assert process.stderr.read() == b""
+
+
+def test_piped_input_reaches_the_guest(tmp_path: Path) -> None:
+    command = [TRAPGATE, "run", boot_sector(tmp_path, ECHO)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"to the guest\x01x\x03 and back.")
+        process.stdin.flush()
+        assert wait_for(process.stdout.fileno(), b".") == b"to the guest\x01x\x03 and back."
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+
+
+def test_a_terminal_is_raw_and_comes_back(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    command = [TRAPGATE, "run", boot_sector(tmp_path, ECHO)]
+    become = f"import os, fcntl, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv({command[0]!r}, {command!r})"
+    with subprocess.Popen([sys.executable, "-c", become], stdin=slave, stdout=slave, stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + 60
+        while termios.tcgetattr(slave) == before:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        os.write(master, b"a\x03.")
+        assert wait_for(master, b".") == b"a\x03."
+        os.write(master, b"\x01x")
+        assert process.wait(20) == 0
+    assert termios.tcgetattr(slave) == before
+    os.close(master)
+    os.close(slave)
