@@ -11,6 +11,7 @@ from enum import Enum
 from typing import ClassVar, Protocol
 
 from trapgate.arch.debugregs import DR6_BS
+from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.bus import Device
 from trapgate.clock import Clock, HostClock, InstructionClock
 from trapgate.debug.buslock import BusLockLog, Mode
@@ -56,11 +57,9 @@ class MachineConfig:
     """What a machine is made of. `memory` in bytes; `wall_start` in ns since 1970 (None: the host's time, or a fixed date)."""
 
     memory: int = 512 << 20
-    cpu: str = "EPYC-Turin"
+    cpu: str = DEFAULT_MODEL  # a name, with +feature and -feature
     clock: ClockKind = ClockKind.HOST
-    tsc_hz: int = 1_000_000_000
     wall_start: int | None = None
-    x2apic: bool = True
     serial: Callable[[bytes], None] = _discard  # what the guest sends through COM1
     debugcon: Callable[[bytes], None] = _discard  # what it writes to port E9h
     bus_locks: Mode = Mode.OFF
@@ -94,7 +93,8 @@ Access = tuple[Device, int]  # who answers, at which of its offsets
 class Machine:
     """One guest with one vCPU. `resume` runs it until something stops it.
 
-    `vcpu`, `ram`, `board`, `lapic` and `clock` are there for whoever loads images, debugs or looks.
+    `vcpu`, `ram`, `board`, `lapic` and `clock` are there for whoever loads images, debugs or looks. A configuration that cannot be
+    raises ValueError (its CPU: ModelError) or MemoryError_.
     """
 
     def __init__(self, config: MachineConfig, make_vcpu: VcpuFactory) -> None:
@@ -107,17 +107,17 @@ class Machine:
             self.clock.pause()
         else:
             self.clock = InstructionClock(lambda: self._counting.executed() if self._counting is not None else 0)
+        self.model = CpuModel.parse(config.cpu)
         self.board = Board(
             self.clock,
+            self.model,
             Switches(self._leave, self._power_off, self._reset),
-            tsc_hz=config.tsc_hz,
             wall_start=self._wall_start(),
             serial=config.serial,
             debugcon=config.debugcon,
-            x2apic=config.x2apic,
         )
         self.lapic = self.board.interrupts.lapics[0]
-        self.vcpu = make_vcpu(self.ram, model=config.cpu, tsc_hz=config.tsc_hz, clock=self.clock, lapic=self.lapic)
+        self.vcpu = make_vcpu(self.ram, model=config.cpu, tsc_hz=self.model.tsc_hz, clock=self.clock, lapic=self.lapic)
         if config.clock is ClockKind.INSTRUCTIONS:
             if not (hasattr(self.vcpu, "executed") and hasattr(self.vcpu, "budget")):
                 raise ValueError("this CPU engine does not count instructions; use the host clock")
@@ -216,7 +216,13 @@ class Machine:
                 if stop is None:
                     continue
             if stop is None:
-                event = run()
+                try:
+                    event = run()
+                except Exception as error:  # the local APIC works within a run: CR8, EOI, interprocessor interrupts
+                    who = _culprit(error)
+                    if who is None:
+                        raise
+                    return self._failed(who, "amid a run of the vCPU", error)
                 stop = handlers[type(event)](self, event)
             if self._fault is not None and stop is None:
                 stop, self._fault = self._fault, None
@@ -234,7 +240,7 @@ class Machine:
                 self.clock.run_due()
                 deadline = self.clock.next_deadline()
         except Exception as error:
-            return self._failed(_culprit(error), "in a timer or a posted call", error)
+            return self._failed(_culprit(error) or "(none: a posted call)", "between runs of the vCPU", error)
         if self._ending is not None:
             return self._ending
         if self._pausing:
@@ -402,9 +408,9 @@ class Machine:
     }
 
 
-def _culprit(error: Exception) -> str:
-    """The device whose code an exception came from, by the traceback."""
+def _culprit(error: Exception) -> str | None:
+    """The device whose code an exception came through, by the traceback; None when there is none."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_globals.get("__name__", "").startswith("trapgate.devices."):
             return frame.f_code.co_qualname
-    return "(none: a posted call)"
+    return None

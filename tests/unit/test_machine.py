@@ -178,9 +178,9 @@ def rig() -> Iterator[Make]:
 
 
 def lapic_timer(count: int, mode: int = 0) -> list[Step]:
-    """Program the local APIC timer with vector 40h, one count a nanosecond."""
+    """Program the local APIC timer with vector 40h, to expire after `count` ns (cut to its 40 ns)."""
     base = layout.LAPIC_BASE
-    values = ((SVR, 0x1FF), (TIMER_DIVIDE, 0b1011), (LVT_TIMER, mode | 0x40), (TIMER_INITIAL, count))
+    values = ((SVR, 0x1FF), (TIMER_DIVIDE, 0b1011), (LVT_TIMER, mode | 0x40), (TIMER_INITIAL, count // 40))
     return [MmioWrite(base + 16 * index, 4, value) for index, value in values]
 
 
@@ -306,6 +306,28 @@ class TestFaults:
         assert end.kind is ExitKind.FAULT
         assert "ApicTimer" in end.story
         assert "broken wire" in end.story
+
+    def test_amid_a_run(self, rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(vector: int) -> None:
+            raise RuntimeError("broken wire")
+
+        def end(vcpu: ScriptedVcpu) -> None:
+            vcpu.lapic.end()
+
+        one = rig(end, POWER_OFF)
+        monkeypatch.setattr(one.machine.lapic, "_isr", 1 << 0x40)
+        monkeypatch.setattr(one.machine.lapic, "_tmr", 1 << 0x40)
+        monkeypatch.setattr(one.machine.lapic.bus, "ioapic_eoi", fail)
+        stop = one.machine.resume()
+        assert isinstance(stop, DeviceFault)
+        assert "LocalApic.end" in stop.story
+
+    def test_a_failing_engine_is_no_device(self, rig: Make) -> None:
+        def fail(vcpu: ScriptedVcpu) -> None:
+            raise OSError("engine trouble")
+
+        with pytest.raises(OSError, match="engine trouble"):
+            rig(fail).machine.resume()
 
     def test_in_a_posted_call(self, rig: Make) -> None:
         one = rig(POWER_OFF)
@@ -544,3 +566,8 @@ def test_an_engine_that_cannot_count_is_refused() -> None:
 
     with pytest.raises(ValueError, match="does not count"):
         Machine(MachineConfig(memory=1 << 20, clock=ClockKind.INSTRUCTIONS), lambda ram, **rest: Plain())  # type: ignore[arg-type, return-value]
+
+
+def test_an_unknown_cpu_is_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match="unknown CPU 'EPYC-Turing'"):
+        Machine(MachineConfig(memory=1 << 20, cpu="EPYC-Turing"), ScriptedVcpu)

@@ -1,4 +1,4 @@
-"""Where the board's hardware answers: ports, interrupt lines and physical addresses, each with a sentence. Shared by machine and boot."""
+"""Where the hardware of the board answers: ports, interrupt lines, addresses, a sentence each. Shared by machine and boot."""
 
 # Ports (first port of each block; the length follows where a table needs it)
 PIC_MASTER_PORT = 0x20  # command and data port of the first 8259
@@ -47,4 +47,3 @@ PAGE_BYTES = 0x1000  # length of both pages
 
 # Frequencies
 PIT_HZ = 1_193_182  # the 8254's input
-LAPIC_TIMER_HZ = 1_000_000_000  # the local APIC timer's input before its divider

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trapgate.arch import layout
+from trapgate.arch.models import CpuModel
 from trapgate.bus import Bus
 from trapgate.clock import Clock
 from trapgate.devices.debugcon import DebugConsole
@@ -35,12 +36,11 @@ class Board:
     """
 
     def __init__(
-        self, clock: Clock, switches: Switches, *, tsc_hz: int, wall_start: int, serial: Sink, debugcon: Sink,
-        cpus: int = 1, x2apic: bool = True,
-    ) -> None:  # fmt: skip
+        self, clock: Clock, model: CpuModel, switches: Switches, *, wall_start: int, serial: Sink, debugcon: Sink, cpus: int = 1
+    ) -> None:
         self.ports = ports = Bus("port")
         self.mmio = Bus("MMIO")
-        self.interrupts = Interrupts(clock, tsc_hz, cpus=cpus, x2apic=x2apic)
+        self.interrupts = Interrupts(clock, model, cpus=cpus)
         line = self.interrupts.line
         self.uart = Uart(serial, clock, line(layout.COM1_IRQ))
         self.pit = Pit(clock, line(layout.PIT_IRQ))

@@ -1,6 +1,7 @@
 """How interrupt lines reach the vCPUs: ISA line n goes to the 8259s and to the I/O APIC, IRQ 0 to its pin 2 (MADT override)."""
 
 from trapgate.arch.layout import GSI_COUNT, PIT_GSI, PIT_IRQ
+from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.devices.apic_bus import ApicBus
 from trapgate.devices.ioapic import IoApic
@@ -10,15 +11,19 @@ from trapgate.devices.pic import PicPair
 
 
 class Interrupts:
-    """8259 pair, I/O APIC and one local APIC for each vCPU, wired together."""
+    """8259 pair, I/O APIC and one local APIC for each vCPU of a model, wired together."""
 
-    def __init__(self, clock: Clock, tsc_hz: int, *, cpus: int = 1, x2apic: bool = True) -> None:
+    def __init__(self, clock: Clock, model: CpuModel, *, cpus: int = 1) -> None:
         self.pic = PicPair(self._intr)
         self.bus = ApicBus()
         self.ioapic = IoApic(self.bus)
         self.lapics = [
-            LocalApic(clock, tsc_hz, identifier=number, bus=self.bus, external=self.pic, x2apic=x2apic) for number in range(cpus)
-        ]
+            LocalApic(
+                clock, model.tsc_hz, identifier=number, bus=self.bus, external=self.pic, x2apic=model.has("x2apic"),
+                physical_bits=model.physical_bits, timer_hz=model.crystal_hz,
+            )
+            for number in range(cpus)
+        ]  # fmt: skip
 
     def _intr(self, level: bool) -> None:
         self.lapics[0].intr_line(level)

@@ -57,7 +57,7 @@ class LocalApic:
 
     def __init__(
         self, clock: Clock, tsc_hz: int, *, identifier: int = 0, bus: ApicBus | None = None, external: ExternalSource | None = None,
-        x2apic: bool = True, physical_bits: int = 48,
+        x2apic: bool = True, physical_bits: int = 48, timer_hz: int = 1_000_000_000,
     ) -> None:  # fmt: skip
         self.identifier = identifier
         self.bus = bus if bus is not None else ApicBus()
@@ -65,7 +65,7 @@ class LocalApic:
         self._external = external
         self._x2_exists = x2apic
         self._physical_bits = physical_bits
-        self._timer = ApicTimer(clock, tsc_hz, lambda: self._local(LVT_TIMER))
+        self._timer = ApicTimer(clock, tsc_hz, timer_hz, lambda: self._local(LVT_TIMER))
         self.notify: Callable[[], None] = _nothing
         self.nmi: Callable[[], None] = _nothing
         self.init: Callable[[], None] = _nothing

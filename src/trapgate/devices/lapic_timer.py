@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from trapgate.arch.layout import LAPIC_TIMER_HZ
 from trapgate.clock import Clock, Timer
 
 ONE_SHOT, PERIODIC, DEADLINE = range(3)  # LVT timer bits 18:17; 3 is reserved and stops the timer
@@ -11,10 +10,13 @@ SHORTEST_NS = 20_000  # a periodic timer fires no more often, so that a tiny cou
 
 
 class ApicTimer:
-    """Calls `fire` each time it expires, whether or not the LVT masks the interrupt. `tsc_offset` is added to the host-side TSC."""
+    """Calls `fire` each time it expires, whether or not the LVT masks the interrupt.
 
-    def __init__(self, clock: Clock, tsc_hz: int, fire: Callable[[], None]) -> None:
-        self._clock, self._tsc_hz, self._fire = clock, tsc_hz, fire
+    `hz` is the rate of the counter before its divider; the TSC is guest time at `tsc_hz`, plus `tsc_offset`.
+    """
+
+    def __init__(self, clock: Clock, tsc_hz: int, hz: int, fire: Callable[[], None]) -> None:
+        self._clock, self._tsc_hz, self._hz, self._fire = clock, tsc_hz, hz, fire
         self.tsc_offset = 0
         self._timer: Timer | None = None
         self.reset()
@@ -66,7 +68,7 @@ class ApicTimer:
 
     def _length(self, count: int) -> int:
         """The ns that `count` takes."""
-        return -(-count * self._divisor * NS // LAPIC_TIMER_HZ)
+        return -(-count * self._divisor * NS // self._hz)
 
     @property
     def initial(self) -> int:
@@ -86,7 +88,7 @@ class ApicTimer:
         """The current count register."""
         if self._mode not in (ONE_SHOT, PERIODIC) or not self._initial or self._timer is None:
             return 0
-        passed = (self._clock.now() - self._start) * LAPIC_TIMER_HZ // NS // self._divisor
+        passed = (self._clock.now() - self._start) * self._hz // NS // self._divisor
         if self._mode == PERIODIC:
             return self._initial - passed % self._initial
         return max(self._initial - passed, 0)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from trapgate.arch import layout
+from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.clock import InstructionClock
 from trapgate.devices.board import Board, Switches
 
@@ -23,7 +24,7 @@ class Bench:
             lambda: self.events.append("reset"),
         )
         self.board = Board(
-            clock, switches, tsc_hz=10**9, wall_start=0, serial=self.serial.extend, debugcon=self.debugcon.extend, x2apic=True
+            clock, CpuModel.parse(DEFAULT_MODEL), switches, wall_start=0, serial=self.serial.extend, debugcon=self.debugcon.extend
         )
 
     def irqs(self) -> int:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trapgate.arch import layout
+from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.clock import InstructionClock
 from trapgate.devices.board import Board, Switches
 
@@ -42,7 +43,7 @@ OTHER = st.tuples(
 def test_any_sequence(acts: list[tuple[str, int, int, bool, int]]) -> None:
     clock = InstructionClock(lambda: 0)
     board = Board(
-        clock, Switches(lambda status: None, lambda: None, lambda: None), tsc_hz=10**9, wall_start=0,
+        clock, CpuModel.parse(DEFAULT_MODEL), Switches(lambda status: None, lambda: None, lambda: None), wall_start=0,
         serial=lambda data: None, debugcon=lambda data: None, cpus=2,
     )  # fmt: skip
     apic = board.interrupts.lapics[0]

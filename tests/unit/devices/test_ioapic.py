@@ -2,6 +2,7 @@
 
 import pytest
 
+from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.clock import InstructionClock
 from trapgate.devices import lapic as l
 from trapgate.devices.interrupts import Interrupts
@@ -13,7 +14,7 @@ LEVEL, MASKED = 1 << 15, 1 << 16
 
 @pytest.fixture
 def wired(clock: InstructionClock) -> Interrupts:
-    interrupts = Interrupts(clock, 1_000_000_000, cpus=2)
+    interrupts = Interrupts(clock, CpuModel.parse(DEFAULT_MODEL), cpus=2)
     for apic in interrupts.lapics:
         apic.write(l.SVR * 16, 4, 0x1FF)
         apic.write(l.LVT_LINT0 * 16, 4, 0x1_0700)
@@ -145,7 +146,7 @@ def test_the_timer_arrives_at_pin_2_and_at_the_8259(wired: Interrupts) -> None:
 
 
 def test_8259_reaches_the_cpu_through_lint0(clock: InstructionClock) -> None:
-    interrupts = Interrupts(clock, 1_000_000_000)
+    interrupts = Interrupts(clock, CpuModel.parse(DEFAULT_MODEL))
     told: list[bool] = []
     interrupts.lapics[0].notify = lambda: told.append(interrupts.lapics[0].pending())
     master = interrupts.pic.master
@@ -162,3 +163,20 @@ def test_lines_beyond_the_8259(wired: Interrupts) -> None:
     assert wired.lapics[0].acknowledge() == 0x70
     with pytest.raises(ValueError, match="no interrupt line 24"):
         wired.line(24)
+
+
+@pytest.mark.parametrize(("cpu", "x2"), [("EPYC-Turin", True), ("SapphireRapids,-x2apic", False)])
+def test_the_model_decides_about_the_local_apic(clock: InstructionClock, cpu: str, x2: bool) -> None:
+    model = CpuModel.parse(cpu)
+    apic = Interrupts(clock, model).lapics[0]
+    apic.write(l.TIMER_DIVIDE * 16, 4, 0b1011)
+    apic.write(l.TIMER_INITIAL * 16, 4, 0xFFFF_FFFF)
+    clock.skip_to(1_000_000_000)
+    assert 0xFFFF_FFFF - apic.read(l.TIMER_CURRENT * 16, 4) == model.crystal_hz
+    if x2:
+        apic.write_msr(l.APIC_BASE, apic.read_msr(l.APIC_BASE) | l.X2)
+    else:
+        with pytest.raises(ValueError, match="reserved"):
+            apic.write_msr(l.APIC_BASE, apic.read_msr(l.APIC_BASE) | l.X2)
+    with pytest.raises(ValueError, match="reserved"):
+        apic.write_msr(l.APIC_BASE, 1 << model.physical_bits | apic.read_msr(l.APIC_BASE))
