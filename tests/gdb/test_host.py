@@ -153,6 +153,28 @@ def test_lifting_and_planting_the_same_breakpoints_arms_nothing_anew(rig: Make) 
     one.until(lambda: one.vcpu.software == [] and one.vcpu.breakpoints == [])
 
 
+def test_a_debugger_that_dies_leaves_no_breakpoints(rig: Make) -> None:
+    one = rig()
+    with Client(one.address) as client:
+        client.insert(BreakKind.SOFTWARE, 0x1008)
+        client.insert(BreakKind.WRITE, 0x2000, 1)
+        assert client.go().why is Why.WRITE  # type: ignore[union-attr]
+        client.resume("s")
+    one.until(lambda: one.vcpu.regs["rax"] > 1000)
+    assert (one.vcpu.software, one.vcpu.breakpoints) == ([], [])
+
+
+def test_range_stepping_goes_on_inside_the_range_only(rig: Make) -> None:
+    one = rig()
+    with Client(one.address) as client:
+        client.set_register("rip", 0x1009)
+        assert client.go("r1000,1001") == Stopped(1)
+        assert client.register("rip") == 0x1001
+        client.resume("r0,ffff")
+        client.interrupt()
+        assert client.wait() == Stopped(1, SIGINT)
+
+
 def test_ends(rig: Make) -> None:
     one = rig(bytes.fromhex("48ffc0 e6f4"))
     with Client(one.address) as client:

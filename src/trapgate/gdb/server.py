@@ -24,6 +24,7 @@ _MOST_UNHANDLED = 2  # chunks given to the machine's thread and not yet taken: t
 _ENOUGH_QUEUED = 1 << 20  # bytes of replies: before more is asked, these have to be read
 _MOST_QUEUED = 64 << 20
 _FAREWELL = 1.0
+_KEEPALIVE = 60  # seconds of silence before a peer is asked whether it is still there
 
 
 class Connection(Protocol):
@@ -202,6 +203,8 @@ class Server:
         if client.family != socket.AF_UNIX:
             with contextlib.suppress(OSError):
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that vanished must not keep the guest stopped
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE)
         with self._lock:
             self._queue.clear()
             self._queued = 0

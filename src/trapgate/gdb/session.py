@@ -11,7 +11,7 @@ from trapgate.gdb.packets import find
 from trapgate.gdb.target import Stop, Stopped, Target, TargetError
 
 _BUSY = b"E11"
-_LONGEST_PLAIN = 16  # shorter replies are sent without run-length coding, so that a log of them can be read
+_LONGEST_PLAIN = 200  # shorter replies are sent without run-length coding, so that a log of them can be read
 
 
 class Session:
