@@ -14,7 +14,7 @@ from trapgate.gdb.client import Client, ClientError
 from trapgate.gdb.target import BreakKind, Exited, Stopped
 
 TIMEOUT = 60.0  # seconds for the whole session
-STEPS = {"unseen: TF in PUSHF": 3, "stale BLD, then step": 5}  # otherwise one
+STEPS = {"unseen: TF in PUSHF": 3, "unseen: DR6, DR7": 4, "stale BLD, then step": 5}  # otherwise one
 WATCHED = {  # case: the debugger's watchpoint on what the guest watches too; (kind, offset from `line`)
     "data write": (BreakKind.WRITE, 0),
     "data access": (BreakKind.ACCESS, 4),

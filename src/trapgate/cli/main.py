@@ -20,15 +20,25 @@ a boot sector). COM1 is your terminal: Ctrl-A x quits, Ctrl-A h helps; everythin
 
 \b
 Examples:
-  trapgate run kernel.elf                                     a bare-metal guest
-  trapgate run kernel.elf --gdb :1234 --wait                  stopped at its first instruction; then: gdb -ex 'target remote :1234'
-  trapgate run bzImage --initrd initrd.gz --append 'console=ttyS0' --memory 1G
-  trapgate run bzImage --cpu EPYC-Turin,-bus-lock-detect      a CPU without the bus-lock trap
-  trapgate run test.elf --bus-locks report                    every bus lock as a line on standard error, at any privilege
+  A bare-metal guest:
+    trapgate run kernel.elf
+  The same, stopped at its first instruction; gdb joins from another terminal:
+    trapgate run kernel.elf --gdb :1234 --wait
+    gdb kernel.elf -ex 'target remote :1234'
+  Linux:
+    trapgate run bzImage --initrd initrd.gz --append console=ttyS0 -m 1G
+  A CPU without the bus-lock trap:
+    trapgate run bzImage --cpu EPYC-Turin,-bus-lock-detect
+  Every bus lock as a line on standard error, at any privilege level:
+    trapgate run test.elf --bus-locks report
 
 \b
-Exit status: 0 the guest powered off, or Ctrl-A x; 1 it failed (triple fault); 2 wrong usage or an unusable image; 130 interrupted;
-otherwise what the guest wrote to its exit port (F4h: value * 2 + 1; 501h likewise).
+Exit status:
+  0    the guest powered off, or you pressed Ctrl-A x
+  1    the guest failed (triple fault)
+  2    wrong usage, or an image that cannot be used
+  130  interrupted by Ctrl-C
+  else what the guest wrote to its exit port: value * 2 + 1 (ports F4h, 501h)
 """
 
 
@@ -42,13 +52,14 @@ def cli() -> None:
 
     \b
     Start with:
-      trapgate demo                                     every debug exception under a real debugger, as a table
-      trapgate run kernel.elf --gdb :1234 --wait        your own guest, waiting for gdb
-      trapgate doctor                                   what this host offers
+      trapgate demo     every debug exception under a real debugger
+      trapgate doctor   what this host offers
+      trapgate run kernel.elf --gdb :1234 --wait
+                        your own guest, waiting for gdb
     """
 
 
-@cli.command(help=RUN_HELP)
+@cli.command(help=RUN_HELP, short_help="Run a guest until it ends.")
 @click.argument("image", type=click.Path(path_type=str))
 @click.option("--initrd", metavar="FILE", help="Initial RAM disk of a Linux kernel, or the module of a multiboot or PVH image.")
 @click.option("--append", "command_line", metavar="TEXT", default="", help="The kernel's command line.")
@@ -100,7 +111,7 @@ def run(
     return runner.run(request)
 
 
-@cli.command()
+@cli.command(short_help="Every debug exception under a real debugger, as a table.")
 @click.option("--quiet", "-q", is_flag=True, help="No table; only the exit status, and a line for each row that is wrong.")
 def demo(quiet: bool) -> int:
     """Every debug exception, who got it and what the guest read, as a table.
@@ -114,7 +125,7 @@ def demo(quiet: bool) -> int:
     return demonstration.run(quiet)
 
 
-@cli.command()
+@cli.command(short_help="What this host offers.")
 def doctor() -> int:
     """What this host offers: LLVM, gdb, executable memory, /dev/kvm and what its KVM can do, caches.
 
