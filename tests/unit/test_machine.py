@@ -530,6 +530,20 @@ class TestDebugger:
         one.vcpu.script.append(POWER_OFF)
         assert one.machine.run().kind is ExitKind.POWER_OFF
 
+    @pytest.mark.parametrize("clock", list(ClockKind))
+    @pytest.mark.parametrize(
+        "access", [PortWrite(0x3F8, 1, 0), PortRead(0x1234, 4), MmioRead(layout.LAPIC_BASE, 4), MmioWrite(0, 8, 0)]
+    )
+    def test_a_storm_of_accesses_can_be_paused(self, rig: Make, clock: ClockKind, access: Exit) -> None:
+        def again(vcpu: ScriptedVcpu) -> Exit:
+            vcpu.script.append(again)
+            vcpu.completed.clear()
+            return access
+
+        one = rig(again, clock=clock, serial=lambda data: None)
+        threading.Timer(0.02, one.machine.pause).start()
+        assert one.machine.resume() == Paused()
+
     def test_guest_time_stands_still_while_stopped(self, rig: Make) -> None:
         one = rig()
         one.machine.pause()

@@ -14,6 +14,9 @@ COM1_PORT = 0x3F8  # 16550A, eight registers
 DEBUGCON_PORT = 0xE9  # a byte written here is printed; reads answer E9h
 EXIT_PORT = 0xF4  # a value written here ends the run with status value * 2 + 1
 EXIT_PORT_ISA = 0x501  # the same, at the port that older guests use
+TEST_SCRATCH_PORT = 0xE0  # four bytes that remember, for guests that test port accesses
+TEST_SCRATCH_BYTE_PORT = 0xE8  # one more byte
+TEST_IRQ_PORT = 0x2000  # one port for each interrupt line, for guests that test interrupt controllers
 ACPI_PM_BASE = 0x600  # ACPI fixed hardware, first port
 ACPI_PM_LENGTH = 0x10  # ports that belong to it
 PM1_EVENT_PORT = 0x600  # PM1a_EVT_BLK: status (2 bytes), enable (2 bytes)
@@ -43,6 +46,8 @@ GSI_COUNT = 24  # pins of the I/O APIC, from GSI 0
 LAPIC_BASE = 0xFEE0_0000  # local APIC page after reset; IA32_APIC_BASE moves it
 IOAPIC_BASE = 0xFEC0_0000  # I/O APIC page
 IOAPIC_ID = 0  # its identifier in the MADT
+TEST_MEMORY_BASE = 0xFF00_0000  # memory-mapped bytes that remember, for guests that test MMIO
+TEST_MEMORY_LENGTH = 0x1_0000
 PAGE_BYTES = 0x1000  # length of both pages
 
 # Frequencies

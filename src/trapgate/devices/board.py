@@ -15,6 +15,7 @@ from trapgate.devices.pci import PciHost
 from trapgate.devices.pit import Pit, SystemControl
 from trapgate.devices.pmtimer import AcpiPm
 from trapgate.devices.rtc import Rtc
+from trapgate.devices.testdev import IrqLines, Scratch
 from trapgate.devices.uart import Uart
 
 Sink = Callable[[bytes], None]
@@ -61,4 +62,9 @@ class Board:
         ports.map(layout.DEBUGCON_PORT, 1, DebugConsole(debugcon))
         for port in (layout.EXIT_PORT, layout.EXIT_PORT_ISA):
             ports.map(port, 1, ExitPort(switches.leave))
+        ports.map(layout.TEST_SCRATCH_PORT, 4, Scratch(4))
+        ports.map(layout.TEST_SCRATCH_BYTE_PORT, 1, Scratch(1))
+        ports.map(layout.TEST_IRQ_PORT, layout.GSI_COUNT, IrqLines([line(number) for number in range(layout.GSI_COUNT)]))
+        self.mmio.map(layout.TEST_MEMORY_BASE, layout.TEST_MEMORY_LENGTH, Scratch(layout.TEST_MEMORY_LENGTH))
+        self.interrupts.pic.elcr.write(0, 2, 1 << layout.SCI_IRQ)  # as firmware leaves it: the SCI is level-triggered
         self.mmio.map(layout.IOAPIC_BASE, layout.PAGE_BYTES, self.interrupts.ioapic)

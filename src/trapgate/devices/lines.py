@@ -15,7 +15,7 @@ class ByteDevice:
     Wider accesses fall apart into bytes, as the ISA bus splits them; bytes past its end are all ones.
     """
 
-    LENGTH = 1
+    LENGTH: int = 1
 
     def read8(self, offset: int) -> int:
         """The byte at a register."""

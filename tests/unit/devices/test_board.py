@@ -52,7 +52,7 @@ def test_ports(bench: Bench, port: int, device: str, offset: int) -> None:
     assert (type(found[0]).__name__, found[1]) == (device, offset)
 
 
-@pytest.mark.parametrize("port", [0x80, 0x62, 0x3F7, 0x400, 0x5FF, 0x610, 0xC000])
+@pytest.mark.parametrize("port", [0x80, 0x62, 0xE4, 0x2018, 0x3F7, 0x400, 0x5FF, 0x610, 0xC000])
 def test_free_ports(bench: Bench, port: int) -> None:
     assert bench.board.ports.find(port) is None
 
@@ -90,3 +90,23 @@ def test_io_apic_page(bench: Bench) -> None:
     found = bench.board.mmio.find(layout.IOAPIC_BASE + 0x10)
     assert found == (bench.board.interrupts.ioapic, 0x10)
     assert bench.board.mmio.find(layout.LAPIC_BASE) is None
+
+
+def test_scratch_bytes_remember(bench: Bench) -> None:
+    ports, mmio = bench.board.ports, bench.board.mmio
+    ports.write(0xE0, 4, 0x4433_2211)
+    assert [ports.read(0xE0 + at, size) for at, size in ((0, 1), (1, 2), (3, 1), (2, 4))] == [0x11, 0x3322, 0x44, 0xFFFF_4433]
+    ports.write(0xE8, 1, 0x99)
+    assert ports.read(0xE8, 1) == 0x99
+    mmio.write(0xFF00_FFF8, 8, 0x0123_4567_89AB_CDEF)
+    assert mmio.read(0xFF00_FFFA, 4) == 0x4567_89AB
+
+
+def test_lines_driven_by_the_guest(bench: Bench) -> None:
+    ports = bench.board.ports
+    assert ports.read(layout.ELCR_PORT, 2) == 1 << layout.SCI_IRQ
+    ports.write(0x200E, 4, 1)
+    assert bench.irqs() == 1 << 14
+    assert (ports.read(0x200E, 1), ports.read(0x200F, 1)) == (1, 0)
+    ports.write(0x200E, 1, 0)
+    assert ports.read(0x200E, 1) == 0

@@ -13,6 +13,8 @@ from trapgate.devices.board import Board, Switches
 BLOCKS = (
     (0x20, 2), (0x40, 4), (0x60, 5), (0x70, 2), (0xA0, 2), (0xE9, 1), (0xF4, 1), (0x3F8, 8), (0x4D0, 2), (0x501, 1), (0x600, 16),
     (0xCF8, 8),
+    (0xE0, 4),
+    (0x2000, 24),
 )  # fmt: skip
 PORTS = [first + offset for first, length in BLOCKS for offset in range(length)]
 VALUES = st.one_of(st.integers(0, 255), st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 0x34, 0x80, 0xFFFF_FFFF]))
