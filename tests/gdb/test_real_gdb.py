@@ -3,10 +3,12 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from gdb.pretend import DATA, INC_AT, JUMP_AT, LOAD_AT, PretendMachine
+from trapgate.gdb.address import UnixAddress
 
 pytestmark = pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed")
 
@@ -25,7 +27,8 @@ def run_gdb(machine: PretendMachine, *commands: str) -> str:
         "-ex",
         "set tcp auto-retry off",
     ]
-    for command in (f"target remote {machine.stub.address}", *commands):
+    where = str(machine.stub.address).removeprefix("unix:")
+    for command in (f"target remote {where}", *commands):
         arguments += ["-ex", command]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
     return result.stdout + result.stderr
@@ -171,3 +174,14 @@ def test_conditions_are_evaluated_in_the_stub() -> None:
         assert "$1 = 501" in text, text
         assert machine.target.log.count("resume") > 200
     assert "target evals" in text
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    with PretendMachine(UnixAddress(str(tmp_path / "gdb"))) as machine:
+        assert "$1 = 8" in run_gdb(machine, "p $cs")
+
+
+def test_extended_remote_is_understood() -> None:
+    with PretendMachine() as machine:
+        commands = ("detach", f"target extended-remote {machine.stub.address}", "set $pc = 0x1000", "stepi", "p/x $pc", "detach")
+        assert "$1 = 0x1001" in run_gdb(machine, *commands)

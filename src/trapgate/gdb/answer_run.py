@@ -98,20 +98,10 @@ def polite_kill(context: Context, arguments: bytes) -> bytes:
 
 def restart(context: Context, arguments: bytes) -> None:
     """R: reset the machine; no reply, the client asks `?` next."""
-    _reset(context)
-
-
-def run(context: Context, arguments: bytes) -> bytes:
-    """vRun: reset the machine and stop before its first instruction. File and arguments are not looked at."""
-    _reset(context)
-    return stop_reply(context, context.last_stop)
-
-
-def _reset(context: Context) -> None:
     context.target.reset()
     context.last_stop = Stopped(context.target.threads()[0], SIGTRAP)
 
 
 def extended_mode(context: Context, arguments: None) -> bytes:
-    """!: `run` in gdb resets the guest from now on."""
+    """!: the client may send R from now on. There is no vRun: gdb kills before it runs, and a killed machine is gone."""
     return OK

@@ -100,7 +100,6 @@ PACKETS: tuple[Row, ...] = (
     _row(b"C", run.parse_resume(step=False, signal=True), run.resume),
     _row(b"s", run.parse_resume(step=True, signal=False), run.resume),
     _row(b"S", run.parse_resume(step=True, signal=True), run.resume),
-    _row(b"vRun", anything, run.run),
     _row(b"R", anything, run.restart),
     _row(b"D", anything, run.detach, running=True),
     _row(b"k", anything, run.kill, running=True),
