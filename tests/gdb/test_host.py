@@ -243,6 +243,8 @@ def test_errors_are_words(rig: Make) -> None:
         assert "no MSR 5" in client.monitor("msr 5")
         assert "reserved bits" in client.monitor("msr debugctl 1")
         assert "cannot be reset" in client.monitor("reset")
+        client.send(b"R")
+        assert client.ask(b"?").startswith(b"T05")
         assert "is not RAM" in client.monitor("physical ffffff")
         assert "CPL 0" in client.monitor("info registers")
         assert "no breakpoints" in client.monitor("info breakpoints")

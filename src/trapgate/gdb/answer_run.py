@@ -1,9 +1,10 @@
 """Answers to packets that resume, stop, reset or leave the guest."""
 
+import contextlib
 from collections.abc import Callable
 
 from trapgate.gdb.context import OK, Context, Malformed, State, number, numbers, stop_reply, thread_id
-from trapgate.gdb.target import SIGTRAP, Resume, Stopped
+from trapgate.gdb.target import SIGTRAP, Resume, Stopped, TargetError
 
 Actions = list[tuple[bool, tuple[int, int] | None, int]]  # step?, range, thread (-1: every other)
 
@@ -97,8 +98,9 @@ def polite_kill(context: Context, arguments: bytes) -> bytes:
 
 
 def restart(context: Context, arguments: bytes) -> None:
-    """R: reset the machine; no reply, the client asks `?` next."""
-    context.target.reset()
+    """R: reset the machine; no reply, the client asks `?` next. Nor is there one for a machine that cannot: it would answer the `?`."""
+    with contextlib.suppress(TargetError):
+        context.target.reset()
     context.last_stop = Stopped(context.target.threads()[0], SIGTRAP)
 
 
