@@ -98,7 +98,7 @@ def polite_kill(context: Context, arguments: bytes) -> bytes:
 
 
 def restart(context: Context, arguments: bytes) -> None:
-    """R: reset the machine; no reply, the client asks `?` next. Nor is there one for a machine that cannot: it would answer the `?`."""
+    """R: reset the machine; no reply, the client asks `?` next, and an error would be taken for the answer to that."""
     with contextlib.suppress(TargetError):
         context.target.reset()
     context.last_stop = Stopped(context.target.threads()[0], SIGTRAP)
