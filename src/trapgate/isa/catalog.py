@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 
-from trapgate.isa.families import arith, bits, branch, memory, move, shift, stack, string, system
+from trapgate.isa.families import arith, bits, branch, memory, move, shift, sse, stack, string, system, x87
 from trapgate.isa.forms import Form
 from trapgate.isa.native import exceptions, flows, paging
 from trapgate.isa.vocabulary import Trace
 
-FAMILIES = (memory, move, arith, shift, bits, stack, branch, string, system)
+FAMILIES = (memory, move, arith, shift, bits, stack, branch, string, system, sse, x87)
 
 
 def forms() -> Iterator[Form]:
@@ -18,9 +18,9 @@ def forms() -> Iterator[Form]:
 
 def native_flows() -> dict[str, Callable[[Trace], None]]:
     """Native functions that are jumped to."""
-    return {**flows.FLOWS, **exceptions.FLOWS}
+    return {**flows.FLOWS, **exceptions.FLOWS, **x87.FLOWS}
 
 
 def native_functions() -> dict[str, tuple[Callable[[Trace], None], int, int]]:
     """Native functions that are called: body, width of the result, number of 64-bit arguments."""
-    return {**paging.FUNCTIONS, **exceptions.FUNCTIONS}
+    return {**paging.FUNCTIONS, **exceptions.FUNCTIONS, **x87.FUNCTIONS}

@@ -24,6 +24,7 @@ define dso_local void @enter(ptr %cpu, ptr %code) #1 section ".text.enter" {{
   call preserve_nonecc void %code(ptr %cpu, {zeros})
   call void @llvm.x86.sse.stmxcsr(ptr %guest)
   call void @llvm.x86.sse.ldmxcsr(ptr %host)
+  call void @x87_save(ptr %cpu)
   ret void
 }}
 """

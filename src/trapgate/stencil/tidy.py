@@ -4,7 +4,7 @@ LLVM ends a path that leaves a stencil with `jmp SYMBOL`, and reaches that path 
 `jcc SYMBOL`; what nobody reaches any more is dropped. A final `jmp NEXT` is cut off by the translator: the next stencil follows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from iced_x86 import Decoder, FlowControl, Instruction, OpKind
 
@@ -25,6 +25,7 @@ class _Piece:
 
 def tidy(stencil: Stencil) -> Stencil:
     """The same stencil, shorter."""
+    stencil = _shown(stencil)
     pieces = _split(stencil)
     for piece in pieces:
         while piece.target is not None and (aim := pieces[piece.target]).jumps and aim.target is not None:
@@ -37,6 +38,17 @@ def tidy(stencil: Stencil) -> Stencil:
     _next_last(pieces)
     keep = _reachable(pieces)
     return _join([p if i in keep else None for i, p in enumerate(pieces)])
+
+
+def _shown(stencil: Stencil) -> Stencil:
+    """A byte-sized hole shows its addend, so that a ModRM byte reads as what it will be; whoever fills it gives the whole byte."""
+    code, holes = bytearray(stencil.code), list[Hole]()
+    for hole in stencil.holes:
+        if hole.size == 1 and not hole.relative and hole.addend:
+            code[hole.offset] = hole.addend
+            hole = replace(hole, addend=0)
+        holes.append(hole)
+    return Stencil(bytes(code), tuple(holes))
 
 
 def _next_last(pieces: list[_Piece]) -> None:

@@ -1,0 +1,138 @@
+"""x87 and MMX: the guest's registers are the host's while translated code runs.
+
+`x87_live` says so. Before an instruction of this family stands `x87.live`: if the registers are not live, it goes out of line,
+where FXRSTOR fetches them from the state (`fxsave`). They go back when the CPU leaves for Python (`stencil.library`: ENTER), so that
+Python sees them in the state and the host's own code finds an empty x87.
+
+Exceptions are masked on the host. A guest that unmasks one (`x87_unmasked`: its control word has a clear mask bit) never becomes
+live: each instruction then leaves for Python (`soft.careful`), which runs it alone between FXRSTOR and FXSAVE under the guest's own
+control word. Neither of the two waits, so the host takes no #MF, and the unmasked response of the silicon is what the guest gets.
+
+The last instruction's pointers (FIP, FDP, FOP) are kept in that careful mode only; FNSTENV and FNSAVE elsewhere show zeros.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from iced_x86 import Code, Code_, Mnemonic, OpCodeInfo, OpCodeOperandKind
+
+from trapgate.isa import flags
+from trapgate.isa.families.hosted import assembler, host_forms, legacy_codes, plan
+from trapgate.isa.families.memory import reference
+from trapgate.isa.forms import Form
+from trapgate.isa.vocabulary import Trace
+
+FEATURES = ("FPU", "FPU287", "FPU387", "CMOV", "SSE3")
+MASKS = 0x3F
+STATES = (Mnemonic.FXSAVE, Mnemonic.FXSAVE64, Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64)
+CONTROL = (Mnemonic.FLDCW, Mnemonic.FLDENV, Mnemonic.FRSTOR)  # they load a control word, which may unmask exceptions
+NOTHING = (Mnemonic.WAIT, Mnemonic.FNENI, Mnemonic.FNDISI, Mnemonic.FNSETPM)
+MOVES = {
+    Mnemonic.FCMOVB: (2, False), Mnemonic.FCMOVNB: (2, True), Mnemonic.FCMOVE: (4, False), Mnemonic.FCMOVNE: (4, True),
+    Mnemonic.FCMOVBE: (6, False), Mnemonic.FCMOVNBE: (6, True), Mnemonic.FCMOVU: (10, False), Mnemonic.FCMOVNU: (10, True),
+}  # fmt: skip
+
+
+def codes() -> Iterator[Code_]:
+    """Every x87 encoding but FXSAVE and FXRSTOR."""
+    for code in legacy_codes(*FEATURES):
+        info = OpCodeInfo(code)
+        vector = OpCodeOperandKind.XMM_REG in info.op_kinds()
+        if not vector and info.mnemonic not in STATES and info.mnemonic not in NOTHING and _is_x87(code):
+            yield code
+
+
+def _is_x87(code: Code_) -> bool:
+    """Opcodes D8 to DF without an FWAIT before them (those are two instructions)."""
+    info = OpCodeInfo(code)
+    return 0xD8 <= (info.op_code >> 8 if info.op_code > 0xFF else info.op_code) <= 0xDF and not info.fwait
+
+
+def live(m: Trace) -> None:
+    """The guest's x87 registers are in the host's from here on; out to Python where exceptions are unmasked."""
+    with m.when(m.get("x87_live", 32) == 0, likely=False):
+        m.put("exit_detail", m.hole("Uop", 32))
+        m.put("next_rip", m.hole("Qnext"))
+        m.cold("x87_load")
+    m.jump("NEXT")
+
+
+def load(m: Trace) -> None:
+    """Out of line: fetch the x87 registers from the state, unless an instruction must be watched."""
+    with m.when(m.get("x87_unmasked", 32) != 0, likely=False):
+        m.jump("leave_instruction")
+    image = m.address_of("fxsave")
+    m.asm("stmxcsr 24($0); fxrstor64 ($0)", f"r,{_SCRATCH},~{{memory}}", 0, image)  # FXRSTOR loads MXCSR, too
+    m.put("x87_live", m.const(1, 32))
+    m.jump_to(m["RESUME"])
+
+
+def save(m: Trace) -> None:
+    """x87_save(): the live registers go to the state, and the host's x87 is as its own code expects it (empty, all masked)."""
+    with m.when(m.get("x87_live", 32) != 0, likely=False):
+        m.asm("fxsave64 ($0); fninit", "r,~{memory}", 0, m.address_of("fxsave"))
+        m.put("x87_live", m.const(0, 32))
+    m.result()
+
+
+_SCRATCH = ",".join(f"~{{xmm{n}}}" for n in range(16))
+
+
+def stays_masked(m: Trace) -> None:
+    """Before FLDCW, FLDENV and FRSTOR: out to Python when the control word at HOST unmasks an exception."""
+    with m.when((m.load(m["HOST"], 16) & MASKS) != MASKS, likely=False):
+        m.put("exit_detail", m.hole("Uop", 32))
+        m.put("next_rip", m.hole("Qnext"))
+        m.cold("leave_instruction")
+    m.jump("NEXT")
+
+
+def conditional_move(m: Trace, condition: int, negated: bool) -> None:
+    """FCMOVcc: the guest's condition becomes the host's ZF; the move is FCMOVE (DA C8+i)."""
+    wanted = flags.condition(m, condition)
+    taken = (wanted ^ 1 if negated else wanted).zext(32)
+    m.asm("cmpl $$1, $0; .byte 0xda,Bmodrm+200", "r,~{flags}", 0, taken)
+    m.jump("NEXT")
+
+
+def plain(m: Trace, code: Code_) -> None:
+    """Instructions without operands of their own kind: FNCLEX, FCHS, FSIN ..."""
+    m.asm(assembler(code, False), "~{memory},~{flags}", 0)
+    m.jump("NEXT")
+
+
+def store_environment(m: Trace, code: Code_, wide: bool) -> None:
+    """FNSTENV and FNSAVE: the host's own pointers are not the guest's business."""
+    first, step, store = (12, 4, "movl") if wide else (6, 2, "movw")
+    upper = 0xFFFF0000 if wide else 0  # reserved bits read as ones (SDM vol. 1, figure 8-9)
+    pointers = [f"{store} $${upper if n == 3 else 0}, {first + step * n}(%rsi)" for n in range(4)]
+    m.asm("; ".join([assembler(code, True), *pointers]), "{rsi},~{memory}", 0, m["HOST"])
+    m.jump("NEXT")
+
+
+def forms() -> Iterator[Form]:
+    """Every stencil of this family."""
+    common = []
+    for code in codes():
+        info = OpCodeInfo(code)
+        if info.mnemonic in MOVES:
+            condition, negated = MOVES[info.mnemonic]
+            yield Form(plan(code).form(False), partial(conditional_move, condition=condition, negated=negated))
+        elif info.mnemonic in (Mnemonic.FNSTENV, Mnemonic.FNSAVE):
+            wide = code not in (Code.FNSTENV_M14BYTE, Code.FNSAVE_M94BYTE)
+            yield Form(plan(code).form(True), partial(store_environment, code=code, wide=wide))
+        elif not info.op_count:
+            yield Form(plan(code).form(False), partial(plain, code=code))
+        else:
+            common.append(code)
+    yield from host_forms(iter(common))
+    yield Form("emms", partial(plain, code=Code.EMMS))
+    yield Form("x87.live", live)
+    yield Form("x87.masked", stays_masked)
+    for size in (14, 94):
+        yield Form(f"ref.r.{size}", partial(reference, size=size, write=False, read=True))
+        yield Form(f"ref.w.{size}", partial(reference, size=size, write=True, read=False))
+
+
+FLOWS = {"x87_load": load}
+FUNCTIONS = {"x87_save": (save, 0, 0)}

@@ -1,0 +1,119 @@
+"""From a decoded MMX or SSE instruction to micro-ops: address, reference, the host's own instruction, commit.
+
+There is no table of instructions here: the forms follow from the opcode table (`isa.families.hosted`), so does their use.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+from iced_x86 import Instruction, Mnemonic, OpKind, Register
+
+from trapgate.isa import state as s
+from trapgate.isa.families import hosted, sse
+from trapgate.isa.state import LAYOUT
+from trapgate.soft.registers import SEGMENT_NAME
+from trapgate.soft.template import Builder
+
+# AMD's take unaligned memory operands (as measured on Zen 4); Intel's do not (SDM vol. 2, exceptions type 4).
+_SHA = tuple(getattr(Mnemonic, f"SHA{name}") for name in ("1MSG1", "1MSG2", "1NEXTE", "1RNDS4", "256MSG1", "256MSG2", "256RNDS2"))
+
+
+@cache
+def _known() -> frozenset[int]:
+    return frozenset(sse.codes())
+
+
+def lower_sse(i: Instruction, b: Builder) -> bool:
+    """Micro-ops of an MMX or SSE instruction; False when it is none that these CPUs have."""
+    special = _SPECIAL.get(i.mnemonic)
+    if special is not None:
+        special(i, b)
+    elif i.code not in _known():
+        return False
+    elif b.mode & s.MODE_SSE_UNMASKED and hosted.raises(hosted.plan(i.code)):
+        b.python(i)
+    else:
+        lower_hosted(i, b)
+    return True
+
+
+def lower_hosted(i: Instruction, b: Builder) -> None:
+    """The common order: nothing changes before the operand in memory has been reached."""
+    p = hosted.plan(i.code)
+    memory = p.memory is not None and i.op_kind(p.memory) == OpKind.MEMORY
+    writes = False
+    if memory:
+        assert p.memory is not None
+        writes = p.written[p.memory]
+        b.memory(i, p.size, write=writes)
+        if p.aligned and not (b.amd and i.mnemonic in _SHA):
+            b.aligned()
+        b.ref(p.size, ("rw" if p.read[p.memory] else "w") if writes else "r")
+    if p.live:
+        b.op("x87.live", Uop="python")
+    b.op(p.form(memory), **hosted.holes(i, memory))
+    if writes:
+        b.commit_ref()
+
+
+def gated(i: Instruction, b: Builder) -> bool:
+    """Whether an SSE instruction without XMM operands may not run: #UD or #NM (SDM vol. 3, 2.5: CR0.EM, CR0.TS, CR4.OSFXSR)."""
+    if b.mode & s.MODE_NO_SSE:
+        b.raises("raise_ud")
+    elif b.mode & s.MODE_NO_X87:
+        b.raises("raise_nm")
+    else:
+        return False
+    return True
+
+
+def _load_mxcsr(i: Instruction, b: Builder) -> None:
+    if not gated(i, b):
+        b.load_operand(i, 32)
+        b.op("ldmxcsr", Uop="python")
+
+
+def _store_mxcsr(i: Instruction, b: Builder) -> None:
+    if not gated(i, b):
+        b.op("stmxcsr")
+        b.memory(i, 4, write=True)
+        b.store(32)
+
+
+def _masked_move(i: Instruction, b: Builder) -> None:
+    """MASKMOVQ and MASKMOVDQU: at [rDI] of the address size, all of the operand is reached whatever the mask says."""
+    width = {OpKind.MEMORY_SEG_DI: 16, OpKind.MEMORY_SEG_EDI: 32}.get(i.op0_kind, 64)
+    size = 8 if i.mnemonic == Mnemonic.MASKMOVQ else 16
+    segment = SEGMENT_NAME[i.memory_segment]
+    if b.long and segment in ("fs", "gs"):
+        b.op(f"pointer.seg.{width}", R0=LAYOUT["rdi"].offset, Rseg=LAYOUT[f"{segment}_base"].offset)
+    else:
+        b.op(f"pointer.{width}", R0=LAYOUT["rdi"].offset)
+        b.segment(segment, size, True)
+    b.ref(size, "rw")
+    if size == 8:
+        b.op("x87.live", Uop="python")
+        b.op("maskmovq", Bmodrm=0xC0 | (i.op1_register - Register.MM0) << 3 | i.op2_register - Register.MM0)
+    else:
+        source, mask = (LAYOUT[f"xmm{r - Register.XMM0}"].offset for r in (i.op1_register, i.op2_register))
+        b.op("maskmovdqu", R1=source, R2=mask)
+    b.commit_ref()
+
+
+def _empty(i: Instruction, b: Builder) -> None:
+    """EMMS, FEMMS."""
+    if b.mode & s.MODE_NO_X87:
+        b.raises("raise_nm")
+        return
+    b.op("x87.live", Uop="python")
+    b.op("emms")
+
+
+_SPECIAL: dict[int, Callable[[Instruction, Builder], None]] = {
+    Mnemonic.LDMXCSR: _load_mxcsr,
+    Mnemonic.STMXCSR: _store_mxcsr,
+    Mnemonic.MASKMOVQ: _masked_move,
+    Mnemonic.MASKMOVDQU: _masked_move,
+    Mnemonic.EMMS: _empty,
+    Mnemonic.FEMMS: _empty,
+}

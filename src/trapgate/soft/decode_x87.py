@@ -1,0 +1,45 @@
+"""From a decoded x87 instruction to micro-ops. The forms follow from the opcode table (`isa.families.hosted`)."""
+
+from functools import cache
+
+from iced_x86 import Instruction, Register
+
+from trapgate.isa.families import hosted, x87
+from trapgate.soft.template import Builder
+
+
+@cache
+def _known() -> frozenset[int]:
+    return frozenset(x87.codes())
+
+
+def lower_x87(i: Instruction, b: Builder) -> bool:
+    """Micro-ops of an x87 instruction; False when it is none. The translator has seen to CR0.EM and CR0.TS."""
+    name = i.mnemonic
+    if name in x87.NOTHING:  # WAIT may still owe a #MF where exceptions are unmasked
+        b.op("x87.live", Uop="python")
+    elif i.code not in _known():
+        return False
+    elif name in x87.MOVES:
+        b.op("x87.live", Uop="python")
+        b.op(hosted.plan(i.code).form(False), Bmodrm=0xC8 + i.op1_register - Register.ST0)
+    elif hosted.plan(i.code).memory is None:
+        b.op("x87.live", Uop="python")
+        b.op(hosted.plan(i.code).form(False), **hosted.holes(i, False))
+    else:
+        _with_memory(i, b)
+    return True
+
+
+def _with_memory(i: Instruction, b: Builder) -> None:
+    p = hosted.plan(i.code)
+    assert p.memory is not None
+    writes = p.written[p.memory]
+    b.memory(i, p.size, write=writes)
+    b.ref(p.size, "w" if writes else "r")
+    b.op("x87.live", Uop="python")
+    if i.mnemonic in x87.CONTROL:
+        b.op("x87.masked", Uop="python")
+    b.op(p.form(True))
+    if writes:
+        b.commit_ref()
