@@ -28,9 +28,10 @@ MODE_AC = 1 << 5  # CPL < 3, CR4.SMAP and RFLAGS.AC: data accesses may touch use
 MODE_STEP = 1 << 6  # a block of one instruction that ends in the dispatcher
 MODE_FLAT = 1 << 7  # legacy mode in which ES, SS, DS and CS have base 0 and limit 4 GiB
 MODE_NO_X87 = 1 << 8  # CR0.EM or TS
-MODE_NO_SSE = 1 << 9  # CR0.EM or TS or not CR4.OSFXSR
+MODE_NO_SSE = 1 << 9  # CR0.EM or not CR4.OSFXSR: SSE is #UD
 MODE_REAL = 1 << 10  # real or virtual-8086 mode
 MODE_IOPL = 1 << 11  # CPL <= IOPL
+MODE_SSE_UNMASKED = 1 << 12  # MXCSR unmasks an exception: whatever may raise #XM is Python's
 
 # Why native code left: the value of `exit_reason`.
 EXIT_TRANSLATE, EXIT_INTERRUPTED, EXIT_INSTRUCTION, EXIT_ACCESS, EXIT_DELIVER, EXIT_STEPPED, EXIT_DEBUG, EXIT_SEGMENT, EXIT_FETCH, EXIT_BREAKPOINT = range(10)

@@ -75,6 +75,11 @@ def set_rip(m: Trace) -> None:
     m.jump("dispatch")
 
 
+def skip(m: Trace) -> None:
+    """To another place of the same instruction."""
+    m.jump("TAKEN")
+
+
 def set_rip_indirect(m: Trace, source: str, width: int) -> None:
     """The same with a computed target."""
     m.put("rip", m[source].trunc(width).zext(64))
@@ -113,3 +118,4 @@ def forms() -> Iterator[Form]:
         yield Form(f"canonical.{source}", partial(check_canonical, source=source))
     yield Form("goto", constant)
     yield Form("rip", set_rip)
+    yield Form("skip", skip)

@@ -41,7 +41,7 @@ def ea_constant(m: Trace, segment: bool) -> None:
 
 
 def linear32(m: Trace) -> None:
-    """Outside 64-bit mode a linear address has 32 bits."""
+    """An address of 32-bit address size."""
     m["EA"] = m["EA"].trunc(32).zext(64)
     m.jump("NEXT")
 
@@ -151,7 +151,7 @@ def forms() -> Iterator[Form]:
                 for scale in (0, 1, 2, 4, 8):
                     name = f"ea{'.b' * base}{f'.i{scale}' if scale else ''}{'.seg' * segment}.{width}"
                     yield Form(name, partial(ea, base=base, scale=scale, segment=segment, width=width))
-    yield Form("ea.linear32", linear32)
+    yield Form("EA=cut32", linear32)
     for write in (False, True):
         yield Form(f"segment.{'w' if write else 'r'}", partial(segment_check, write=write))
     for width in WIDTHS:

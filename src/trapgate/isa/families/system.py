@@ -101,7 +101,7 @@ def raise_(m: Trace, function: str) -> None:
 
 
 NATIVE = ("syscall", "sysret", "iret64", "stac", "clac", "int3", "invlpg", "write_cr3", "flags_changed")
-RAISES = ("raise_ud", "raise_gp0", "raise_nm")
+RAISES = ("raise_ud", "raise_gp0", "raise_nm", "leave_breakpoint")
 
 
 def forms() -> Iterator[Form]:

@@ -5,8 +5,7 @@ Whatever is not plain leaves for Python (`soft.interrupts`) before anything has 
 
 from trapgate.isa import flags
 from trapgate.isa import state as s
-from trapgate.isa.families.branch import go_to
-from trapgate.isa.native.flows import leave, notice_flags
+from trapgate.isa.native.flows import go_on, leave, notice_flags
 from trapgate.isa.vocabulary import Trace, Value
 
 LMA, SCE = 1 << 10, 1
@@ -14,7 +13,7 @@ TF, IF, NT, RF, VM, AC = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17, 1 << 18
 CODE64_KERNEL = 0xA09B  # attributes of a flat 64-bit code segment, DPL 0, accessed
 UNUSABLE = 1 << 16
 ATTRIBUTES = 0xF0FF  # descriptor bits 40-55 without limit 19:16
-KEPT_MODE = s.MODE_NO_X87 | s.MODE_NO_SSE
+KEPT_MODE = s.MODE_NO_X87 | s.MODE_NO_SSE | s.MODE_SSE_UNMASKED
 
 
 def system_host(m: Trace) -> None:
@@ -133,7 +132,7 @@ def deliver(m: Trace) -> None:
         m.put("ss_attributes", m.const(UNUSABLE, 32))
     m.put("mode", kernel_mode(m, new))
     m.put("bus_lock_trap", m.const(0, 32))
-    go_to(m, (low & 0xFFFF) | ((low >> 32) & 0xFFFF0000) | (high << 32))
+    go_on(m, (low & 0xFFFF) | ((low >> 32) & 0xFFFF0000) | (high << 32))
 
 
 def int3(m: Trace) -> None:
@@ -217,7 +216,7 @@ def iret64(m: Trace) -> None:
     trap = (cpl == 3) & ((m.get("debugctl", 64) & 4) != 0)
     m.put("bus_lock_trap", trap.zext(32))
     notice_flags(m, new)
-    go_to(m, rip)
+    go_on(m, rip)
 
 
 def syscall(m: Trace) -> None:
@@ -244,7 +243,7 @@ def syscall(m: Trace) -> None:
     m.put("mode", kernel_mode(m, new))
     m.put("bus_lock_trap", m.const(0, 32))
     notice_flags(m, new)
-    go_to(m, m.get("lstar", 64))
+    go_on(m, m.get("lstar", 64))
 
 
 def sysret(m: Trace) -> None:
@@ -270,7 +269,7 @@ def sysret(m: Trace) -> None:
     m.put("mode", user_mode(m, new))
     m.put("bus_lock_trap", ((m.get("debugctl", 64) & 4) != 0).zext(32))
     notice_flags(m, new)
-    go_to(m, target)
+    go_on(m, target)
 
 
 FUNCTIONS = {"system_host": (system_host, 64, 3)}

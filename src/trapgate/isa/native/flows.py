@@ -3,7 +3,6 @@
 from functools import partial
 
 from trapgate.isa import state as s
-from trapgate.isa.families.branch import go_to
 from trapgate.isa.families.memory import LINE, WIDTHS
 from trapgate.isa.native.paging import present_rights
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
@@ -135,7 +134,7 @@ def block_hash(physical: Value, rip: Value, mode: Value) -> Value:
 def invlpg(m: Trace) -> None:
     """INVLPG of EA, then on at next_rip."""
     m.call("flush_page", 0, m["EA"])
-    go_to(m, m.get("next_rip", 64))
+    go_on(m, m.get("next_rip", 64))
 
 
 def write_cr3(m: Trace) -> None:
@@ -145,7 +144,7 @@ def write_cr3(m: Trace) -> None:
         m.jump("raise_gp0")
     m.put("cr3", m["T0"])
     m.call("flush", 0, m.const(1, 64))
-    go_to(m, m.get("next_rip", 64))
+    go_on(m, m.get("next_rip", 64))
 
 
 def supervisor_access(m: Trace, on: bool) -> None:
@@ -158,7 +157,7 @@ def supervisor_access(m: Trace, on: bool) -> None:
     else:
         m.put("rflags", flags & ~m.const(1 << 18, 64))
         m.put("mode", mode & ~m.const(s.MODE_AC, 32))
-    go_to(m, m.get("next_rip", 64))
+    go_on(m, m.get("next_rip", 64))
 
 
 def flags_changed(m: Trace) -> None:
@@ -168,7 +167,13 @@ def flags_changed(m: Trace) -> None:
     ac = ((flags & (1 << 18)) != 0) & kernel & ((m.get("cr4", 64) & (1 << 21)) != 0)
     m.put("mode", ac.select(mode | s.MODE_AC, mode & ~m.const(s.MODE_AC, 32)))
     notice_flags(m, flags)
-    go_to(m, m.get("next_rip", 64))
+    go_on(m, m.get("next_rip", 64))
+
+
+def go_on(m: Trace, rip: Value) -> None:
+    """The instruction is complete: on at `rip`."""
+    m.put("rip", rip)
+    m.jump("dispatch")
 
 
 def notice_flags(m: Trace, flags: Value) -> None:

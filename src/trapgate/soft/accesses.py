@@ -1,0 +1,127 @@
+"""Memory accesses that translated code could not settle: two pages, devices, watched pages, writes into translated code, bus locks.
+
+Each is a generator: it yields the exits that the machine must answer (MMIO), and ends when the access is done and translated code can go
+on behind it. Faults unwind as GuestFault, before anything has changed.
+"""
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from trapgate.arch.debugregs import DR6_BLD
+from trapgate.exits import BusLock, Exit, MmioRead, MmioWrite
+from trapgate.isa import state as s
+from trapgate.isa.state import LAYOUT
+from trapgate.soft.fault import GuestFault
+
+if TYPE_CHECKING:
+    from trapgate.soft.cpu import SoftVcpu
+
+Activity = Generator[Exit, int, None]
+ALIGNMENT_CHECK = 17
+LINE = 64
+BOUNCE = LAYOUT["bounce"].offset
+REPORT = 1 << 31  # in `pending_debug`: a bus lock for the machine to hear of, no cause of a #DB
+
+
+class NeedsStep(Exception):
+    """The instruction must start again in a block of its own: it hit a watched range or the code it belongs to."""
+
+
+def perform(cpu: "SoftVcpu") -> Activity:
+    """Do what EXIT_ACCESS left to us, then leave the transients ready for `resume`."""
+    st = cpu.state
+    kind, address, size = st.access_kind, st.saved_EA, st.access_size
+    wanted = cpu.rights()
+    if kind == s.KIND_COMMIT:
+        yield from _write(cpu, st.bounce_address, bytes(st.bounce)[: st.bounce_size], wanted)
+        return
+    if kind == s.KIND_REFERENCE:
+        request = st.saved_X
+        size, writes, reads = request & 0xFFFF, bool(request >> 16 & 1), bool(request >> 17 & 1)
+    else:
+        writes, reads = kind != s.KIND_LOAD, kind != s.KIND_STORE
+    if kind == s.KIND_LOCK:
+        _lock(cpu, address, size, wanted)
+    pieces = cpu.pieces(address, size, wanted | (s.ACCESS_WRITE if writes else 0))
+    if not cpu.in_step and (cpu.watched(address, size, writes) or (writes and any(cpu.is_code(at, n) for at, n in pieces))):
+        raise NeedsStep
+    cpu.note_access(address, size, writes)
+    data = b""
+    if reads:
+        data = yield from _read(cpu, pieces)
+    if kind == s.KIND_LOAD:
+        st.saved_T0 = int.from_bytes(data, "little")
+    elif kind == s.KIND_STORE:
+        value = (st.saved_T0 & (1 << 8 * size) - 1).to_bytes(size, "little")
+        yield from _store(cpu, pieces, value)
+    else:
+        cpu.put_bounce(data)
+        st.bounce_address, st.bounce_size = address, size if writes else 0
+        st.saved_HOST = cpu.address + BOUNCE
+        st.saved_T0 = int.from_bytes(data[:8], "little")
+
+
+def _lock(cpu: "SoftVcpu", address: int, size: int, wanted: int) -> None:
+    """A locked access that may lock the bus: #AC before it where split locks are forbidden, a note for the trap behind it."""
+    crosses = address % LINE + size > LINE
+    cpu.pieces(address, size, wanted | s.ACCESS_WRITE)  # an instruction that faults locks nothing
+    uncached = bool(cpu.state.walk_rights & s.RIGHT_UNCACHED)
+    if crosses and not uncached and cpu.state.split_lock_ac:
+        raise GuestFault(ALIGNMENT_CHECK, 0)
+    if crosses or uncached:
+        cpu.note_lock(address, size)
+
+
+def note_lock(cpu: "SoftVcpu", address: int, size: int) -> None:
+    """The bus was locked: a trap is due where the guest armed it, a report where the machine asked for one."""
+    st = cpu.state
+    if st.bus_lock_trap:
+        st.pending_debug |= DR6_BLD
+    if st.bus_lock_report:
+        st.pending_debug |= REPORT
+        cpu.bus_lock = BusLock(st.rip, address, size, st.cpl)
+
+
+def _read(cpu: "SoftVcpu", pieces: list[tuple[int, int]]) -> Generator[Exit, int, bytes]:
+    data = b""
+    for physical, length in pieces:
+        if cpu.ram.contains(physical, length):
+            data += cpu.ram.read(physical, length)
+            continue
+        for at, size in _chunks(physical, length):
+            value = yield MmioRead(at, size)
+            data += (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+    return data
+
+
+def _store(cpu: "SoftVcpu", pieces: list[tuple[int, int]], data: bytes) -> Activity:
+    done = 0
+    for physical, length in pieces:
+        part = data[done : done + length]
+        done += length
+        if cpu.ram.contains(physical, length):
+            cpu.ram.write(physical, part)
+            continue
+        for at, size in _chunks(physical, length):
+            yield MmioWrite(at, size, int.from_bytes(part[at - physical : at - physical + size], "little"))
+
+
+def _write(cpu: "SoftVcpu", address: int, data: bytes, wanted: int) -> Activity:
+    if data:
+        yield from _store(cpu, cpu.pieces(address, len(data), wanted | s.ACCESS_WRITE), data)
+
+
+def _chunks(address: int, length: int) -> list[tuple[int, int]]:
+    """A device access as naturally sized pieces; one piece where the size is 1, 2, 4 or 8."""
+    if length in (1, 2, 4, 8):
+        return [(address, length)]
+    return [(address + at, min(8, length - at) if length - at in (1, 2, 4) or length - at >= 8 else 1) for at in _starts(length)]
+
+
+def _starts(length: int) -> list[int]:
+    starts, at = [], 0
+    while at < length:
+        starts.append(at)
+        left = length - at
+        at += 8 if left >= 8 else left if left in (1, 2, 4) else 1
+    return starts

@@ -1,0 +1,445 @@
+"""The software CPU as a vCPU: the loop between translated code and Python, single steps, breakpoints, interrupts.
+
+Translated code runs until it needs Python; `exit_reason` says why. Whatever Python must see instruction by instruction (single steps of
+the guest or the debugger, watched accesses, stores into code, shadows) runs as a *step*: one instruction, translated into a block of its
+own, with everything that happened to it noted and turned into at most one DebugException behind it.
+"""
+
+from collections.abc import Callable
+
+from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BS
+from trapgate.arch.models import CpuModel
+from trapgate.clock import Clock
+from trapgate.exits import BusLock, DebugException, Exit, Interrupted, Shutdown, SoftwareBreakpoint
+from trapgate.isa import state as s
+from trapgate.memory import PAGE_SIZE, Ram
+from trapgate.soft import accesses, debugging, inspection
+from trapgate.soft.apic import LocalApic
+from trapgate.soft.accesses import REPORT, Activity, NeedsStep
+from trapgate.soft.blocks import TABLE_BITS, Block, Blocks
+from trapgate.soft.codebuffer import CodeBuffer
+from trapgate.soft.core import IF, NOWHERE, RF, TF, SoftCore
+from trapgate.soft.fault import GuestFault
+from trapgate.soft.instructions import HANDLERS
+from trapgate.soft.interrupts import TripleFault
+from trapgate.soft.interrupts import deliver as deliver_event
+from trapgate.soft.operands import linear_address
+from trapgate.soft.reset import reset
+from trapgate.soft.story import new_history, story
+from trapgate.soft.translate import Translator
+from trapgate.stencil.library import Library
+from trapgate.vcpu import Breakpoint, GuestDebug
+
+UNDEFINED_OPCODE = 6
+NO_BUDGET = 1 << 62
+
+
+class SoftVcpu(SoftCore):
+    """A vCPU of the software engine; see `trapgate.vcpu.Vcpu` for the protocol."""
+
+    def __init__(
+        self, ram: Ram, model: CpuModel, library: Library, clock: Clock, lapic: LocalApic | None = None, tsc_hz: int = 0, counting: bool = False
+    ) -> None:
+        super().__init__(ram, model, CodeBuffer(library))
+        self.clock, self.lapic, self.tsc_hz = clock, lapic, tsc_hz or model.tsc_hz
+        self.blocks = Blocks(ram, self.code)
+        self.translator = Translator(ram, self.code, self.blocks, model)
+        self.translator.counting = counting
+        self.deterministic = counting
+        st = self.state
+        st.code_lines, st.block_table, st.block_mask = self.blocks.lines_address, self.blocks.table_address, (1 << TABLE_BITS) - 1
+        st.guest_mxcsr = 0x1F80
+        st.physical_mask = (1 << model.physical_bits) - 1
+        self._enter = self.code.enter()
+        self._dispatch, self._resume_code = self.code.entries["dispatch"], self.code.entries["resume"]
+        ram.on_write = self.written
+        self.tsc_offset = 0
+        self.pending_read: Callable[[int], None] | None = None
+        self.bus_lock: BusLock | None = None
+        self.in_step = False
+        self.debugger: debugging.Armed = debugging.Armed()
+        self.guest_armed: tuple[Breakpoint, ...] = ()
+        self.watches: tuple[debugging.Watch, ...] = ()
+        self.history = new_history()
+        self._kicked = False
+        self._nmi = False
+        self._resuming = False
+        self._activity: Activity | None = None
+        self._answer: int | None = None
+        self._want_step = False
+        self._stepping = False
+        self._skip_breakpoint: int | None = None
+        self._step_start = self._step_next = 0
+        self._step_tf = self._step_faulted = False
+        self.last_debug = GuestDebug(False, False, False, False)
+        self._executed = 0
+        self._granted = 0
+        reset(self)
+        st.budget = NO_BUDGET
+        self._reasons: dict[int, Callable[[], Exit | None]] = {
+            s.EXIT_TRANSLATE: self._translate, s.EXIT_INTERRUPTED: self._interrupted, s.EXIT_INSTRUCTION: self._instruction,
+            s.EXIT_ACCESS: self._access, s.EXIT_DELIVER: self._deliver_prepared, s.EXIT_STEPPED: self._stepped, s.EXIT_DEBUG: self._debug_trap,
+            s.EXIT_SEGMENT: self._segment, s.EXIT_FETCH: self._fetch_nowhere, s.EXIT_BREAKPOINT: self._breakpoint,
+        }  # fmt: skip
+
+    # --- the loop
+
+    def run(self) -> Exit:
+        """Execute until something happens that the CPU cannot settle alone."""
+        st = self.state
+        while True:
+            try:
+                if self._activity is not None:
+                    exit_ = self._advance(self._activity)
+                elif self._resuming:
+                    self._resuming = False
+                    exit_ = self._go(self._resume_code)
+                elif self.in_step:
+                    exit_ = self._end_step()
+                elif st.pending_debug or st.pending_hits:
+                    exit_ = self._pending()
+                else:
+                    exit_ = self._boundary()
+            except GuestFault as fault:
+                exit_ = self.deliver(fault)
+            except NeedsStep:
+                self._activity, self._want_step, exit_ = None, True, None
+            except TripleFault:
+                return Shutdown(story(self, self.history))
+            if exit_ is not None:
+                return exit_
+
+    def _go(self, code: int) -> Exit | None:
+        self._enter(self.address, code)
+        return self._reasons[self.state.exit_reason]()
+
+    def _boundary(self) -> Exit | None:
+        """Between two instructions: what must be seen to before translated code may run on."""
+        st = self.state
+        if self._kicked:
+            self._kicked = False
+            return Interrupted()
+        shadowed = st.shadow and st.shadow_rip == st.rip
+        if self._nmi and not shadowed:
+            self._nmi = False
+            deliver_event(self, 2, external=True, history=self.history)
+        if st.irq_waiting and st.rflags & IF:
+            if not shadowed and not self._stepping:
+                return Interrupted()
+            if not self._stepping:
+                self._want_step = True
+        if self._want_step or self._stepping or st.rflags & (TF | RF) or self._skip_breakpoint == st.rip:
+            return self._begin_step()
+        st.request = 1 if self._kicked or self._nmi else 0
+        return self._go(self._dispatch)
+
+    def _interrupted(self) -> Exit | None:
+        st = self.state
+        if self.translator.counting and not st.request:
+            if self._left() <= 0:
+                return Interrupted()
+            self._want_step = True  # fewer instructions are left than the next block has: one by one
+        return None
+
+    def _advance(self, activity: Activity) -> Exit | None:
+        """Go on with an access that waits for a device."""
+        self._activity = None
+        answer, self._answer = self._answer, None
+        try:
+            exit_ = activity.send(answer)  # type: ignore[arg-type]  # None starts a generator, and answers a write
+        except StopIteration:
+            self._resuming = True
+            return None
+        self._activity = activity
+        return exit_
+
+    # --- reasons
+
+    def _translate(self) -> Exit | None:
+        st = self.state
+        block = self._block(st.walk_physical, st.mode)
+        if block.slot < 0:
+            return self._go(self.code.base + block.code)
+        return None
+
+    def _block(self, physical: int, mode: int) -> Block:
+        """The block at RIP, translated if need be."""
+        st = self.state
+        key = (st.rip, physical, mode)
+        block = self.blocks.by_key.get(key)
+        linear = st.rip if mode & s.MODE_CODE64 else st.rip + st.cs_base & 0xFFFFFFFF
+        if block is not None and block.second >= 0 and self._second(linear) != block.second:
+            self.blocks.drop(block)
+            block = None
+        if block is None:
+            if self.blocks.full:
+                self.blocks.clear()
+                self.flush_jumps()
+            block = self.translator.translate(st.rip, physical, mode, linear, lambda: self._second(linear))
+            self.blocks.add(block, findable=block.second < 0 and not mode & s.MODE_STEP)
+            for page in block.pages:
+                self._protect(self.address, page)
+        return block
+
+    def _second(self, linear: int) -> int:
+        """The guest-physical page behind the one of `linear`; GuestFault when it may not be fetched."""
+        following = (linear & ~(PAGE_SIZE - 1)) + PAGE_SIZE
+        if self.state.mode & s.MODE_CODE64:
+            following &= NOWHERE
+        else:
+            following &= 0xFFFFFFFF
+        return self.walk(following, self.rights() | s.ACCESS_FETCH)
+
+    def _instruction(self) -> Exit | None:
+        """An instruction that Python executes."""
+        st = self.state
+        number = st.exit_detail
+        if number >= 0xFFFF0000:  # a native function found its case not to be plain
+            instruction = debugging.NATIVE_FALLBACKS[number - 0xFFFF0000]
+        else:
+            instruction = self.translator.instructions[number]
+        exit_ = HANDLERS[instruction.mnemonic](self, instruction)
+        st.rip = st.next_rip
+        return exit_
+
+    def _access(self) -> Exit | None:
+        return self._advance(accesses.perform(self))
+
+    def _deliver_prepared(self) -> Exit | None:
+        return self.deliver(self.prepared_fault())
+
+    def _segment(self) -> Exit | None:
+        """A legacy-mode access that the plain segment check did not settle: `isa.families.memory.segment_check` says what X holds."""
+        st = self.state
+        request = st.saved_X
+        name = s.SEGMENTS[request & 0xFF]
+        st.saved_EA = linear_address(self, name, st.saved_EA, (request >> 8 & 0xFFF) + 1, bool(request >> 20 & 1))
+        self._resuming = True
+        return None
+
+    def _fetch_nowhere(self) -> Exit | None:
+        raise GuestFault(UNDEFINED_OPCODE)
+
+    def _debug_trap(self) -> Exit | None:
+        self.state.rip = self.state.next_rip
+        return None
+
+    def _pending(self) -> Exit | None:
+        """Debug causes noted by the instruction that has just completed, outside of a step."""
+        st = self.state
+        if st.pending_debug & REPORT:
+            st.pending_debug &= ~REPORT
+            return self.bus_lock
+        if st.shadow == 2 and st.shadow_rip == st.rip:  # MOV SS holds traps back until after the next instruction
+            return self._begin_step()
+        causes, hits, st.pending_debug, st.pending_hits = st.pending_debug, st.pending_hits, 0, 0
+        self.last_debug = GuestDebug(False, False, False, bool(causes))
+        return DebugException(causes, hits, False, fault=False)
+
+    # --- steps
+
+    def _begin_step(self) -> Exit | None:
+        """Run the instruction at RIP alone."""
+        st = self.state
+        self._want_step = False
+        hit = self._exec_hits()
+        if hit is not None:
+            return hit
+        mode = st.mode | s.MODE_STEP
+        linear = st.rip if mode & s.MODE_CODE64 else st.rip + st.cs_base & 0xFFFFFFFF
+        physical = self.walk(linear, self.rights() | s.ACCESS_FETCH)
+        if not self.ram.contains(physical):
+            raise GuestFault(UNDEFINED_OPCODE)
+        block = self._block(physical, mode)
+        self.in_step, self._step_faulted = True, False
+        self._step_start, self._step_next = st.rip, st.rip + block.length & (NOWHERE if mode & s.MODE_CODE64 else 0xFFFFFFFF)
+        self._step_tf = bool(st.rflags & TF)
+        st.rflags &= ~RF
+        self._skip_breakpoint = None
+        st.stepping, st.request = 1, 0
+        return self._go(self.code.base + block.code)
+
+    def _stepped(self) -> Exit | None:
+        return None  # `run` ends the step
+
+    def _end_step(self) -> Exit | None:
+        """The instruction of a step is complete (or has faulted): what it caused, as one DebugException."""
+        st = self.state
+        self.in_step = False
+        st.stepping = 0
+        if self._kicked or self._nmi or st.irq_waiting:
+            st.request = 1
+        if st.pending_debug & REPORT:
+            st.pending_debug &= ~REPORT
+            self.in_step = True
+            return self.bus_lock
+        tf = self._step_tf and not self._step_faulted
+        if tf and st.debugctl & DEBUGCTL_BTF and st.rip == self._step_next:
+            tf = False
+        held = st.shadow == 2 and st.shadow_rip == st.rip
+        if held and not self._stepping:
+            return None
+        causes = 0 if held else st.pending_debug
+        hits = 0 if held else st.pending_hits
+        if tf and not held or self._stepping:
+            causes |= DR6_BS
+        if not causes and not hits:
+            return None
+        if not held:
+            st.pending_debug = st.pending_hits = 0
+        self.last_debug = GuestDebug(tf and not held, False, False, bool(causes & ~DR6_BS))
+        return DebugException(causes, hits, False, fault=False)
+
+    def _exec_hits(self) -> Exit | None:
+        """Execution breakpoints at RIP, unless this instruction runs without them (RF, a resumed breakpoint)."""
+        st = self.state
+        linear = st.rip if st.mode & s.MODE_CODE64 else st.rip + st.cs_base & 0xFFFFFFFF
+        if linear not in self.translator.breakpoints:
+            return None
+        shadowed = st.shadow == 2 and st.shadow_rip == st.rip
+        skip_debugger = self._skip_breakpoint == st.rip
+        hits = debugging.exec_hits(self, linear, guest=not st.rflags & RF and not shadowed, debugger=not skip_debugger)
+        if hits:
+            self.last_debug = GuestDebug(False, False, False, False)
+            return DebugException(0, hits, False, fault=True)
+        if linear in self.debugger.software and not skip_debugger:
+            return SoftwareBreakpoint(linear)
+        return None
+
+    def _breakpoint(self) -> Exit | None:
+        self._want_step = True
+        return None
+
+    # --- faults and interrupts
+
+    def deliver(self, fault: GuestFault) -> Exit | None:
+        """Deliver a fault to the guest."""
+        st = self.state
+        self._step_faulted = True
+        self._activity = None
+        st.pending_debug = st.pending_hits = 0
+        deliver_event(self, fault.vector, fault.error, cr2=fault.cr2, history=self.history)
+        return None
+
+    def can_interrupt(self) -> bool:
+        """Whether an external interrupt would be taken now."""
+        st = self.state
+        busy = self.in_step or self._resuming or self._activity is not None or st.pending_debug or st.pending_hits
+        return bool(st.rflags & IF) and not busy and not (st.shadow and st.shadow_rip == st.rip)
+
+    def interrupt(self, vector: int) -> None:
+        """Deliver an external interrupt."""
+        assert self.can_interrupt()
+        deliver_event(self, vector, external=True, history=self.history)
+
+    def want_interrupt(self, waiting: bool) -> None:
+        """While waiting, `run` returns Interrupted as soon as an interrupt could be taken."""
+        self.state.irq_waiting = int(waiting)
+        if waiting and self.state.rflags & IF:
+            self.state.request = 1
+
+    def nmi(self) -> None:
+        """A non-maskable interrupt at the next boundary."""
+        self._nmi = True
+        self.state.request = 1
+
+    def kick(self) -> None:
+        """Make `run` return Interrupted soon; from any thread."""
+        self._kicked = True
+        self.state.request = 1
+
+    def complete(self, value: int) -> None:
+        """Answer the read that `run` returned."""
+        if self._activity is not None:
+            self._answer = value
+        else:
+            assert self.pending_read is not None, "nothing waits for an answer"
+            self.pending_read(value)
+            self.pending_read = None
+
+    # --- the instruction clock
+
+    def executed(self) -> int:
+        """Instructions executed so far (only counted with the instruction clock)."""
+        return self._executed + self._granted - self._left()
+
+    def budget(self, instructions: int) -> None:
+        """`run` returns Interrupted after so many more instructions, or a block's worth sooner."""
+        self._executed = self.executed()
+        self._granted = min(instructions, NO_BUDGET)
+        self.state.budget = self._granted
+
+    def _left(self) -> int:
+        left = self.state.budget
+        return int(left - (1 << 64) if left >> 63 else left) if self._granted else 0
+
+    # --- code
+
+    def is_code(self, physical: int, length: int) -> bool:
+        """Whether any of these bytes was translated."""
+        return bool(self.blocks.touching(physical, length)) if self.ram.contains(physical, length) else False
+
+    def written(self, physical: int, length: int) -> None:
+        """RAM was written by Python: translations of these bytes are stale."""
+        if not self.blocks.by_page:
+            return
+        gone = [block for page in range(physical >> 12, (physical + length - 1 >> 12) + 1) if page << 12 in self.blocks.by_page
+                for block in self.blocks.touching(max(physical, page << 12), min(physical + length, page + 1 << 12) - max(physical, page << 12))]  # fmt: skip
+        if gone:
+            for block in gone:
+                self.blocks.drop(block)
+            self.flush_jumps()
+
+    # --- the rest of the protocol lives in its own files
+
+    watched = debugging.watched
+    note_access = debugging.note_access
+    note_lock = accesses.note_lock
+    raise_icebp = debugging.raise_icebp
+    arm = debugging.arm
+    armed = debugging.armed
+    deliver_debug = debugging.deliver_debug
+    get = inspection.get
+    set = inspection.set_
+    read_msr = inspection.read_msr
+    write_msr = inspection.write_msr
+    read_virtual = inspection.read_virtual
+    write_virtual = inspection.write_virtual
+    translate = inspection.translate
+
+    def tsc(self) -> int:
+        """The time-stamp counter: guest time at the model's rate."""
+        return self.clock.now() * self.tsc_hz // 1_000_000_000 + self.tsc_offset & NOWHERE
+
+    def set_tsc(self, value: int) -> None:
+        """The guest wrote its TSC."""
+        self.tsc_offset = value - self.clock.now() * self.tsc_hz // 1_000_000_000 & NOWHERE
+        if self.lapic is not None:
+            self.lapic.set_tsc_offset(self.tsc_offset)
+
+    def abandon(self) -> None:
+        """Somebody moved RIP: an access that waits for a device is not resumed."""
+        self._activity, self._resuming, self.in_step = None, False, False
+        self.state.stepping = 0
+
+    def step(self, on: bool) -> None:
+        """While on, `run` returns after one instruction."""
+        self._stepping = on
+
+    def resume_over(self) -> None:
+        """The next instruction runs without the debugger's execution breakpoints on it."""
+        self._skip_breakpoint = self.state.rip
+
+    def guest_debug(self) -> GuestDebug:
+        """What the guest had armed when the last DebugException arose."""
+        return self.last_debug
+
+    def put_bounce(self, data: bytes) -> None:
+        """Fill the bounce buffer."""
+        self.state.bounce[: len(data)] = data
+
+
+def make(ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic | None, library: Library, counting: bool = False) -> SoftVcpu:
+    """A vCPU for `trapgate.machine`."""
+    return SoftVcpu(ram, CpuModel.parse(model), library, clock, lapic, tsc_hz, counting)
+

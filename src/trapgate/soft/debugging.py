@@ -1,0 +1,234 @@
+"""Debug registers and breakpoints of the software CPU: what is armed, what an access or an address hits, how a #DB is delivered.
+
+Breakpoints of guest and debugger never share a slot: the guest's live in DR0-DR7, the debugger's in a list of any length; `armed` shows
+both, and `DebugException.hits` counts by it. Watched pages stay out of the TLB, blocks stop at watched addresses.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from iced_x86 import Code, Decoder, Instruction, Register
+
+from trapgate.arch import debugregs, dr6
+from trapgate.arch.control import CR4_DE
+from trapgate.exits import DebugException, Exit
+from trapgate.isa import state as s
+from trapgate.soft.interrupts import deliver as deliver_event
+from trapgate.soft.operands import gp, read_register, require_cpl0, ud, write_register
+from trapgate.vcpu import Breakpoint, GuestDebug, Kind, Owner
+
+if TYPE_CHECKING:
+    from trapgate.soft.cpu import SoftVcpu
+
+DEBUG_VECTOR = 1
+MAX_WATCHED_PAGES = 64
+_DR_NUMBERS = {getattr(Register, f"DR{n}"): n for n in range(8)}
+
+
+def _instruction(raw: bytes) -> Instruction:
+    return Decoder(64, raw).decode()
+
+
+# What native functions hand over when their case is not plain, by the number they leave in `exit_detail`.
+NATIVE_FALLBACKS = [_instruction(raw) for raw in (b"\x48\xcf", b"\x0f\x05", b"\x48\x0f\x07", b"\xcc")]
+assert [i.code for i in NATIVE_FALLBACKS] == [Code.IRETQ, Code.SYSCALL, Code.SYSRETQ, Code.INT3]
+
+
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """The debugger's breakpoints."""
+
+    hardware: tuple[Breakpoint, ...] = ()
+    software: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A data or I/O breakpoint as accesses are tested: [first, last], and which breakpoint of `armed` it is."""
+
+    first: int
+    last: int
+    kind: Kind
+    index: int
+
+
+# --- arming
+
+
+def arm(cpu: "SoftVcpu", breakpoints: Sequence[Breakpoint], software: Sequence[int]) -> None:
+    """The debugger's breakpoints from now on. ValueError when they watch more pages than can be watched."""
+    before = cpu.debugger
+    cpu.debugger = Armed(tuple(breakpoints), frozenset(software))
+    try:
+        refresh(cpu)
+    except ValueError:
+        cpu.debugger = before
+        raise
+
+
+def armed(cpu: "SoftVcpu") -> Sequence[Breakpoint]:
+    """The guest's enabled breakpoints, then the debugger's."""
+    return (*cpu.guest_armed, *cpu.debugger.hardware)
+
+
+def guest_breakpoints(cpu: "SoftVcpu") -> tuple[Breakpoint, ...]:
+    """What DR0-DR7 arm (SDM vol. 3, 18.2.4). R/W = 2 is I/O only with CR4.DE, else undefined: it matches nothing."""
+    st, found = cpu.state, []
+    for n in range(debugregs.SLOTS):
+        slot = debugregs.slot(st.dr7, n)
+        if not slot.enabled or (slot.rw == Kind.IO and not st.cr4 & CR4_DE):
+            continue
+        found.append(Breakpoint(Owner.GUEST, n, Kind(slot.rw), getattr(st, f"dr{n}"), slot.length))
+    return tuple(found)
+
+
+def refresh(cpu: "SoftVcpu") -> None:
+    """Work out watched pages and block ends again, after DR0-DR7, CR4.DE or the debugger's breakpoints changed."""
+    guest = guest_breakpoints(cpu)
+    watches, pages = [], set[int]()
+    stops = set(cpu.debugger.software)
+    for index, one in enumerate((*guest, *cpu.debugger.hardware)):
+        if one.kind is Kind.EXEC:
+            stops.add(one.address)
+            continue
+        first, last = debugregs.covered(one.address, one.length) if one.owner is Owner.GUEST else (one.address, one.address + one.length - 1)
+        watches.append(Watch(first, last, one.kind, index))
+        if one.kind is not Kind.IO:
+            pages.update(range(first & ~4095, (last & ~4095) + 1, 4096))
+    if len(pages) > MAX_WATCHED_PAGES:
+        raise ValueError(f"data breakpoints may lie in {MAX_WATCHED_PAGES} pages at most, not {len(pages)}")
+    cpu.guest_armed, cpu.watches = guest, tuple(watches)
+    st = cpu.state
+    st.watch_count = len(pages)
+    st.watch_pages[:] = b"".join(page.to_bytes(8, "little") for page in sorted(pages)).ljust(8 * MAX_WATCHED_PAGES, b"\0")
+    changed = stops ^ cpu.translator.breakpoints
+    cpu.translator.breakpoints = frozenset(stops)
+    if changed:
+        base = 0 if st.mode & s.MODE_CODE64 else st.cs_base
+        for block in [b for b in cpu.blocks.by_key.values() if any(0 <= a - base - b.key[0] < b.length for a in changed)]:
+            cpu.blocks.drop(block)
+    cpu.flush_all()
+
+
+# --- hits
+
+
+def _matches(watch: Watch, write: bool) -> bool:
+    if watch.kind is Kind.WRITE:
+        return write
+    return watch.kind is Kind.ACCESS or (watch.kind is Kind.READ and not write)
+
+
+def watched(cpu: "SoftVcpu", address: int, size: int, write: bool) -> int:
+    """The breakpoints (bits by `armed`) that a data access hits."""
+    hits = 0
+    for watch in cpu.watches:
+        if watch.kind is not Kind.IO and watch.first < address + size and address <= watch.last and _matches(watch, write):
+            hits |= 1 << watch.index
+    return hits
+
+
+def note_access(cpu: "SoftVcpu", address: int, size: int, write: bool) -> None:
+    """A data access was made: what it hits is reported behind the instruction."""
+    if cpu.watches:
+        cpu.state.pending_hits |= watched(cpu, address, size, write)
+
+
+def note_io(cpu: "SoftVcpu", port: int, size: int) -> None:
+    """A port was accessed: I/O breakpoints."""
+    for watch in cpu.watches:
+        if watch.kind is Kind.IO and watch.first < port + size and port <= watch.last:
+            cpu.state.pending_hits |= 1 << watch.index
+
+
+def exec_hits(cpu: "SoftVcpu", linear: int, guest: bool, debugger: bool) -> int:
+    """The execution breakpoints (bits by `armed`) at a linear address."""
+    hits = 0
+    for index, one in enumerate(armed(cpu)):
+        wanted = guest if one.owner is Owner.GUEST else debugger
+        if wanted and one.kind is Kind.EXEC and one.address == linear:
+            hits |= 1 << index
+    return hits
+
+
+# --- #DB
+
+
+def raise_icebp(cpu: "SoftVcpu") -> Exit:
+    """INT1: a #DB with no cause bit, a trap: RIP goes behind it."""
+    cpu.last_debug = GuestDebug(False, False, False, False)
+    return DebugException(0, 0, True, fault=False)
+
+
+def deliver_debug(cpu: "SoftVcpu", causes: int, hits: int, icebp: bool) -> None:
+    """Deliver #DB to the guest: DR6, DR7.GD, DEBUGCTL (SDM vol. 3, 18.2.3, 18.4.1; APM vol. 2, 13.1), then through the IDT."""
+    st = cpu.state
+    st.dr6 = dr6.deliver(st.dr6, causes, hits, icebp=icebp, amd=cpu.model.amd)
+    st.dr7 &= ~debugregs.DR7_GD
+    st.debugctl &= ~(debugregs.DEBUGCTL_BTF | (debugregs.DEBUGCTL_LBR if cpu.model.amd else 0))
+    deliver_event(cpu, DEBUG_VECTOR, resume=False, history=cpu.history)
+
+
+def _number(cpu: "SoftVcpu", register: int) -> int:
+    """Which debug register a MOV means: DR4 and DR5 are DR6 and DR7 without CR4.DE, #UD with it; DR8-DR15 are #UD."""
+    number = _DR_NUMBERS.get(register, 8)
+    if number > 7 or (number in (4, 5) and cpu.state.cr4 & CR4_DE):
+        raise ud()
+    return number + 2 if number in (4, 5) else number
+
+
+def _general_detect(cpu: "SoftVcpu") -> Exit | None:
+    """DR7.GD: a fault before any access to a debug register."""
+    st = cpu.state
+    if not st.dr7 & debugregs.DR7_GD:
+        return None
+    st.next_rip = st.rip
+    cpu.last_debug = GuestDebug(False, True, False, False)
+    return DebugException(debugregs.DR6_BD, 0, False, fault=True)
+
+
+def move_to_debug(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+    """MOV DRn, r."""
+    require_cpl0(cpu)
+    number = _number(cpu, i.op0_register)
+    if (detected := _general_detect(cpu)) is not None:
+        return detected
+    value = read_register(cpu, i.op1_register)
+    write_debug_register(cpu, number, value)
+    return None
+
+
+def write_debug_register(cpu: "SoftVcpu", number: int, value: int) -> None:
+    """Store to DR0-DR3, DR6, DR7 as MOV does; GuestFault (#GP) for a value that the register refuses."""
+    st = cpu.state
+    try:
+        if number == 6:
+            st.dr6 = debugregs.store_dr6(value, amd=cpu.model.amd, bus_lock=cpu.model.has("bus-lock-detect"), debugctl=st.debugctl)
+        elif number == 7:
+            st.dr7 = debugregs.store_dr7(value)
+        else:
+            setattr(st, f"dr{number}", value)
+    except ValueError as error:
+        raise gp() from error
+    if number != 6:
+        refresh(cpu)
+
+
+def move_from_debug(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+    """MOV r, DRn."""
+    require_cpl0(cpu)
+    number = _number(cpu, i.op1_register)
+    if (detected := _general_detect(cpu)) is not None:
+        return detected
+    write_register(cpu, i.op0_register, read_debug_register(cpu, number))
+    return None
+
+
+def read_debug_register(cpu: "SoftVcpu", number: int) -> int:
+    """What MOV reads from DR0-DR3, DR6, DR7."""
+    st = cpu.state
+    if number == 6:
+        return debugregs.read_dr6(st.dr6, amd=cpu.model.amd, bus_lock=cpu.model.has("bus-lock-detect"), debugctl=st.debugctl)
+    return int(getattr(st, f"dr{number}"))
+

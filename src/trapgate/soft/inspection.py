@@ -1,0 +1,146 @@
+"""What a debugger or a loader sees and changes from outside: registers by name, MSRs, guest-virtual memory."""
+
+from typing import TYPE_CHECKING
+
+from trapgate.arch import control
+from trapgate.isa import state as s
+from trapgate.memory import PAGE_SIZE
+from trapgate.soft import debugging, floating, msr
+from trapgate.soft.core import NOWHERE
+from trapgate.soft.fault import GuestFault
+from trapgate.soft.segments import load_segment, put_paragraph
+
+if TYPE_CHECKING:
+    from trapgate.soft.cpu import SoftVcpu
+
+_PLAIN = {*s.GENERAL, "rip", "cr2", "star", "lstar", "cstar", "sfmask", "xcr0", "gdt_base", "gdt_limit", "idt_base", "idt_limit"}
+_ALIAS = {"k_gs_base": "kernel_gs_base", "mxcsr": "guest_mxcsr"}
+_SELECTORS = {"cs", "ss", "ds", "es", "fs", "gs", "ldtr", "tr"}
+_BASES = {f"{name}_base" for name in _SELECTORS}
+
+
+def get(cpu: "SoftVcpu", register: str) -> int:
+    """The value of a register by its name in `arch.registers`; KeyError for no such register."""
+    st = cpu.state
+    if register in _PLAIN or register in _BASES or register in ("cr0", "cr3", "cr4", "efer"):
+        return int(getattr(st, register))
+    if register == "rflags":
+        return st.get_rflags()
+    if register in _SELECTORS:
+        return int(getattr(st, f"{register}_selector"))
+    if register in _ALIAS:
+        return int(getattr(st, _ALIAS[register]))
+    if register == "cr8":
+        return cpu.lapic.cr8 if cpu.lapic is not None else int(st.cr8)
+    if register == "tsc":
+        return cpu.tsc()
+    if register.startswith("dr") and register[2:].isdigit():
+        return debugging.read_debug_register(cpu, int(register[2:]))
+    if register.startswith("xmm"):
+        return int.from_bytes(bytes(getattr(st, register)), "little")
+    return floating.get(cpu, register)
+
+
+def set_(cpu: "SoftVcpu", register: str, value: int) -> None:
+    """Change a register; ValueError when the architecture forbids the value, KeyError for no such register."""
+    st = cpu.state
+    try:
+        _set(cpu, register, value)
+    except GuestFault as fault:
+        raise ValueError(f"{register} cannot hold {value:#x}") from fault
+    if register == "rip":
+        cpu.abandon()
+    if register in ("cr0", "cr3", "cr4", "efer"):
+        cpu.flush_all()
+    cpu.update_mode()
+    st.request = 1
+
+
+def _set(cpu: "SoftVcpu", register: str, value: int) -> None:
+    st = cpu.state
+    if register in _PLAIN or register in _BASES:
+        setattr(st, register, value)
+    elif register == "rflags":
+        st.set_rflags(value)
+    elif register in _SELECTORS:
+        if not st.cr0 & control.CR0_PE:
+            put_paragraph(cpu, register, value)
+        elif value != getattr(st, f"{register}_selector"):
+            if register in ("cs", "ldtr", "tr"):
+                raise ValueError(f"{register} changes only by the guest's own instructions")
+            load_segment(cpu, register, value)
+    elif register == "mxcsr":
+        floating.set_mxcsr(cpu, value)
+    elif register in _ALIAS:
+        setattr(st, _ALIAS[register], value)
+    elif register in ("cr0", "cr3", "cr4", "efer"):
+        setattr(st, register, value)
+    elif register == "cr8":
+        if cpu.lapic is not None:
+            cpu.lapic.cr8 = value
+        st.cr8 = value
+    elif register == "tsc":
+        cpu.set_tsc(value)
+    elif register.startswith("dr") and register[2:].isdigit():
+        debugging.write_debug_register(cpu, int(register[2:]), value)
+    elif register.startswith("xmm"):
+        getattr(st, register)[:] = value.to_bytes(16, "little")
+    else:
+        floating.set_(cpu, register, value)
+
+
+def read_msr(cpu: "SoftVcpu", index: int) -> int:
+    """The value of an MSR; KeyError when the model has none."""
+    try:
+        return msr.read_msr(cpu, index)
+    except GuestFault as fault:
+        raise KeyError(f"no MSR {index:#x}") from fault
+
+
+def write_msr(cpu: "SoftVcpu", index: int, value: int) -> None:
+    """Change an MSR; ValueError when the model has none or refuses the value."""
+    try:
+        msr.write_msr(cpu, index, value)
+    except GuestFault as fault:
+        raise ValueError(f"MSR {index:#x} cannot hold {value:#x}") from fault
+
+
+def translate(cpu: "SoftVcpu", address: int) -> int | None:
+    """The guest-physical address behind a guest-virtual one, without side effects."""
+    try:
+        return cpu.walk(address & NOWHERE, s.ACCESS_PEEK)
+    except GuestFault:
+        return None
+
+
+def read_virtual(cpu: "SoftVcpu", address: int, length: int) -> bytes:
+    """Guest memory; short where a page is unmapped or not RAM."""
+    data = b""
+    for at, size in _pages(address, length):
+        physical = translate(cpu, at)
+        if physical is None or not cpu.ram.contains(physical, size):
+            break
+        data += cpu.ram.read(physical, size)
+    return data
+
+
+def write_virtual(cpu: "SoftVcpu", address: int, data: bytes) -> bool:
+    """Change guest memory whatever its page rights; False and nothing written when any of it is unmapped or not RAM."""
+    pieces = [(translate(cpu, at), size) for at, size in _pages(address, len(data))]
+    if any(physical is None or not cpu.ram.contains(physical, size) for physical, size in pieces):
+        return False
+    done = 0
+    for physical, size in pieces:
+        assert physical is not None
+        cpu.ram.write(physical, data[done : done + size])
+        done += size
+    return True
+
+
+def _pages(address: int, length: int) -> list[tuple[int, int]]:
+    found, end = [], address + length
+    while address < end:
+        size = min(end - address, PAGE_SIZE - address % PAGE_SIZE)
+        found.append((address, size))
+        address += size
+    return found

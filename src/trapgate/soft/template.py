@@ -1,0 +1,288 @@
+"""A translated instruction, not yet placed: machine code whose remaining holes depend on where it runs.
+
+The `Builder` strings micro-ops (stencils) together for one instruction; `finish` lays them out, fills every hole that is known already, and
+gives the `Template` that is copied for each occurrence of the same bytes in the same mode.
+"""
+
+from dataclasses import dataclass
+
+from iced_x86 import Instruction, MemorySizeExt, OpKind, Register
+
+from trapgate.isa import state as s
+from trapgate.isa.state import LAYOUT
+from trapgate.soft.registers import GENERAL, SEGMENT_NAME
+from trapgate.stencil.library import Library
+
+TLB = LAYOUT["tlb"].offset
+
+
+@dataclass(frozen=True, slots=True)
+class Rip:
+    """A hole value relative to the instruction's own RIP."""
+
+    by: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A way out of the block: a 32-bit branch at `at`, to RIP + `by`."""
+
+    at: int
+    by: int
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Code and what is left to fill when it is copied."""
+
+    code: bytes
+    rips: tuple[tuple[int, int], ...]  # 8-byte holes: (offset, addend to RIP)
+    colds: tuple[tuple[int, str, int], ...]  # 4-byte branches: (offset, native function, offset to resume at)
+    natives: tuple[tuple[int, str], ...]  # 4-byte branches straight to a native function
+    exits: tuple[Exit, ...]
+    ends: bool  # nothing behind it runs in this block
+    python: tuple[int, ...] = ()  # offsets of the 4-byte numbers of Python-executed instructions
+
+
+class Builder:
+    """Collects the micro-ops of one instruction."""
+
+    def __init__(self, library: Library, mode: int, length: int, dead_flags: bool = False, amd: bool = True) -> None:
+        self.library, self.mode, self.length, self.dead_flags, self.amd = library, mode, length, dead_flags, amd
+        self.code_size = (16, 32, 64)[mode & s.MODE_CODE]
+        self.long = self.code_size == 64
+        self.flat = self.long or bool(mode & s.MODE_FLAT)
+        self.stack_width = 64 if self.long else 32 if mode & s.MODE_STACK32 else 16
+        self.cpl = (mode & s.MODE_CPL) >> s.MODE_CPL_SHIFT
+        self.step = bool(mode & s.MODE_STEP)
+        self.ops: list[tuple[str, dict[str, int | Rip | str]]] = []
+        self.labels: dict[str, int] = {}
+        self.ends = False
+        self.direct_exits: list[int] = []  # RIP offsets of plain jumps out, in order, emitted behind everything
+        table = s.TLB_USER if self.cpl == 3 else s.TLB_KERNEL_AC if mode & s.MODE_AC else s.TLB_KERNEL
+        base = TLB + table * s.TLB_BYTES
+        self.common: dict[str, int | Rip | str] = {"RTLBR": base, "RTLBW": base + 8, "RTLBA": base + 24, "Qnext": Rip(length)}
+
+    # --- micro-ops
+
+    def op(self, name: str, **holes: int | Rip | str) -> None:
+        """Append a stencil with its holes. `TAKEN="label"` binds a branch to a label of this instruction."""
+        if self.dead_flags and f"{name}!" in self.library.stencils:
+            name = f"{name}!"
+        assert name in self.library.stencils, f"no stencil {name}"
+        self.ops.append((name, holes))
+
+    def label(self, name: str) -> None:
+        """A place that a micro-op of this instruction may branch to."""
+        self.labels[name] = len(self.ops)
+
+    def reg(self, register: int) -> int:
+        """The state offset of a general register."""
+        return GENERAL[register][0]
+
+    # --- memory operands
+
+    def address(self, i: Instruction, add: int = 0) -> None:
+        """EA = the offset of the memory operand, without a segment: what LEA computes. `add` moves it (POP [RSP+n])."""
+        self._address(i, segment=0, add=add)
+
+    def _address(self, i: Instruction, segment: int, add: int = 0) -> None:
+        displacement = i.memory_displacement + add
+        holes: dict[str, int | Rip | str] = {"Rseg": segment} if segment else {}
+        end = ".seg" if segment else ""
+        if i.memory_base == Register.RIP:
+            self.op(f"ea.const{end}", Qaddress=Rip(displacement), **holes)
+            return
+        if i.memory_base == Register.EIP:
+            self.op("ea.const", Qaddress=Rip(displacement))
+            self.op("EA=cut32")
+            return
+        base, index = i.memory_base, i.memory_index
+        register = base if base != Register.NONE else index
+        if register == Register.NONE:
+            # iced-x86 has cut or sign-extended the displacement to the address size already
+            self.op(f"ea.const{end}", Qaddress=displacement & ((1 << 64) - 1 if self.long else 0xFFFFFFFF), **holes)
+            return
+        width = GENERAL[register][1]
+        holes["Sdisp"] = _signed32(displacement, width)
+        name = "ea"
+        if base != Register.NONE:
+            name += ".b"
+            holes["R0"] = self.reg(base)
+        if index != Register.NONE:
+            name += f".i{i.memory_index_scale}"
+            holes["R1"] = self.reg(index)
+        self.op(f"{name}{end}.{width}", **holes)
+
+    def memory(self, i: Instruction, size: int, write: bool = False, add: int = 0) -> None:
+        """EA = the linear address of the memory operand of `size` bytes; outside flat segments limit and rights are checked."""
+        segment = i.memory_segment
+        if self.long:
+            based = segment in (Register.FS, Register.GS)
+            self._address(i, LAYOUT[f"{SEGMENT_NAME[segment]}_base"].offset if based else 0, add)
+            return
+        self._address(i, 0, add)
+        self.segment(SEGMENT_NAME[segment], size, write)
+
+    def segment(self, name: str, size: int, write: bool) -> None:
+        """Legacy modes: EA, an offset into a segment, becomes linear. Nothing to do in 64-bit mode."""
+        if self.long or (self.flat and name not in ("fs", "gs")):
+            return
+        base = LAYOUT[f"{name}_base"].offset
+        check = s.SEGMENTS.index(name) | (size - 1) << 8 | write << 20
+        self.op(
+            f"segment.{'w' if write else 'r'}",
+            Rseg=base, Rseglimit=LAYOUT[f"{name}_limit"].offset, Rsegattr=LAYOUT[f"{name}_attributes"].offset,
+            Usize=size - 1, Ucheck=check,
+        )  # fmt: skip
+
+    def load(self, width: int) -> None:
+        """T0 = memory at EA."""
+        self.op(f"load.{width}")
+
+    def store(self, width: int) -> None:
+        """Memory at EA = T0."""
+        self.op(f"store.{width}")
+
+    def load_operand(self, i: Instruction, width: int) -> None:
+        """T0 = the memory operand."""
+        self.memory(i, width // 8)
+        self.load(width)
+
+    def ref(self, size: int, access: str) -> None:
+        """HOST = host address of `size` bytes at EA; access `r`, `w` or `rw`."""
+        self.op(f"ref.{access}.{size}")
+
+    def commit_ref(self) -> None:
+        """Behind a form that wrote through HOST."""
+        self.op("commit.ref")
+
+    def aligned(self, size: int = 16) -> None:
+        """#GP(0) unless EA is aligned."""
+        self.op(f"aligned.{size}")
+
+    # --- the stack
+
+    def push(self, size: int) -> None:
+        """Push T0."""
+        self.op(f"push_ea.{size}.{self.stack_width}")
+        self.segment("ss", size, True)
+        self.store(8 * size)
+        self.move_stack(-size)
+
+    def pop(self, size: int) -> None:
+        """T0 = the top of the stack; the pointer does not move yet."""
+        self.op(f"pop_ea.{self.stack_width}")
+        self.segment("ss", size, False)
+        self.load(8 * size)
+
+    def move_stack(self, by: int) -> None:
+        """RSP += by."""
+        self.op(f"rsp_add.{self.stack_width}", Sby=by)
+
+    # --- ends
+
+    def python(self, i: Instruction | None = None) -> None:
+        """Python executes this instruction."""
+        self.op("python", Uop="python")
+        self.ends = True
+
+    def native(self, function: str) -> None:
+        """A native function executes (the rest of) this instruction."""
+        self.op(f"native.{function}")
+        self.ends = True
+
+    def raises(self, function: str) -> None:
+        """This instruction faults whenever it is reached."""
+        self.op(function)
+        self.ends = True
+
+    def jump(self, by: int) -> None:
+        """On at RIP + by."""
+        self.direct_exits.append(by)
+        self.ends = True
+
+    def jump_indirect(self, transient: str, width: int) -> None:
+        """On at a transient, cut to the operand size, after the checks of near branches."""
+        self.op(f"{'canonical' if self.long else 'limit'}.{transient}")
+        self.go(transient, width)
+
+    def go(self, transient: str, width: int) -> None:
+        """On at a transient that has been checked."""
+        self.op(f"{'rip' if self.step else 'goto'}.{transient}.{width}")
+        self.ends = True
+
+    # --- layout
+
+    def finish(self) -> Template:
+        """Lay the micro-ops out."""
+        code = bytearray()
+        starts: list[int] = []
+        pending: list[tuple[int, int, str, int, int]] = []  # (offset, size, hole, addend, micro-op)
+        ends: list[int] = []
+        for number, (name, _) in enumerate(self.ops):
+            stencil = self.library.stencils[name]
+            start = len(code)
+            starts.append(start)
+            body, holes = stencil.code, stencil.holes
+            last = holes[-1] if holes else None
+            falls = last is not None and last.name == "NEXT" and last.offset + 4 == len(body)
+            code += body[:-5] if falls else body
+            for hole in holes[:-1] if falls else holes:
+                pending.append((start + hole.offset, hole.size, hole.name, 0 if hole.relative else hole.addend, number))
+            ends.append(len(code))
+        starts.append(len(code))
+        rips: list[tuple[int, int]] = []
+        colds: list[tuple[int, str, int]] = []
+        natives: list[tuple[int, str]] = []
+        exits: list[Exit] = []
+        numbers: list[int] = []
+        for at, size, name, addend, number in pending:
+            if name.startswith("COLD_"):
+                colds.append((at, name[5:], ends[number]))
+            elif name == "NEXT":
+                code[at : at + 4] = (ends[number] - at - 4).to_bytes(4, "little", signed=True)
+            elif name == "TAKEN":
+                target = self.ops[number][1]["TAKEN"]
+                if isinstance(target, Rip):
+                    exits.append(Exit(at, target.by))
+                else:
+                    assert isinstance(target, str)
+                    code[at : at + 4] = (starts[self.labels[target]] - at - 4).to_bytes(4, "little", signed=True)
+            elif name[0] in "RSUBQ" and (name in self.ops[number][1] or name in self.common):
+                value = self.ops[number][1].get(name, self.common.get(name))
+                if isinstance(value, Rip):
+                    rips.append((at, value.by + addend))
+                elif isinstance(value, str):
+                    assert not addend
+                    numbers.append(at)
+                else:
+                    assert value is not None
+                    code[at : at + size] = (value + addend & (1 << 8 * size) - 1).to_bytes(size, "little")
+            else:
+                assert name[0] not in "RSUBQ" or name in self.library.entries, f"{self.ops[number][0]}: hole {name} has no value"
+                natives.append((at, name))
+        for by in self.direct_exits:
+            exits.append(Exit(len(code) + 1, by))
+            code += b"\xe9\0\0\0\0"
+        return Template(bytes(code), tuple(rips), tuple(colds), tuple(natives), tuple(exits), self.ends, tuple(numbers))
+
+
+def _signed32(value: int, width: int) -> int:
+    value &= (1 << width) - 1 if width < 64 else (1 << 64) - 1
+    if width == 64:
+        value = value - (1 << 64) if value >> 63 else value
+    elif value >> 31:
+        value -= 1 << 32
+    assert -(1 << 31) <= value < 1 << 31, f"displacement {value:#x}"
+    return value
+
+
+def operand_width(i: Instruction, n: int) -> int:
+    """Bits of operand n: of the register, of the memory operand, or of operand 0 for immediates."""
+    kind = i.op_kind(n)
+    if kind == OpKind.REGISTER:
+        return GENERAL[i.op_register(n)][1]
+    if kind == OpKind.MEMORY:
+        return 8 * MemorySizeExt.size(i.memory_size)
+    return operand_width(i, 0)
