@@ -17,6 +17,7 @@ TLB_KERNEL, TLB_USER, TLB_KERNEL_AC = range(3)  # rights at CPL 0-2, at CPL 3, a
 TLB_INVALID = (1 << 64) - 1
 JUMP_ENTRIES = 2048  # of 16 bytes: tag (RIP low 48 bits | mode << 48), host code
 JUMP_BYTES = JUMP_ENTRIES * 16
+JUMP_FILTER_BYTES = 512  # a bit for each code page, by the low 12 bits of its number
 
 # What translation depends on besides the bytes: the `mode` of a block.
 MODE_CODE = 0b11  # code size: 0 = 16, 1 = 32, 2 = 64 bits
@@ -132,6 +133,9 @@ def _layout() -> dict[str, Field]:
     add("watch_count", 8)  # armed data breakpoints: pages that hold one never enter the TLB
     add("watch_pages", 8 * 64)
     add("walk_entry", 8)
+    add("large_start", 8)  # every large-page translation in the TLB lies in [large_start, large_end]
+    add("large_end", 8)
+    add("jump_pages", 2 * JUMP_FILTER_BYTES, 64)  # for each half, one bit for each code page (by hash) that the jump cache knows
     add("nonglobal_code", 8)  # a kernel-half page without G was executed: its jump cache must go with the next CR3
     add("guest_mxcsr", 4)
     add("host_mxcsr", 4)

@@ -31,6 +31,7 @@ class SoftCore:
         self._flush_jumps = code.function("flush_jumps", 0, 1)
         self._flush_page = code.function("flush_page", 0, 1)
         self._protect = code.function("protect", 0, 1)
+        self.msrs: dict[int, int] = {}  # by index: those that are storage and nothing else; `reset` fills it
         st = self.state
         st.ram_base, st.ram_low_end, st.ram_high_end = ram.host_base, ram.low_end, ram.high_end
 
@@ -68,13 +69,19 @@ class SoftCore:
     def read_bytes(self, linear: int, size: int, rights: int | None = None) -> bytes:
         """Bytes at a linear address with the rights of the running mode (or those given: 0 = implicit supervisor); GuestFault."""
         wanted = self.rights() if rights is None else rights
-        return b"".join(self.physical_read(at, length) for at, length in self.pieces(linear, size, wanted))
+        pieces = self.pieces(linear, size, wanted)
+        if rights is None:
+            self.note_access(linear, size, False)
+        return b"".join(self.physical_read(at, length) for at, length in pieces)
 
     def write_bytes(self, linear: int, data: bytes, rights: int | None = None) -> None:
         """Store bytes at a linear address; GuestFault before anything is stored."""
         wanted = (self.rights() if rights is None else rights) | s.ACCESS_WRITE
         done = 0
-        for at, length in self.pieces(linear, len(data), wanted):
+        pieces = self.pieces(linear, len(data), wanted)
+        if rights is None:
+            self.note_access(linear, len(data), True)
+        for at, length in pieces:
             self.physical_write(at, data[done : done + length])
             done += length
 
@@ -85,6 +92,9 @@ class SoftCore:
     def write(self, linear: int, size: int, value: int, rights: int | None = None) -> None:
         """Store a little-endian integer at a linear address; GuestFault."""
         self.write_bytes(linear, (value & (1 << 8 * size) - 1).to_bytes(size, "little"), rights)
+
+    def note_access(self, linear: int, size: int, write: bool) -> None:
+        """An instruction accesses its operand: data breakpoints are the vCPU's business."""
 
     def physical_read(self, physical: int, size: int) -> bytes:
         """RAM; all ones where there is none (a device cannot be reached from within such an instruction)."""
@@ -119,8 +129,10 @@ class SoftCore:
             mode |= s.MODE_AC
         if st.cr0 & (CR0_EM | CR0_TS):
             mode |= s.MODE_NO_X87
-        if st.cr0 & (CR0_EM | CR0_TS) or not st.cr4 & CR4_OSFXSR:
+        if st.cr0 & CR0_EM or not st.cr4 & CR4_OSFXSR:
             mode |= s.MODE_NO_SSE
+        if st.mxcsr_unmasked:
+            mode |= s.MODE_SSE_UNMASKED
         if cpl <= st.rflags >> 12 & 3:
             mode |= s.MODE_IOPL
         st.mode = mode

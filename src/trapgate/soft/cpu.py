@@ -10,12 +10,12 @@ from collections.abc import Callable
 from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BS
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
-from trapgate.exits import BusLock, DebugException, Exit, Interrupted, Shutdown, SoftwareBreakpoint
+from trapgate.exits import BusLock, DebugException, Exit, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
 from trapgate.isa import state as s
 from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft import accesses, debugging, inspection
-from trapgate.soft.apic import LocalApic
+from trapgate.soft import accesses, debugging, handlers, inspection
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
+from trapgate.soft.apic import LocalApic
 from trapgate.soft.blocks import TABLE_BITS, Block, Blocks
 from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.core import IF, NOWHERE, RF, TF, SoftCore
@@ -86,28 +86,32 @@ class SoftVcpu(SoftCore):
 
     def run(self) -> Exit:
         """Execute until something happens that the CPU cannot settle alone."""
+        try:
+            while True:
+                try:
+                    exit_ = self._turn()
+                except GuestFault as fault:
+                    exit_ = self.deliver(fault)
+                except NeedsStep:
+                    self._activity, self._want_step, exit_ = None, True, None
+                if exit_ is not None:
+                    return exit_
+        except TripleFault:
+            return Shutdown(story(self, self.history))
+
+    def _turn(self) -> Exit | None:
+        """One stay in translated code, or what comes before the next one."""
         st = self.state
-        while True:
-            try:
-                if self._activity is not None:
-                    exit_ = self._advance(self._activity)
-                elif self._resuming:
-                    self._resuming = False
-                    exit_ = self._go(self._resume_code)
-                elif self.in_step:
-                    exit_ = self._end_step()
-                elif st.pending_debug or st.pending_hits:
-                    exit_ = self._pending()
-                else:
-                    exit_ = self._boundary()
-            except GuestFault as fault:
-                exit_ = self.deliver(fault)
-            except NeedsStep:
-                self._activity, self._want_step, exit_ = None, True, None
-            except TripleFault:
-                return Shutdown(story(self, self.history))
-            if exit_ is not None:
-                return exit_
+        if self._activity is not None:
+            return self._advance(self._activity)
+        if self._resuming:
+            self._resuming = False
+            return self._go(self._resume_code)
+        if self.in_step:
+            return self._end_step()
+        if st.pending_debug or st.pending_hits:
+            return self._pending()
+        return self._boundary()
 
     def _go(self, code: int) -> Exit | None:
         self._enter(self.address, code)
@@ -200,6 +204,8 @@ class SoftVcpu(SoftCore):
             instruction = self.translator.instructions[number]
         exit_ = HANDLERS[instruction.mnemonic](self, instruction)
         st.rip = st.next_rip
+        if isinstance(exit_, PortRead | PortWrite):
+            debugging.note_io(self, exit_.port, exit_.size)
         return exit_
 
     def _access(self) -> Exit | None:
@@ -281,7 +287,7 @@ class SoftVcpu(SoftCore):
             return None
         causes = 0 if held else st.pending_debug
         hits = 0 if held else st.pending_hits
-        if tf and not held or self._stepping:
+        if (tf and not held) or self._stepping:
             causes |= DR6_BS
         if not causes and not hits:
             return None

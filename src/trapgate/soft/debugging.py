@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DEBUG_VECTOR = 1
 MAX_WATCHED_PAGES = 64
-_DR_NUMBERS = {getattr(Register, f"DR{n}"): n for n in range(8)}
+_DR = {getattr(Register, f"DR{n}"): n for n in range(16)}
 
 
 def _instruction(raw: bytes) -> Instruction:
@@ -172,7 +172,7 @@ def deliver_debug(cpu: "SoftVcpu", causes: int, hits: int, icebp: bool) -> None:
 
 def _number(cpu: "SoftVcpu", register: int) -> int:
     """Which debug register a MOV means: DR4 and DR5 are DR6 and DR7 without CR4.DE, #UD with it; DR8-DR15 are #UD."""
-    number = _DR_NUMBERS.get(register, 8)
+    number = _DR[register]
     if number > 7 or (number in (4, 5) and cpu.state.cr4 & CR4_DE):
         raise ud()
     return number + 2 if number in (4, 5) else number
@@ -189,13 +189,22 @@ def _general_detect(cpu: "SoftVcpu") -> Exit | None:
 
 
 def move_to_debug(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
-    """MOV DRn, r."""
+    """MOV DRn, r (SDM vol. 3, 18.2)."""
     require_cpl0(cpu)
     number = _number(cpu, i.op0_register)
     if (detected := _general_detect(cpu)) is not None:
         return detected
-    value = read_register(cpu, i.op1_register)
-    write_debug_register(cpu, number, value)
+    write_debug_register(cpu, number, read_register(cpu, i.op1_register))
+    return None
+
+
+def move_from_debug(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+    """MOV r, DRn."""
+    require_cpl0(cpu)
+    number = _number(cpu, i.op1_register)
+    if (detected := _general_detect(cpu)) is not None:
+        return detected
+    write_register(cpu, i.op0_register, read_debug_register(cpu, number))
     return None
 
 
@@ -213,16 +222,6 @@ def write_debug_register(cpu: "SoftVcpu", number: int, value: int) -> None:
         raise gp() from error
     if number != 6:
         refresh(cpu)
-
-
-def move_from_debug(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
-    """MOV r, DRn."""
-    require_cpl0(cpu)
-    number = _number(cpu, i.op1_register)
-    if (detected := _general_detect(cpu)) is not None:
-        return detected
-    write_register(cpu, i.op0_register, read_debug_register(cpu, number))
-    return None
 
 
 def read_debug_register(cpu: "SoftVcpu", number: int) -> int:

@@ -14,8 +14,8 @@ FLOW_TYPES = "(ptr, " + ", ".join("i64" for _ in TRANSIENTS) + ")"
 FLOW_PARAMETERS = "(ptr noalias %cpu, " + ", ".join(f"i64 %in{name}" for name in TRANSIENTS) + ")"
 RANGES = {"S": "!1", "U": "!2", "R": "!3", "B": "!4"}  # by a hole's first letter; Q holes are moved whole
 METADATA = """
-attributes #0 = { optsize nounwind "frame-pointer"="none" "no-trapping-math"="false" }
-attributes #1 = { nounwind "frame-pointer"="none" }
+attributes #0 = { optsize nounwind "no-builtins" "frame-pointer"="none" "no-trapping-math"="false" }
+attributes #1 = { nounwind "no-builtins" "frame-pointer"="none" }
 !0 = !{!"branch_weights", i32 2000, i32 1}
 !1 = !{i64 -2147483648, i64 2147483648}
 !2 = !{i64 0, i64 4294967296}

@@ -4,7 +4,7 @@ from functools import partial
 
 from trapgate.isa import state as s
 from trapgate.isa.families.memory import LINE, WIDTHS
-from trapgate.isa.native.paging import present_rights
+from trapgate.isa.native.paging import jump_filter, present_rights
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 
 
@@ -72,9 +72,12 @@ def slow_modify(m: Trace, width: int, locked: bool) -> None:
 
 
 def slow_reference(m: Trace) -> None:
-    """Behind `reference`: X = size, bit 16 write."""
+    """Behind `reference`: X = size, bit 16 write, bit 18 locked."""
     size = m["X"] & 0xFFFF
-    m["HOST"] = reach(m, size, (m["X"] >> 16) & 1, s.KIND_REFERENCE)
+    host = reach(m, size, (m["X"] >> 16) & 1, s.KIND_REFERENCE)
+    with m.when(m["X"].bit(18) & ((m.get("walk_rights", 64) & s.RIGHT_UNCACHED) != 0), likely=False):
+        hand_over(m, s.KIND_REFERENCE, size)
+    m["HOST"] = host
     m.jump_to(m["RESUME"])
 
 
@@ -118,6 +121,8 @@ def dispatch(m: Trace) -> None:
             m.leave()
         same = (m.load(at, 64) == rip) & (m.load(at + 8, 64) == physical) & (m.load(at + 16, 64) == mode)
         with m.when(same):
+            word, bit = jump_filter(m, rip)
+            m.put_at("jump_pages", word, m.get_at("jump_pages", word, 64) | bit)
             m.put_at("jumps", entry, tag)
             m.put_at("jumps", entry + 8, code)
             m.jump_to(code)

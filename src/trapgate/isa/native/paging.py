@@ -177,6 +177,11 @@ def access(m: Trace) -> None:
     addend = m.get("ram_base", 64) + physical_page - page
     m.put_at("tlb", entry + 24, addend)
     m.put_at("tlb_flags", slot, (((rights & s.RIGHT_GLOBAL) >> 3) | ((rights & s.RIGHT_LARGE) >> 4)).trunc(8))
+    with m.when((rights & s.RIGHT_LARGE) != 0):
+        with m.when(page.ult(m.get("large_start", 64))):
+            m.put("large_start", page)
+        with m.when(page.ugt(m.get("large_end", 64))):
+            m.put("large_end", page)
     with m.when(fetching & address.sign & ((rights & s.RIGHT_GLOBAL) == 0), likely=False):
         m.put("nonglobal_code", m.const(1, 64))
     with m.when(watched.value & ~fetching, likely=False):
@@ -201,9 +206,11 @@ def flush(m: Trace) -> None:
             m.leave()
         flags = m.get_at("tlb_flags", slot.value, 8)
         with m.when(~(keep & ((flags & 1) != 0))):
-            for tag in range(3):
-                m.put_at("tlb", (slot.value << 5) + 8 * tag, m.const(s.TLB_INVALID, 64))
+            _invalidate(m, slot.value << 5)
         slot.set(slot.value + 1)
+    with m.when(~keep):
+        m.put("large_start", m.const(NOWHERE, 64))
+        m.put("large_end", m.const(0, 64))
     everything = ~keep | (m.get("nonglobal_code", 64) != 0)
     m.call("flush_jumps", 0, everything.select(m.const(2, 64), m.const(1, 64)))
     m.result()
@@ -219,30 +226,57 @@ def flush_jumps(m: Trace) -> None:
             m.leave()
         m.put_at("jumps", turn.value << 4, m.const(NOWHERE, 64))
         turn.set(turn.value + 1)
+    turn.set(0)
+    with m.loop():
+        with m.when(turn.value == halves * s.JUMP_FILTER_BYTES):
+            m.leave()
+        m.put_at("jump_pages", turn.value, m.const(0, 64))
+        turn.set(turn.value + 8)
     with m.when(halves == 2):
         m.put("nonglobal_code", m.const(0, 64))
     m.result()
 
 
+def jump_filter(m: Trace, rip: Value) -> tuple[Value, Value]:
+    """(offset of the 64-bit word, mask) of a code page in `jump_pages`."""
+    page = (rip >> 12) & 0xFFF
+    return ((page >> 6) << 3) + (rip >> 63) * s.JUMP_FILTER_BYTES, m.const(1, 64) << (page & 63)
+
+
 def flush_page(m: Trace) -> None:
-    """flush_page(address): INVLPG. Fragments of a large page in the same GiB go, too."""
+    """flush_page(address): INVLPG. Where large pages are about, every fragment in the same GiB goes, too."""
     (address,) = m.arguments
-    slot = m.variable(64, 0)
-    page = address >> 12
-    with m.loop():
-        with m.when(slot.value == 3 * s.TLB_ENTRIES):
-            m.leave()
-        large = (m.get_at("tlb_flags", slot.value, 8) & 2) != 0
-        gone = m.variable(1, 0)
-        for tag in range(3):
-            held = m.get_at("tlb", (slot.value << 5) + 8 * tag, 64)
-            gone.set(gone.value | ((held >> 12) == page) | (large & ((held >> 30) == (address >> 30))))
-        with m.when(gone.value):
+    page = address & ~m.const(0xFFF, 64)
+    inside = page.uge(m.get("large_start", 64)) & page.ule(m.get("large_end", 64))
+    with m.when(inside):
+        slot = m.variable(64, 0)
+        with m.loop():
+            with m.when(slot.value == 3 * s.TLB_ENTRIES):
+                m.leave()
+            large = (m.get_at("tlb_flags", slot.value, 8) & 2) != 0
+            gone = m.variable(1, 0)
             for tag in range(3):
-                m.put_at("tlb", (slot.value << 5) + 8 * tag, m.const(s.TLB_INVALID, 64))
-        slot.set(slot.value + 1)
-    m.call("flush_jumps", 0, address.sign.select(m.const(2, 64), m.const(1, 64)))
+                held = m.get_at("tlb", (slot.value << 5) + 8 * tag, 64)
+                gone.set(gone.value | (large & ((held >> 30) == (address >> 30))))
+            with m.when(gone.value):
+                _invalidate(m, slot.value << 5)
+            slot.set(slot.value + 1)
+    for table in range(3):
+        entry = (((address >> 12) & (s.TLB_ENTRIES - 1)) << 5) + table * s.TLB_BYTES
+        same = m.variable(1, 0)
+        for tag in range(3):
+            same.set(same.value | (m.get_at("tlb", entry + 8 * tag, 64) == page))
+        with m.when(same.value):
+            _invalidate(m, entry)
+    word, bit = jump_filter(m, address)
+    with m.when(((m.get_at("jump_pages", word, 64) & bit) != 0) | inside):
+        m.call("flush_jumps", 0, address.sign.select(m.const(2, 64), m.const(1, 64)))
     m.result()
+
+
+def _invalidate(m: Trace, entry: Value) -> None:
+    for tag in range(3):
+        m.put_at("tlb", entry + 8 * tag, m.const(s.TLB_INVALID, 64))
 
 
 def protect(m: Trace) -> None:
