@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 
-from trapgate.isa.families import arith, bits, branch, memory, move, shift, sse, stack, string, system, x87
+from trapgate.isa.families import arith, bits, branch, fpstate, memory, move, shift, sse, stack, string, system, x87
 from trapgate.isa.forms import Form
 from trapgate.isa.native import exceptions, flows, paging
 from trapgate.isa.vocabulary import Trace
 
-FAMILIES = (memory, move, arith, shift, bits, stack, branch, string, system, sse, x87)
+FAMILIES = (memory, move, arith, shift, bits, stack, branch, string, system, sse, x87, fpstate)
 
 
 def forms() -> Iterator[Form]:

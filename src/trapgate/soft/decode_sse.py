@@ -9,8 +9,10 @@ from functools import cache
 from iced_x86 import Instruction, Mnemonic, OpKind, Register
 
 from trapgate.isa import state as s
-from trapgate.isa.families import hosted, sse
+from trapgate.isa.families import fpstate, hosted, sse, x87
 from trapgate.isa.state import LAYOUT
+from trapgate.soft import fpstate as _handlers  # noqa: F401  (it fills HANDLERS, and so does `careful` below it)
+from trapgate.soft.decode_x87 import lower_x87, x87_codes
 from trapgate.soft.registers import SEGMENT_NAME
 from trapgate.soft.template import Builder
 
@@ -28,6 +30,11 @@ def lower_sse(i: Instruction, b: Builder) -> bool:
     special = _SPECIAL.get(i.mnemonic)
     if special is not None:
         special(i, b)
+    elif i.code in x87_codes() or i.mnemonic in x87.NOTHING:  # FISTTP counts as SSE3
+        if b.mode & s.MODE_NO_X87:
+            b.raises("raise_nm")
+            return True
+        return lower_x87(i, b)
     elif i.code not in _known():
         return False
     elif b.mode & s.MODE_SSE_UNMASKED and hosted.raises(hosted.plan(i.code)):
@@ -109,11 +116,43 @@ def _empty(i: Instruction, b: Builder) -> None:
     b.op("emms")
 
 
+_WIDE = (Mnemonic.FXSAVE64, Mnemonic.FXRSTOR64, Mnemonic.XSAVE64, Mnemonic.XSAVEC64, Mnemonic.XSAVEOPT64, Mnemonic.XRSTOR64)
+
+
+def _state(form: str, size: int, saves: bool) -> Callable[[Instruction, Builder], None]:
+    """FXSAVE, XSAVE and their kin."""
+
+    def lower(i: Instruction, b: Builder) -> None:
+        if size == fpstate.XSAVE_BYTES:
+            b.op("xsave.check")
+        elif b.mode & s.MODE_NO_X87:
+            b.raises("raise_nm")
+            return
+        b.memory(i, size, write=saves)
+        b.aligned(64 if size == fpstate.XSAVE_BYTES else 16)
+        b.ref(size, "rw" if saves else "r")
+        name = f"{form}.{16 if b.long else 8}.{'wide' if i.mnemonic in _WIDE else 'narrow'}"
+        if saves:
+            b.op(name)
+            b.commit_ref()
+        else:
+            b.op(name, Uop="python")
+
+    return lower
+
+
 _SPECIAL: dict[int, Callable[[Instruction, Builder], None]] = {
     Mnemonic.LDMXCSR: _load_mxcsr,
     Mnemonic.STMXCSR: _store_mxcsr,
     Mnemonic.MASKMOVQ: _masked_move,
     Mnemonic.MASKMOVDQU: _masked_move,
+    **dict.fromkeys((Mnemonic.FXSAVE, Mnemonic.FXSAVE64), _state("fxsave", fpstate.FXSAVE_BYTES, True)),
+    **dict.fromkeys((Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64), _state("fxrstor", fpstate.FXSAVE_BYTES, False)),
+    **dict.fromkeys(
+        (Mnemonic.XSAVE, Mnemonic.XSAVE64, Mnemonic.XSAVEOPT, Mnemonic.XSAVEOPT64), _state("xsave", fpstate.XSAVE_BYTES, True)
+    ),
+    **dict.fromkeys((Mnemonic.XSAVEC, Mnemonic.XSAVEC64), _state("xsavec", fpstate.XSAVE_BYTES, True)),
+    **dict.fromkeys((Mnemonic.XRSTOR, Mnemonic.XRSTOR64), _state("xrstor", fpstate.XSAVE_BYTES, False)),
     Mnemonic.EMMS: _empty,
     Mnemonic.FEMMS: _empty,
 }

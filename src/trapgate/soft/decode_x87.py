@@ -9,7 +9,8 @@ from trapgate.soft.template import Builder
 
 
 @cache
-def _known() -> frozenset[int]:
+def x87_codes() -> frozenset[int]:
+    """Every encoding that `lower_x87` takes."""
     return frozenset(x87.codes())
 
 
@@ -18,7 +19,7 @@ def lower_x87(i: Instruction, b: Builder) -> bool:
     name = i.mnemonic
     if name in x87.NOTHING:  # WAIT may still owe a #MF where exceptions are unmasked
         b.op("x87.live", Uop="python")
-    elif i.code not in _known():
+    elif i.code not in x87_codes():
         return False
     elif name in x87.MOVES:
         b.op("x87.live", Uop="python")

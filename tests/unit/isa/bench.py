@@ -14,11 +14,14 @@ from trapgate.arch.models import CpuModel
 from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
 from trapgate.memory import Ram
+from trapgate.soft import careful
 from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.core import SoftCore
 from trapgate.soft.decode import ROWS
 from trapgate.soft.decode_sse import lower_sse
 from trapgate.soft.decode_x87 import lower_x87
+from trapgate.soft.fault import GuestFault
+from trapgate.soft.instructions import HANDLERS
 from trapgate.soft.template import Builder
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
@@ -26,6 +29,7 @@ from trapgate.stencil.library import load_library
 MODE = s.MODE_CODE64 | s.MODE_IOPL
 XMM0 = LAYOUT["xmm0"].offset
 BP = 3
+OSXMMEXCPT = 1 << 10
 
 
 class Bench:
@@ -41,7 +45,7 @@ class Bench:
         self._lines = (ctypes.c_char * len(lines)).from_buffer(lines)
         st.code_lines = ctypes.addressof(self._lines)
         self.core.flush_all()
-        self._code: dict[bytes, tuple[int, int]] = {}
+        self._code: dict[tuple[bytes, int], tuple[int, int]] = {}
 
     def translate(self, data: bytes, mode: int = MODE) -> tuple[int, int]:
         """Host address and length of an instruction's code; LookupError when nobody lowers it."""
@@ -72,15 +76,19 @@ class Bench:
 
     def run(self, data: bytes, state: State) -> Outcome:
         """Execute one instruction from a state."""
-        if data not in self._code:
-            self._code[data] = self.translate(data)
-        address, length = self._code[data]
         st = self.core.state
+        st.cr4 |= OSXMMEXCPT
+        careful.set_mxcsr(self.core, int.from_bytes(state.fx[24:28], "little"))
+        st.mode = MODE | st.mode & s.MODE_SSE_UNMASKED
+        key = data, st.mode
+        if key not in self._code:
+            self._code[key] = self.translate(data, st.mode)
+        address, length = self._code[key]
         for name, value in zip(GPR_NAMES, state.gpr, strict=True):
             setattr(st, name, value)
         st.set_rflags(state.rflags)
         st.fxsave[:416] = state.fx
-        st.guest_mxcsr = int.from_bytes(state.fx[24:28], "little")
+        careful.update_x87(self.core)
         for n in range(16):
             getattr(st, f"xmm{n}")[:] = state.fx[160 + 16 * n : 176 + 16 * n]
         st.x87_live, st.exit_detail = 0, 0
@@ -91,16 +99,27 @@ class Bench:
             self._access()
             self.enter(self.core.address, self.core.code.entries["resume"])
         assert st.x87_live == 0
+        fault = self._python(data) if st.exit_reason == s.EXIT_INSTRUCTION else None
         fx = bytearray(bytes(st.fxsave)[:416])
-        fx[24:28] = st.guest_mxcsr.to_bytes(4, "little")
+        fx[24:28] = careful.get_mxcsr(self.core).to_bytes(4, "little")
         fx[160:416] = b"".join(bytes(getattr(st, f"xmm{n}")) for n in range(16))
         vector, error, rip = BP, 0, CODE + length + 1
-        if st.exit_reason != s.EXIT_DEBUG:
+        if fault is not None:
+            vector, error, rip = fault.vector, fault.error or 0, CODE
+        elif st.exit_reason not in (s.EXIT_DEBUG, s.EXIT_INSTRUCTION):
             assert st.exit_reason == s.EXIT_DELIVER, f"left with reason {st.exit_reason}"
             vector, error, rip = st.fault_vector, st.fault_error, CODE
         gpr = tuple(getattr(st, name) for name in GPR_NAMES)
         memory = self.ram.read(SCRATCH, SCRATCH_SIZE)
         return finish(gpr, st.get_rflags(), bytes(fx), memory, rip, 0, vector, error, st.cr2)
+
+    def _python(self, data: bytes) -> GuestFault | None:
+        i = Decoder(64, data, ip=0).decode()
+        try:
+            HANDLERS[i.mnemonic](self.core, i)  # type: ignore[arg-type]  # they need no more than the core
+        except GuestFault as fault:
+            return fault
+        return None
 
     def _access(self) -> None:
         """What lies in two pages (which are neighbours here)."""

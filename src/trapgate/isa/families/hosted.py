@@ -63,7 +63,7 @@ _PLAIN = {
     Code.MOVNTDQA_XMM_M128: Code.MOVAPS_XMM_XMMM128,
     Code.MOVNTQ_M64_MM: Code.MOVQ_MMM64_MM,
 }
-_STATUS = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF
+STATUS_FLAGS = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF
 _factory = InstructionInfoFactory()
 
 
@@ -114,7 +114,7 @@ def plan(code: Code_) -> Plan:
     blank.code = code
     size = 0 if blank.memory_size == MemorySize.UNKNOWN else MemorySizeExt.size(blank.memory_size)
     aligned = size == 16 and info.mnemonic not in _UNALIGNED
-    return Plan(code, _names()[code].lower(), kinds, written, read, size, aligned, bool(blank.rflags_modified & _STATUS))
+    return Plan(code, _names()[code].lower(), kinds, written, read, size, aligned, bool(blank.rflags_modified & STATUS_FLAGS))
 
 
 @cache
@@ -125,8 +125,8 @@ def _names() -> dict[int, str]:
 def legacy_codes(*features: str) -> Iterator[Code_]:
     """Encodings that need nothing but these CPUID features (iced-x86's names), without VEX, EVEX and 3DNow! ones."""
     wanted = {getattr(CpuidFeature, name) for name in features}
-    for value in _names():
-        code: Code_ = value
+    for name in _names().values():
+        code: Code_ = getattr(Code, name)
         info = OpCodeInfo(code)
         if info.is_instruction and info.encoding == EncodingKind.LEGACY:
             blank = Instruction()
@@ -163,7 +163,7 @@ def _renamed(code: Code_, memory: bool) -> Instruction | None:
         elif kind in _STACK:
             i.set_op_register(n, Register.ST0)
         elif kind in _GENERAL:
-            i.set_op_register(n, {2: Register.AX, 4: Register.EAX, 8: Register.RAX}[_GENERAL[kind]])  # type: ignore[arg-type]
+            i.set_op_register(n, {2: Register.AX, 4: Register.EAX, 8: Register.RAX}[_GENERAL[kind]])
         else:
             return None
     return i if found == memory else None
@@ -304,6 +304,11 @@ def write_flags(m: Trace, found: Value, all_six: bool) -> None:
     """Guest flags from LAHF and SETO AL; comparisons clear OF, SF and AF (SDM vol. 2, COMISS, PTEST, FCOMI)."""
     bits = (found >> 8) & (0xD5 if all_six else 0x45)
     flags.write(m, bits | ((found & 1) << 11) if all_six else bits)
+
+
+def general_size(code: Code_, n: int) -> int:
+    """Bytes of operand n where it is a general register."""
+    return _GENERAL[plan(code).kinds[n]]
 
 
 def host_forms(codes: Iterator[Code_], body: Callable[..., None] = host) -> Iterator[Form]:

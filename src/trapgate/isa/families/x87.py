@@ -1,8 +1,8 @@
 """x87 and MMX: the guest's registers are the host's while translated code runs.
 
 `x87_live` says so. Before an instruction of this family stands `x87.live`: if the registers are not live, it goes out of line,
-where FXRSTOR fetches them from the state (`fxsave`). They go back when the CPU leaves for Python (`stencil.library`: ENTER), so that
-Python sees them in the state and the host's own code finds an empty x87.
+where FXRSTOR fetches them from the state (`fxsave`). They go back when the CPU leaves for Python (`stencil.library`: ENTER), so
+that Python sees them in the state and the host's own code finds an empty x87.
 
 Exceptions are masked on the host. A guest that unmasks one (`x87_unmasked`: its control word has a clear mask bit) never becomes
 live: each instruction then leaves for Python (`soft.careful`), which runs it alone between FXRSTOR and FXSAVE under the guest's own

@@ -1,0 +1,229 @@
+"""Floating-point instructions under unmasked exceptions: one at a time, from Python.
+
+Translated code runs with every exception masked (`isa.families.sse`, `isa.families.x87`). What the guest has unmasked is kept
+beside: `mxcsr_unmasked` (mask bits that MXCSR has clear; `guest_mxcsr` has them set) and `x87_unmasked`. While either is set, an
+instruction that may raise comes here. It runs on the host's FPU between FXRSTOR and FXSAVE; then its exceptions are looked at.
+
+x87 runs under the guest's own control word: the host would take #MF only at the next waiting instruction, which never comes, so
+the silicon gives the unmasked response itself. ES then says that the guest's next waiting instruction owes #MF (SDM vol. 1, 8.7).
+SSE runs masked: what would have been raised is in MXCSR's flags, and the destination is thrown away (SDM vol. 1, 11.5). Not told
+exactly by that: PE beside an unmasked overflow or underflow (a masked one is always inexact, an unmasked one need not be), and which
+of the steps of DPPS and DPPD raised.
+"""
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from iced_x86 import Encoder, Instruction, Mnemonic, OpCodeInfo, OpKind, Register
+
+from trapgate.exits import Exit
+from trapgate.isa import state as s
+from trapgate.isa.families import hosted, sse, x87
+from trapgate.soft.fault import GuestFault
+from trapgate.soft.instructions import handles
+from trapgate.soft.operands import effective_address, read_register, string_address, write_register
+from trapgate.soft.state import STATUS
+
+if TYPE_CHECKING:
+    from trapgate.soft.core import SoftCore
+    from trapgate.soft.cpu import SoftVcpu
+
+MF, XM, UD, GP = 16, 19, 6, 13
+CR4_OSXMMEXCPT = 1 << 10
+IE, DE, ZE, OE, UE, PE = (1 << n for n in range(6))
+BEFORE = IE | DE | ZE  # found before the operation is carried out
+MASKS, FTZ, FLAGS = 0x1F80, 0x8000, 0x3F
+FCW, FSW, MXCSR, ST0, XMM = 0, 2, 24, 32, 160  # offsets in the FXSAVE image (SDM vol. 1, table 10-2)
+FIP, FDP = 8, 16
+NO_WAIT = (
+    Mnemonic.FNINIT, Mnemonic.FNCLEX, Mnemonic.FNSTCW, Mnemonic.FNSTSW, Mnemonic.FNSTENV, Mnemonic.FNSAVE,
+    Mnemonic.FNENI, Mnemonic.FNDISI, Mnemonic.FNSETPM,
+)  # fmt: skip
+CONTROL = (*NO_WAIT, Mnemonic.FLDCW, Mnemonic.FLDENV, Mnemonic.FRSTOR, Mnemonic.WAIT)  # they leave the last pointers alone
+TINY = ("add", "sub", "mul", "div", "cvtpd2ps", "cvtsd2ss", "dp", "hadd", "hsub")  # may give a denormal exactly
+
+# stmxcsr [rdx+16]; push [rdx+8]; popfq; mov rax, [rdx]; fxrstor64 [rdi]
+_BEFORE = bytes.fromhex("0fae5a10 ff7208 9d 488b02 480fae0f")
+# fxsave64 [rdi]; fninit; mov [rdx], rax; pushfq; pop [rdx+8]; ldmxcsr [rdx+16]; ret
+_AFTER = bytes.fromhex("480fae07 dbe3 488902 9c 8f4208 0fae5210 c3")
+_CALL = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+
+
+def get_mxcsr(cpu: "SoftCore") -> int:
+    """MXCSR as the guest sees it."""
+    return int(cpu.state.guest_mxcsr & ~cpu.state.mxcsr_unmasked)
+
+
+def set_mxcsr(cpu: "SoftCore", value: int) -> None:
+    """Change MXCSR (16 bits; the caller has checked the reserved ones); the mode follows."""
+    cpu.state.guest_mxcsr, cpu.state.mxcsr_unmasked = value | MASKS, ~value & MASKS
+    cpu.update_mode()
+
+
+def update_x87(cpu: "SoftCore") -> None:
+    """Work out `x87_unmasked` after the control word in `fxsave` changed."""
+    cpu.state.x87_unmasked = cpu.state.fxsave[FCW] & FLAGS != FLAGS
+
+
+def pending(cpu: "SoftCore") -> bool:
+    """Whether the next waiting x87 instruction owes #MF."""
+    image = cpu.state.fxsave
+    return bool(image[FSW] & ~image[FCW] & FLAGS)
+
+
+def _mnemonics() -> set[int]:
+    found = {OpCodeInfo(code).mnemonic for code in x87.codes()}
+    found |= {OpCodeInfo(c).mnemonic for c in sse.codes() if hosted.plan(c).live or hosted.raises(hosted.plan(c))}
+    return found | {*x87.NOTHING, Mnemonic.EMMS, Mnemonic.FEMMS}
+
+
+@handles(*sorted(_mnemonics()))
+def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+    """One x87, MMX or SSE instruction. GuestFault: #MF, #XM (#UD without CR4.OSXMMEXCPT), and those of its memory operand."""
+    st = cpu.state
+    nothing = i.mnemonic in x87.NOTHING
+    p = None if nothing or not i.op_count else hosted.plan(i.code)
+    on_x87 = p is None or p.live or _is_x87(i)
+    if on_x87 and i.mnemonic not in NO_WAIT and pending(cpu):
+        raise GuestFault(MF)
+    if nothing:
+        return None
+    memory = p.memory if p is not None and p.memory is not None and i.op_kind(p.memory) == OpKind.MEMORY else None
+    address, data = 0, bytearray(128)
+    writes = False
+    if p is not None and memory is not None:
+        writes = p.written[memory]
+        address = effective_address(cpu, i, p.size, writes)
+        if p.aligned and address & 15:
+            raise GuestFault(GP, 0)
+        if writes:
+            cpu.pieces(address, p.size, cpu.rights() | s.ACCESS_WRITE)
+        else:
+            data[: p.size] = cpu.read_bytes(address, p.size)
+    before = bytes(st.fxsave)
+    host_mxcsr = get_mxcsr(cpu) | MASKS
+    if st.mxcsr_unmasked & UE << 7:
+        host_mxcsr &= ~FTZ  # which only holds while underflow is masked
+    image = st.fxsave
+    image[MXCSR : MXCSR + 4] = (host_mxcsr & ~FLAGS).to_bytes(4, "little")
+    image[XMM : XMM + 256] = b"".join(bytes(getattr(st, f"xmm{n}")) for n in range(16))
+    general = _general(i)
+    registers = (ctypes.c_uint64 * 3)(0, st.get_rflags() & STATUS | 0x202)
+    if general is not None:
+        registers[0] = read_register(cpu, i.op_register(general))
+    _run(cpu, i, ctypes.addressof(ctypes.c_char.from_buffer(data)), ctypes.addressof(registers))
+    raised = image[MXCSR] & FLAGS
+    if p is not None and st.mxcsr_unmasked & UE << 7 and not raised & UE and _tiny(i, bytes(image)):
+        raised |= UE
+    if raised & st.mxcsr_unmasked >> 7:
+        if raised & BEFORE & st.mxcsr_unmasked >> 7:
+            raised &= BEFORE
+        st.guest_mxcsr |= raised
+        image[:] = _as_mmx(before) if on_x87 and not _memory_source(i) else before
+        raise GuestFault(XM if st.cr4 & CR4_OSXMMEXCPT else UD)
+    st.guest_mxcsr |= raised
+    for n in range(16):
+        getattr(st, f"xmm{n}")[:] = image[XMM + 16 * n : XMM + 16 * n + 16]
+    failed = on_x87 and i.mnemonic not in CONTROL and image[FSW] & ~image[FCW] & FLAGS & ~PE
+    if p is not None and writes and not failed:
+        cpu.write_bytes(address, bytes(data[: p.size]))
+    if p is not None and general is not None and p.written[general]:
+        write_register(cpu, i.op_register(general), registers[0])
+    if i.rflags_modified & hosted.STATUS_FLAGS:
+        st.set_rflags(st.get_rflags() & ~STATUS | registers[1] & STATUS)
+    if on_x87:
+        if i.mnemonic not in CONTROL and _is_x87(i):
+            image[FIP : FIP + 8] = int(st.rip).to_bytes(8, "little")
+            image[FDP : FDP + 8] = address.to_bytes(8, "little")
+        update_x87(cpu)
+    return None
+
+
+@handles(Mnemonic.MASKMOVQ)
+def masked_move(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+    """MASKMOVQ; #MF when one is pending. It moves the x87 into MMX state (TOP 0, all valid)."""
+    if pending(cpu):
+        raise GuestFault(MF)
+    address = string_address(cpu, i, 0, 8, write=True)
+    data = bytearray(cpu.read_bytes(address, 8))
+    image = cpu.state.fxsave
+    first, second = (ST0 + 16 * (r - Register.MM0 - (image[FSW + 1] >> 3) & 7) for r in (i.op1_register, i.op2_register))
+    for n in range(8):
+        if image[second + n] & 0x80:
+            data[n] = image[first + n]
+    cpu.write_bytes(address, bytes(data))
+    return None
+
+
+@handles(Mnemonic.LDMXCSR)
+def load_mxcsr(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+    """LDMXCSR where an exception is or was unmasked; #GP(0) for reserved bits."""
+    value = cpu.read(effective_address(cpu, i, 4), 4)
+    if value & sse.RESERVED:
+        raise GuestFault(GP, 0)
+    set_mxcsr(cpu, value)
+    return None
+
+
+def _memory_source(i: Instruction) -> bool:
+    """CVTPI2PS with an operand in memory touches no MMX register (SDM vol. 2)."""
+    return i.mnemonic == Mnemonic.CVTPI2PS and i.op1_kind == OpKind.MEMORY
+
+
+def _as_mmx(image: bytes) -> bytes:
+    """The image in MMX state, which conversions enter even when they raise #XM: TOP 0, all tags valid, ST0 is register 0."""
+    new, top = bytearray(image), image[FSW + 1] >> 3 & 7
+    for n in range(8):
+        source = ST0 + 16 * (n - top & 7)
+        new[ST0 + 16 * n : ST0 + 16 * n + 10] = image[source : source + 10]
+    new[FSW + 1] &= ~0x38
+    new[4] = 0xFF
+    return bytes(new)
+
+
+def _is_x87(i: Instruction) -> bool:
+    return i.code in _X87_CODES or i.mnemonic in x87.NOTHING
+
+
+_X87_CODES = frozenset(x87.codes())
+
+
+def _general(i: Instruction) -> int | None:
+    """The number of the operand that is a general register."""
+    found = (n for n in range(i.op_count) if i.op_kind(n) == OpKind.REGISTER and Register.AL <= i.op_register(n) <= Register.R15)
+    return next(found, None)
+
+
+def _run(cpu: "SoftCore", i: Instruction, operand: int, registers: int) -> None:
+    """Execute the instruction on the image in `fxsave`: its memory operand is at `operand`, RAX and RFLAGS at `registers`."""
+    alone = i.copy()
+    for n in range(i.op_count):
+        if i.op_kind(n) == OpKind.MEMORY:
+            alone.memory_base, alone.memory_index, alone.segment_prefix = Register.RSI, Register.NONE, Register.NONE
+            alone.memory_displacement = alone.memory_displ_size = 0
+    general = _general(i)
+    if general is not None:
+        size = hosted.general_size(i.code, general)
+        alone.set_op_register(general, {2: Register.AX, 4: Register.EAX, 8: Register.RAX}[size])
+    encoder = Encoder(64)
+    encoder.encode(alone, 0)
+    code = cpu.code
+    end = code.end
+    at = code.append(_BEFORE + encoder.take_buffer() + _AFTER)
+    _CALL(code.base + at)(ctypes.addressof(cpu.state.fxsave), operand, registers)
+    code.end = end
+
+
+def _tiny(i: Instruction, image: bytes) -> bool:
+    """Whether a result is denormal: unmasked underflow is raised for exact ones, too (SDM vol. 1, 4.9.1.5)."""
+    name = hosted.plan(i.code).name
+    if not name.startswith(TINY):
+        return False
+    at = XMM + 16 * (i.op0_register - Register.XMM0)
+    kind = name.split("_")[0][-2:]
+    size = 4 if kind[1] == "s" else 8
+    for place in range(at, at + (16 if kind[0] == "p" else size), size):
+        bits = int.from_bytes(image[place : place + size], "little") & (1 << 8 * size - 1) - 1
+        if bits and not bits >> (23 if size == 4 else 52):
+            return True
+    return False
