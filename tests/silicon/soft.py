@@ -1,13 +1,45 @@
 """Where the tests get the software CPU from: the one place that knows how it is made and started."""
 
-import pytest
+from collections.abc import Callable
 
-from trapgate.vcpu import Vcpu
+from trapgate.arch.models import CpuModel
+from trapgate.clock import HostClock
+from trapgate.memory import Ram
+from trapgate.soft.cpu import SoftVcpu
+from trapgate.soft.segments import put_segment
+from trapgate.soft.translate import Translator
+from trapgate.stencil.cache import Cache
+from trapgate.stencil.library import load_library
 
+from . import guest_kernel as guest
 from .soft_runner import SoftCpu
 
+BATCH = 64
+# Attribute words (descriptor bits 40-55) of the segments that the kernel starts with: as in its GDT.
+CODE64, DATA, BUSY_TSS, UNUSABLE = 0xA09B, 0xC093, 0x8B, 1 << 16
 
-def make_soft_cpu() -> SoftCpu[Vcpu]:
-    """A runner on the software CPU; skips the test while there is none."""
-    pytest.importorskip("trapgate.soft.cpu", reason="the software CPU is not there yet")
-    pytest.skip("the software CPU is there, but nobody told tests/silicon/soft.py how to start it")
+
+def start(vcpu: SoftVcpu, registers: dict[str, int]) -> None:
+    """Bring a vCPU to the kernel's first instruction: 64-bit mode at CPL 0 with these register values."""
+    state = vcpu.state
+    vcpu.abandon()
+    put_segment(vcpu, "cs", registers["cs"], 0, 0xFFFF_FFFF, CODE64)
+    put_segment(vcpu, "ss", registers["ss"], 0, 0xFFFF_FFFF, DATA)
+    put_segment(vcpu, "tr", registers["tr"], guest.UPPER + guest.TSS, 0x67, BUSY_TSS)
+    for name in ("ds", "es", "fs", "gs", "ldtr"):
+        put_segment(vcpu, name, 0, 0, 0, UNUSABLE)
+    state.set_rflags(registers["rflags"])
+    for name in registers.keys() - {"cs", "ss", "tr", "rflags"}:
+        setattr(state, name, registers[name])
+    vcpu.flush_all()
+    vcpu.update_mode()
+
+
+def make_soft_cpu(
+    model: str = "EPYC-Turin", fx: bool = True, prepare: Callable[[Translator], None] = lambda translator: None
+) -> SoftCpu[SoftVcpu]:
+    """A runner on the software CPU; `fx`: with x87 and SSE state, `prepare` may set the debug switches of its translator."""
+    ram = Ram(guest.memory_size(BATCH))
+    vcpu = SoftVcpu(ram, CpuModel.parse(model), load_library(Cache()), HostClock())
+    prepare(vcpu.translator)
+    return SoftCpu(vcpu, ram, start, batch=BATCH, fx=fx)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trapgate.vcpu import Vcpu
+from trapgate.soft.cpu import SoftVcpu
 
 from . import catalog_sse
 from .host import HostCpu
@@ -15,12 +15,12 @@ SEED = 1
 
 
 @pytest.fixture(scope="module")
-def soft() -> SoftCpu[Vcpu]:
+def soft() -> SoftCpu[SoftVcpu]:
     """The software CPU as a runner."""
     return make_soft_cpu()
 
 
-def _agree(host: HostCpu, soft: SoftCpu[Vcpu], mnemonic: str, count: int, seed: int) -> None:
+def _agree(host: HostCpu, soft: SoftCpu[SoftVcpu], mnemonic: str, count: int, seed: int) -> None:
     cases = catalog_sse.choose(mnemonic, count, f"{mnemonic} {seed}")
     texts = judge(cases, host, soft)
     assert not texts, report(texts, len(cases))
@@ -28,12 +28,12 @@ def _agree(host: HostCpu, soft: SoftCpu[Vcpu], mnemonic: str, count: int, seed: 
 
 @pytest.mark.parametrize("seed", [SEED], ids=lambda seed: f"seed{seed}")
 @pytest.mark.parametrize("mnemonic", catalog_sse.MNEMONICS)
-def test_as_on_silicon(host: HostCpu, soft: SoftCpu[Vcpu], mnemonic: str, seed: int) -> None:
+def test_as_on_silicon(host: HostCpu, soft: SoftCpu[SoftVcpu], mnemonic: str, seed: int) -> None:
     _agree(host, soft, mnemonic, QUICK, seed)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [SEED + 1], ids=lambda seed: f"seed{seed}")
 @pytest.mark.parametrize("mnemonic", catalog_sse.MNEMONICS)
-def test_as_on_silicon_at_length(host: HostCpu, soft: SoftCpu[Vcpu], mnemonic: str, seed: int) -> None:
+def test_as_on_silicon_at_length(host: HostCpu, soft: SoftCpu[SoftVcpu], mnemonic: str, seed: int) -> None:
     _agree(host, soft, mnemonic, LONG, seed)

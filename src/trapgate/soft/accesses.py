@@ -37,10 +37,10 @@ def perform(cpu: "SoftVcpu") -> Activity:
         return
     if kind == s.KIND_REFERENCE:
         request = st.saved_X
-        size, writes, reads = request & 0xFFFF, bool(request >> 16 & 1), bool(request >> 17 & 1)
+        size, writes, reads, locked = request & 0xFFFF, bool(request >> 16 & 1), bool(request >> 17 & 1), bool(request >> 18 & 1)
     else:
-        writes, reads = kind != s.KIND_LOAD, kind != s.KIND_STORE
-    if kind == s.KIND_LOCK:
+        writes, reads, locked = kind != s.KIND_LOAD, kind != s.KIND_STORE, kind == s.KIND_LOCK
+    if locked:
         _lock(cpu, address, size, wanted)
     pieces = cpu.pieces(address, size, wanted | (s.ACCESS_WRITE if writes else 0))
     if not cpu.in_step and (cpu.watched(address, size, writes) or (writes and any(cpu.is_code(at, n) for at, n in pieces))):

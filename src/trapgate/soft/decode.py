@@ -7,22 +7,21 @@ from collections.abc import Callable
 
 from iced_x86 import ConditionCode, Instruction, Mnemonic, OpKind, Register
 
-from trapgate.isa import state as s
 from trapgate.isa.flags import CONDITIONS
 from trapgate.isa.state import LAYOUT
-from trapgate.soft.registers import GENERAL, RSP_FAMILY, SEGMENT_NAME
-from trapgate.soft.template import Builder, Rip, operand_width
+from trapgate.soft.registers import GENERAL, SEGMENT_NAME
+from trapgate.soft.template import Builder, operand_width
 
 Lower = Callable[[Builder, Instruction], None]
 ROWS: dict[int, Lower] = {}
 RAX, RDX, RSI, RDI = (LAYOUT[name].offset for name in ("rax", "rdx", "rsi", "rdi"))
-_CONDITION = {
+CONDITION_NAME = {
     ConditionCode.O: "o", ConditionCode.NO: "no", ConditionCode.B: "b", ConditionCode.AE: "ae", ConditionCode.E: "e",
     ConditionCode.NE: "ne", ConditionCode.BE: "be", ConditionCode.A: "a", ConditionCode.S: "s", ConditionCode.NS: "ns",
     ConditionCode.P: "p", ConditionCode.NP: "np", ConditionCode.L: "l", ConditionCode.GE: "ge", ConditionCode.LE: "le",
     ConditionCode.G: "g",
 }  # fmt: skip
-assert set(_CONDITION.values()) == set(CONDITIONS)
+assert set(CONDITION_NAME.values()) == set(CONDITIONS)
 
 
 def row(*mnemonics: int) -> Callable[[Lower], Lower]:
@@ -262,6 +261,24 @@ def _cmpxchg(b: Builder, i: Instruction) -> None:
     finish_modify(b, width, i.has_lock_prefix)
 
 
+@row(Mnemonic.CMPXCHG8B)
+def _cmpxchg8b(b: Builder, i: Instruction) -> None:
+    modify(b, i, 64, i.has_lock_prefix)
+    b.op("cmpxchg8b")
+    finish_modify(b, 64, i.has_lock_prefix)
+
+
+@row(Mnemonic.CMPXCHG16B)
+def _cmpxchg16b(b: Builder, i: Instruction) -> None:
+    b.memory(i, 16, write=True)
+    b.aligned(16)
+    b.ref(16, "lock" if i.has_lock_prefix else "rw")
+    b.op("cmpxchg16b")
+    b.commit_ref()
+    if i.has_lock_prefix:
+        b.op("lock_end")
+
+
 def _one_source(name: str, index: int = 1) -> Lower:
     def lower(b: Builder, i: Instruction) -> None:
         width = operand_width(i, 0)
@@ -342,16 +359,16 @@ def _bit_test(name: str) -> Lower:
             b.op(f"{name}.R{kind}.{width}", R0=b.reg(i.op0_register), **holes)
             return
         write = name != "bt"
-        if kind == "R" and not b.long:  # the offset moves before the segment is checked
+        if kind == "R":  # the offset moves before the segment is checked
             b.address(i)
-            b.op(f"bit_address.{width}", **holes)
-            if i.memory_base == Register.NONE or GENERAL[i.memory_base][1] <= 32:
-                b.op("EA=cut32")
-            b.segment(SEGMENT_NAME[i.memory_segment], width // 8, write)
+            ends, segment = f"{width}.{_address_width(i)}", SEGMENT_NAME[i.memory_segment]
+            if b.long and segment in ("fs", "gs"):
+                b.op(f"bit_address.seg.{ends}", Rseg=LAYOUT[f"{segment}_base"].offset, **holes)
+            else:
+                b.op(f"bit_address.{ends}", **holes)
+                b.segment(segment, width // 8, write)
         else:
             b.memory(i, width // 8, write=write)
-            if kind == "R":
-                b.op(f"bit_address.{width}", **holes)
         if not write:
             b.load(width)
             b.op(f"bt.T{kind}.{width}", **holes)
@@ -361,6 +378,14 @@ def _bit_test(name: str) -> Lower:
         finish_modify(b, width, i.has_lock_prefix)
 
     return lower
+
+
+def _address_width(i: Instruction) -> int:
+    """Bits of the address size of a memory operand."""
+    for register in (i.memory_base, i.memory_index):
+        if register in GENERAL:
+            return GENERAL[register][1]
+    return {Register.RIP: 64, Register.EIP: 32}.get(i.memory_base, 8 * i.memory_displ_size)
 
 
 for _name in ("bt", "bts", "btr", "btc"):
@@ -398,11 +423,11 @@ for _mnemonic, _width in ((Mnemonic.CWD, 16), (Mnemonic.CDQ, 32), (Mnemonic.CQO,
 def _cmov(b: Builder, i: Instruction) -> None:
     width = operand_width(i, 0)
     kind, holes = source(b, i, 1, width)
-    b.op(f"cmov{_CONDITION[i.condition_code]}.{kind}.{width}", R0=b.reg(i.op0_register), **holes)
+    b.op(f"cmov{CONDITION_NAME[i.condition_code]}.{kind}.{width}", R0=b.reg(i.op0_register), **holes)
 
 
 def _setcc(b: Builder, i: Instruction) -> None:
-    name = f"set{_CONDITION[i.condition_code]}"
+    name = f"set{CONDITION_NAME[i.condition_code]}"
     if is_register(i, 0):
         b.op(f"{name}.R", R0=b.reg(i.op0_register))
         return
@@ -411,171 +436,36 @@ def _setcc(b: Builder, i: Instruction) -> None:
     b.store(8)
 
 
-def _jcc(b: Builder, i: Instruction) -> None:
-    fused = f"{b.ops[-1][0]}.j{_CONDITION[i.condition_code]}" if b.ops else ""
-    target = branch_target(b, i)
-    if fused in b.library.stencils:  # the compare right before it
-        name, holes = b.ops.pop()
-        b.op(fused, **holes, TAKEN=Rip(target))
-    else:
-        b.op(f"j{_CONDITION[i.condition_code]}", TAKEN=Rip(target))
-    b.jump(b.length)
-
-
-def branch_target(b: Builder, i: Instruction) -> int:
-    """Where a near branch goes, as a distance from RIP (instructions are decoded at 0)."""
-    target = i.near_branch_target
-    return target - (1 << 64) if target >> 63 else target
-
-
 for _name in dir(Mnemonic):
-    _value = getattr(Mnemonic, _name)
-    if not isinstance(_value, int):
-        continue
     if _name.startswith("CMOV"):
-        ROWS[_value] = _cmov
-    elif _name.startswith("SET") and _name[3:].lower() in CONDITIONS:
-        ROWS[_value] = _setcc
-    elif _name.startswith("J") and _name[1:].lower() in CONDITIONS:
-        ROWS[_value] = _jcc
-
-
-def _counted(name: str) -> Lower:
-    def lower(b: Builder, i: Instruction) -> None:
-        width = counted_width(b, i)
-        b.op(f"{name}.{width}", TAKEN=Rip(branch_target(b, i)))
-        b.jump(b.length)
-
-    return lower
-
-
-def counted_width(b: Builder, i: Instruction) -> int:
-    """The width of the count register of LOOP and JCXZ: the address size."""
-    used = str_code(i)
-    return 64 if "RCX" in used else 32 if "ECX" in used else 16
-
-
-def str_code(i: Instruction) -> str:
-    """iced-x86's name of the exact encoding."""
-    return _CODE_NAMES[i.code]
-
-
-def _code_names() -> dict[int, str]:
-    from iced_x86 import Code
-
-    return {value: name for name in dir(Code) if isinstance(value := getattr(Code, name), int)}
-
-
-_CODE_NAMES = _code_names()
-for _name in ("loop", "loope", "loopne"):
-    ROWS[getattr(Mnemonic, _name.upper())] = _counted(_name)
-ROWS[Mnemonic.JCXZ] = ROWS[Mnemonic.JECXZ] = ROWS[Mnemonic.JRCXZ] = _counted("jcxz")
-
-
-@row(Mnemonic.JMP)
-def _jmp(b: Builder, i: Instruction) -> None:
-    if i.is_jmp_short_or_near:
-        b.jump(branch_target(b, i))
-    elif i.is_jmp_near_indirect:
-        width = _target_to_t0(b, i)
-        b.jump_indirect("T0", width)
-    else:
-        b.python(i)
-
-
-@row(Mnemonic.CALL)
-def _call(b: Builder, i: Instruction) -> None:
-    if i.is_call_near:
-        size = -i.stack_pointer_increment
-        b.op("mov.TQ", Qimm=Rip(b.length))
-        b.push(size)
-        b.jump(branch_target(b, i))
-    elif i.is_call_near_indirect:
-        width = _target_to_t0(b, i)
-        b.op("T2=T0")
-        b.op(f"{'canonical' if b.long else 'limit'}.T2")
-        b.op("mov.TQ", Qimm=Rip(b.length))
-        b.push(-i.stack_pointer_increment)
-        b.go("T2", width)
-    else:
-        b.python(i)
-
-
-def _target_to_t0(b: Builder, i: Instruction) -> int:
-    width = operand_width(i, 0)
-    if is_register(i, 0):
-        b.op(f"mov.TR.{width}", R1=b.reg(i.op0_register))
-    else:
-        b.load_operand(i, width)
-    return width
-
-
-@row(Mnemonic.RET)
-def _ret(b: Builder, i: Instruction) -> None:
-    extra = i.immediate16 if i.op_count else 0
-    size = i.stack_pointer_increment - extra
-    b.pop(size)
-    b.op(f"{'canonical' if b.long else 'limit'}.T0")
-    b.move_stack(size + extra)
-    b.go("T0", 8 * size)
-
-
-@row(Mnemonic.PUSH)
-def _push(b: Builder, i: Instruction) -> None:
-    size = -i.stack_pointer_increment
-    if is_register(i, 0):
-        if i.op0_register not in GENERAL:
-            b.python(i)
-            return
-        b.op(f"mov.TR.{8 * size}", R1=b.reg(i.op0_register))
-    elif is_memory(i, 0):
-        b.load_operand(i, 8 * size)
-    else:
-        b.op(f"mov.TI.{8 * size}", **immediate(i, 0, 8 * size))
-    b.push(size)
-
-
-@row(Mnemonic.POP)
-def _pop(b: Builder, i: Instruction) -> None:
-    size = i.stack_pointer_increment
-    if is_register(i, 0):
-        if i.op0_register not in GENERAL:
-            b.python(i)
-            return
-        b.pop(size)
-        b.move_stack(size)
-        b.op(f"mov.RT.{8 * size}", R0=b.reg(i.op0_register))
-        return
-    b.pop(size)
-    b.memory(i, size, write=True, add=size if i.memory_base in RSP_FAMILY else 0)
-    b.store(8 * size)
-    b.move_stack(size)
-
-
-@row(Mnemonic.LEAVE)
-def _leave(b: Builder, i: Instruction) -> None:
-    size = {"LEAVEW": 2, "LEAVED": 4, "LEAVEQ": 8}[str_code(i)]
-    b.op(f"frame_ea.{b.stack_width}")
-    b.segment("ss", size, False)
-    b.load(8 * size)
-    b.op(f"rsp_leave.{b.stack_width}", Sby=size)
-    b.op(f"mov.RT.{8 * size}", R0=LAYOUT["rbp"].offset)
-
-
-@row(Mnemonic.ENTER)
-def _enter(b: Builder, i: Instruction) -> None:
-    if i.immediate8_2nd & 31:
-        b.python(i)
-        return
-    size = {"ENTERW_IMM16_IMM8": 2, "ENTERD_IMM16_IMM8": 4, "ENTERQ_IMM16_IMM8": 8}[str_code(i)]
-    b.op(f"mov.TR.{8 * size}", R1=LAYOUT["rbp"].offset)
-    b.push(size)
-    b.op(f"enter.{size}.{b.stack_width}", Sby=i.immediate16)
+        ROWS[getattr(Mnemonic, _name)] = _cmov
+for _name in CONDITIONS:
+    ROWS[getattr(Mnemonic, f"SET{_name.upper()}")] = _setcc
 
 
 @row(Mnemonic.XLATB)
 def _xlat(b: Builder, i: Instruction) -> None:
-    b.python(i)
+    width, segment = GENERAL[i.memory_base][1], SEGMENT_NAME[i.memory_segment]
+    if b.long and segment in ("fs", "gs"):
+        b.op(f"xlat_ea.seg.{width}", Rseg=LAYOUT[f"{segment}_base"].offset)
+    else:
+        b.op(f"xlat_ea.{width}")
+        b.segment(segment, 1, False)
+    b.load(8)
+    b.op("mov.RT.8", R0=RAX)
+
+
+def _segment_base(name: str, write: bool) -> Lower:
+    def lower(b: Builder, i: Instruction) -> None:
+        base = LAYOUT[f"{name}_base"].offset
+        b.op(f"base.{'write' if write else 'read'}.{operand_width(i, 0)}", R0=b.reg(i.op0_register), Rseg=base)
+
+    return lower
+
+
+for _name in ("fs", "gs"):
+    ROWS[getattr(Mnemonic, f"RD{_name.upper()}BASE")] = _segment_base(_name, False)
+    ROWS[getattr(Mnemonic, f"WR{_name.upper()}BASE")] = _segment_base(_name, True)
 
 
 @row(Mnemonic.NOP, Mnemonic.PAUSE, Mnemonic.ENDBR64, Mnemonic.ENDBR32, Mnemonic.LFENCE, Mnemonic.SFENCE, Mnemonic.MFENCE,

@@ -1,6 +1,6 @@
 """String instructions as loops of micro-ops: see `isa.families.string`."""
 
-from iced_x86 import Instruction, Mnemonic, OpKind, Register
+from iced_x86 import Instruction, Mnemonic, OpKind
 
 from trapgate.isa.state import LAYOUT
 from trapgate.soft.decode import ROWS, Lower
@@ -19,15 +19,12 @@ def _address_width(i: Instruction) -> int:
 
 def _source(b: Builder, i: Instruction, size: int, width: int) -> None:
     """T0 = the element at [rSI]."""
-    segment = i.memory_segment
-    if b.long:
-        if segment in (Register.FS, Register.GS):
-            b.op(f"pointer.seg.{width}", R0=RSI, Rseg=LAYOUT[f"{SEGMENT_NAME[segment]}_base"].offset)
-        else:
-            b.op(f"pointer.{width}", R0=RSI)
+    segment = SEGMENT_NAME[i.memory_segment]
+    if b.long and segment in ("fs", "gs"):
+        b.op(f"pointer.seg.{width}", R0=RSI, Rseg=LAYOUT[f"{segment}_base"].offset)
     else:
         b.op(f"pointer.{width}", R0=RSI)
-        b.segment(SEGMENT_NAME[segment], size, False)
+        b.segment(segment, size, False)
     b.load(8 * size)
 
 
@@ -46,9 +43,9 @@ def _string(name: str, moves_source: bool, moves_target: bool) -> Lower:
         if repeated:
             b.label("head")
             b.op(f"rep_head.{width}", TAKEN="out")
-            if b.long and width == 64 and not b.step and name[:4] in ("MOVS", "STOS"):
-                if name[:4] == "STOS" or i.memory_segment not in (Register.FS, Register.GS):
-                    b.op(f"bulk.{name[:4].lower()}.{size}", TAKEN="head")
+            flat = name[:4] == "STOS" or (name[:4] == "MOVS" and SEGMENT_NAME[i.memory_segment] not in ("fs", "gs"))
+            if b.long and width == 64 and not b.step and flat:
+                b.op(f"bulk.{name[:4].lower()}.{size}", TAKEN="head")
         _iteration(b, i, name[:4], size, width)
         if moves_source:
             b.op(f"advance.{size}.{width}", R0=RSI)

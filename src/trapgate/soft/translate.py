@@ -8,8 +8,10 @@ from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, RflagsBits
 
 from trapgate.arch.models import CpuModel
 from trapgate.isa import state as s
+from trapgate.isa.flags import CONDITIONS
 from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft import decode_string, decode_system  # noqa: F401  (they fill ROWS)
+from trapgate.soft import decode_flow, decode_string, decode_system  # noqa: F401  (they fill ROWS)
+from trapgate.soft.announced import meaning
 from trapgate.soft.blocks import Block, Blocks, Site
 from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.decode import ROWS
@@ -113,6 +115,7 @@ class Translator:
         shifts_by_cl = i.op_count > 1 and i.mnemonic in _SHIFTS
         memory = any(i.op_kind(n) >= _FIRST_MEMORY_KIND for n in range(i.op_count))
         faults = memory or i.is_stack_instruction or i.flow_control != FlowControl.NEXT or i.mnemonic in _MAY_FAULT or not _plain(i)
+        faults = faults or meaning(i, self.model) is None
         return Decoded(
             i, len(raw), bool(i.rflags_read & STATUS) or shifts_by_cl,
             i.rflags_modified & STATUS == STATUS and not shifts_by_cl, faults,
@@ -155,10 +158,11 @@ class Translator:
 
     def _lower(self, builder: Builder, i: Instruction) -> None:
         """Micro-ops of one instruction: general-purpose rows, then packed and floating ones, then Python, else #UD."""
-        if i.is_invalid:
+        known_as = None if i.is_invalid else meaning(i, self.model)
+        if known_as is None:
             builder.raises("raise_ud")
             return
-        row = ROWS.get(i.mnemonic)
+        row = ROWS.get(known_as)
         if row is not None and not (i.mnemonic in SHARED_MNEMONICS and not i.is_string_instruction):
             row(builder, i)
         elif lower_gated(i, builder):
@@ -304,8 +308,9 @@ def _named(*names: str) -> frozenset[int]:
 
 
 _SHIFTS = _named("SHL", "SAL", "SHR", "SAR", "ROL", "ROR", "RCL", "RCR", "SHLD", "SHRD")
-_MAY_FAULT = _named("DIV", "IDIV", "CLI", "STI", "POPF", "POPFD", "POPFQ", "SWAPGS", "STAC", "CLAC", "INVLPG")
-_JCC = frozenset(
-    getattr(Mnemonic, f"J{name.upper()}") for name in ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
-)
+_MAY_FAULT = _named(
+    "DIV", "IDIV", "CLI", "STI", "POPF", "POPFD", "POPFQ", "SWAPGS", "STAC", "CLAC", "INVLPG",
+    "RDFSBASE", "RDGSBASE", "WRFSBASE", "WRGSBASE",
+)  # fmt: skip
+_JCC = _named(*(f"J{name.upper()}" for name in CONDITIONS))
 _FIRST_MEMORY_KIND = 15  # iced_x86.OpKind: MEMORY_SEG_SI and everything behind it lies in memory

@@ -1,4 +1,4 @@
-"""Addition, subtraction, comparison, bitwise operations, multiplication, division, and the fused compare-and-branch (SDM vol. 2)."""
+"""Addition, subtraction, comparison, bitwise operations, multiplication, division; compare-and-branch in one (SDM vol. 2)."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -121,7 +121,7 @@ def fused(m: Trace, operation: Callable[[Trace, Value, Value], Value], kinds: st
 
 
 def xadd(m: Trace, kind: str, width: int) -> None:
-    """XADD: the old destination goes to the source register, which must stay untouched until the sum is stored: see `xadd_source`."""
+    """XADD: the old destination goes to the source register; with memory by `register_from_t1`, when the sum is stored."""
     a, b = fetch(m, kind, 0, width), m.get("R1", width)
     result = add(m, a, b)
     m["T1"] = a.zext(64)
@@ -140,7 +140,7 @@ def register_from_t1(m: Trace, width: int) -> None:
 
 
 def cmpxchg(m: Trace, kind: str, width: int) -> None:
-    """CMPXCHG: compare RAX with the destination; equal: destination = R1, else RAX = destination. The destination is always written."""
+    """CMPXCHG: RAX equal to the destination: destination = R1, else RAX = destination. The destination is always written."""
     a, accumulator, source = fetch(m, kind, 0, width), m.get("rax", width), m.get("R1", width)
     sub(m, accumulator, a)
     equal = accumulator == a
@@ -158,6 +158,30 @@ def cmpxchg(m: Trace, kind: str, width: int) -> None:
         else:
             m.put("rax", equal.select(accumulator, a))
         m["T0"] = equal.select(source, a).zext(64)
+    m.jump("NEXT")
+
+
+def cmpxchg8b(m: Trace) -> None:
+    """CMPXCHG8B: EDX:EAX equal to T0: T0 = ECX:EBX, else EDX:EAX = T0. ZF alone changes; the destination is always written."""
+    old = m["T0"]
+    equal = old == (m.get("rdx", 32).zext(64) << 32) | m.get("rax", 32).zext(64)
+    m["T0"] = equal.select((m.get("rcx", 32).zext(64) << 32) | m.get("rbx", 32).zext(64), old)
+    m.put("rax", equal.select(m.get("rax", 64), old & 0xFFFFFFFF))
+    m.put("rdx", equal.select(m.get("rdx", 64), old >> 32))
+    flags.set_zero(m, equal)
+    m.jump("NEXT")
+
+
+def cmpxchg16b(m: Trace) -> None:
+    """CMPXCHG16B at HOST: as CMPXCHG8B with 64-bit halves."""
+    low, high = m["HOST"], m["HOST"] + 8
+    old_low, old_high, rax, rdx = m.load(low, 64), m.load(high, 64), m.get("rax", 64), m.get("rdx", 64)
+    equal = (old_low == rax) & (old_high == rdx)
+    m.store(low, equal.select(m.get("rbx", 64), old_low))
+    m.store(high, equal.select(m.get("rcx", 64), old_high))
+    m.put("rax", old_low)
+    m.put("rdx", old_high)
+    flags.set_zero(m, equal)
     m.jump("NEXT")
 
 
@@ -264,7 +288,8 @@ def forms() -> Iterator[Form]:
     for width in WIDTHS:
         for kinds in PAIRS:
             for name, operation in BINARY.items():
-                yield from with_and_without_flags(f"{name}.{kinds}.{width}", partial(binary, operation=operation, kinds=kinds, width=width, writes=True))
+                body = partial(binary, operation=operation, kinds=kinds, width=width, writes=True)
+                yield from with_and_without_flags(f"{name}.{kinds}.{width}", body)
             for name, operation in COMPARING.items():
                 yield Form(f"{name}.{kinds}.{width}", partial(binary, operation=operation, kinds=kinds, width=width, writes=False))
             for name, operation in FUSED.items():
@@ -276,12 +301,14 @@ def forms() -> Iterator[Form]:
                     yield Form(f"{name}.{kinds}.{width}.j{condition}", body)
         for kind in "RT":
             for name, single in UNARY.items():
-                yield from with_and_without_flags(f"{name}.{kind}.{width}", partial(unary, operation=single, kind=kind, width=width))
+                body = partial(unary, operation=single, kind=kind, width=width)
+                yield from with_and_without_flags(f"{name}.{kind}.{width}", body)
             yield Form(f"xadd.{kind}.{width}", partial(xadd, kind=kind, width=width))
             yield Form(f"cmpxchg.{kind}.{width}", partial(cmpxchg, kind=kind, width=width))
             for signed in (False, True):
                 sign = "i" if signed else ""
-                yield from with_and_without_flags(f"{sign}mul1.{kind}.{width}", partial(mul1, kind=kind, width=width, signed=signed))
+                body = partial(mul1, kind=kind, width=width, signed=signed)
+                yield from with_and_without_flags(f"{sign}mul1.{kind}.{width}", body)
                 yield Form(f"{sign}div.{kind}.{width}", partial(divide, kind=kind, width=width, signed=signed))
             if width > 8:
                 yield from with_and_without_flags(f"imul3.{kind}.{width}", partial(imul3, kind=kind, width=width))
@@ -290,3 +317,5 @@ def forms() -> Iterator[Form]:
                 yield Form(f"adcx.{kind}.{width}", partial(add_carry_chain, kind=kind, width=width, overflow=False))
                 yield Form(f"adox.{kind}.{width}", partial(add_carry_chain, kind=kind, width=width, overflow=True))
         yield Form(f"from_t1.{width}", partial(register_from_t1, width=width))
+    yield Form("cmpxchg8b", cmpxchg8b)
+    yield Form("cmpxchg16b", cmpxchg16b)

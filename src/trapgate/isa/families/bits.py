@@ -22,10 +22,13 @@ def bit_test(m: Trace, name: str, kind: str, index_kind: str, width: int) -> Non
     m.jump("NEXT")
 
 
-def bit_address(m: Trace, width: int) -> None:
-    """BT and its like with a register index reach memory beyond the operand: EA moves by whole operands (SDM vol. 2, BT)."""
+def bit_address(m: Trace, width: int, address_width: int, segment: bool) -> None:
+    """BT and its like with a register index reach memory beyond the operand: EA moves by whole operands (SDM vol. 2, BT), is cut to
+    the address size and only then gets its segment base."""
     index = m.get("R1", width).sext(64)
-    m["EA"] = m["EA"] + (index.sar(width.bit_length() - 1) << (width // 8).bit_length() - 1)
+    address = m["EA"] + (index.sar(width.bit_length() - 1) << (width // 8).bit_length() - 1)
+    address = address.trunc(address_width).zext(64)
+    m["EA"] = address + m.get("Rseg", 64) if segment else address
     m.jump("NEXT")
 
 
@@ -146,14 +149,18 @@ def forms() -> Iterator[Form]:
         for kind in "RT":
             for index in "RI":
                 for name in ("bt", "bts", "btr", "btc"):
-                    yield from with_and_without_flags(f"{name}.{kind}{index}.{width}", partial(bit_test, name=name, kind=kind, index_kind=index, width=width))
+                    body = partial(bit_test, name=name, kind=kind, index_kind=index, width=width)
+                    yield from with_and_without_flags(f"{name}.{kind}{index}.{width}", body)
             for name in ("bsf", "bsr", "tzcnt", "lzcnt", "popcnt"):
                 yield from with_and_without_flags(f"{name}.{kind}.{width}", partial(scan, name=name, kind=kind, width=width))
             if width >= 32:
                 for name in ("andn", "blsi", "blsmsk", "blsr", "bextr", "bzhi", "pdep", "pext"):
                     yield from with_and_without_flags(f"{name}.{kind}.{width}", partial(field, name=name, kind=kind, width=width))
                 yield Form(f"mulx.{kind}.{width}", partial(mulx, kind=kind, width=width))
-        yield Form(f"bit_address.{width}", partial(bit_address, width=width))
+        for address_width in (16, 32, 64):
+            for segment in (False, True):
+                body = partial(bit_address, width=width, address_width=address_width, segment=segment)
+                yield Form(f"bit_address{'.seg' * segment}.{width}.{address_width}", body)
         yield Form(f"bswap.{width}", partial(bswap, width=width))
         for to_register in (False, True):
             yield Form(f"movbe.{'load' if to_register else 'store'}.{width}", partial(movbe, width=width, to_register=to_register))

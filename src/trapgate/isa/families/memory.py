@@ -117,9 +117,12 @@ def lock_end(m: Trace) -> None:
     m.jump("NEXT")
 
 
-def reference(m: Trace, size: int, write: bool, read: bool) -> None:
-    """HOST = host address of `size` bytes at EA, for bodies that take their operand there; `commit_reference` follows a write."""
-    m["X"] = m.const(size | (write << 16) | (read << 17), 64)
+def reference(m: Trace, size: int, write: bool, read: bool, locked: bool = False) -> None:
+    """HOST = host address of `size` bytes at EA, for bodies that take their operand there; `commit_reference` follows a write.
+
+    `locked` (CMPXCHG16B, whose operand is aligned and never split): uncached memory locks the bus.
+    """
+    m["X"] = m.const(size | (write << 16) | (read << 17) | (locked << 18), 64)
     if size <= 16:
         hit, host = probe(m, m["EA"], size, write)
         with m.when(hit, likely=True):
@@ -165,5 +168,6 @@ def forms() -> Iterator[Form]:
         yield Form(f"ref.r.{size}", partial(reference, size=size, write=False, read=True))
         yield Form(f"ref.w.{size}", partial(reference, size=size, write=True, read=False))
         yield Form(f"ref.rw.{size}", partial(reference, size=size, write=True, read=True))
+    yield Form("ref.lock.16", partial(reference, size=16, write=True, read=True, locked=True))
     yield Form("commit.ref", commit_reference)
     yield Form("aligned.16", partial(aligned, size=16))

@@ -9,6 +9,7 @@ from trapgate.isa.operands import fetch, store
 from trapgate.isa.vocabulary import Trace
 
 WIDTHS = (8, 16, 32, 64)
+CR4_FSGSBASE = 1 << 16
 
 
 def mov(m: Trace, kinds: str, width: int) -> None:
@@ -81,6 +82,27 @@ def lea(m: Trace, width: int) -> None:
     m.jump("NEXT")
 
 
+def xlat_address(m: Trace, width: int, segment: bool) -> None:
+    """EA = [segment base +] (rBX + AL, cut to the address size): where XLAT looks."""
+    address = (m.get("rbx", 64) + m.get("rax", 8).zext(64)).trunc(width).zext(64)
+    m["EA"] = address + m.get("Rseg", 64) if segment else address
+    m.jump("NEXT")
+
+
+def segment_base(m: Trace, write: bool, width: int) -> None:
+    """RDFSBASE, WRFSBASE and their like: #UD without CR4.FSGSBASE, #GP(0) for a base that is not canonical (SDM vol. 2)."""
+    with m.when((m.get("cr4", 64) & CR4_FSGSBASE) == 0, likely=False):
+        m.cold("raise_ud")
+    if write:
+        base = m.get("R0", width).zext(64)
+        with m.when((base << 16).sar(16) != base, likely=False):
+            m.cold("raise_gp0")
+        m.put("Rseg", base)
+    else:
+        store(m, "R", 0, m.get("Rseg", width))
+    m.jump("NEXT")
+
+
 def forms() -> Iterator[Form]:
     """Every stencil of this family."""
     for width in WIDTHS:
@@ -96,12 +118,19 @@ def forms() -> Iterator[Form]:
             for narrow in (8, 16, 32):
                 for signed in (False, True):
                     if narrow < width:
-                        yield Form(f"mov{'s' if signed else 'z'}x.{kind}.{narrow}.{width}", partial(extend, signed=signed, kind=kind, narrow=narrow, wide=width))
+                        name = f"mov{'s' if signed else 'z'}x.{kind}.{narrow}.{width}"
+                        yield Form(name, partial(extend, signed=signed, kind=kind, narrow=narrow, wide=width))
             for code, name in enumerate(flags.CONDITIONS):
                 if width > 8:
                     yield Form(f"cmov{name}.{kind}.{width}", partial(conditional_move, code=code, kind=kind, width=width))
                 else:
                     yield Form(f"set{name}.{kind}", partial(set_byte, code=code, kind=kind))
+    for width in (16, 32, 64):
+        for segment in (False, True):
+            yield Form(f"xlat_ea{'.seg' * segment}.{width}", partial(xlat_address, width=width, segment=segment))
+    for width in (32, 64):
+        for write in (False, True):
+            yield Form(f"base.{'write' if write else 'read'}.{width}", partial(segment_base, write=write, width=width))
     yield Form("mov.RQ", partial(mov_wide, to_register=True))
     yield Form("mov.TQ", partial(mov_wide, to_register=False))
     for destination, source in (("T1", "T0"), ("T0", "T1"), ("T2", "T0"), ("T0", "T2"), ("T0", "EA"), ("T2", "EA"), ("EA", "T2")):

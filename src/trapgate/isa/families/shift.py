@@ -1,4 +1,6 @@
-"""Shifts and rotates. Counts are masked to 5 bits (6 for 64-bit operands); a count of 0 changes no flag (SDM vol. 2, SAL/SAR/SHL/SHR, RCL/RCR/ROL/ROR).
+"""Shifts and rotates. Counts are masked to 5 bits (6 for 64-bit operands); a count of 0 changes no flag.
+
+Source: SDM vol. 2, SAL/SAR/SHL/SHR, RCL/RCR/ROL/ROR, SHLD, SHRD.
 
 Undefined and left so: OF for counts other than 1, AF, and CF of SHL/SHR for counts above the width.
 """
@@ -19,7 +21,6 @@ def _count(m: Trace, kind: str, width: int) -> Value:
     """The masked count, 64 bits wide."""
     raw = m.hole("Uimm") if kind == "I" else m.get("rcx", 8).zext(64)
     return raw & (63 if width == 64 else 31)
-
 
 
 def shl(m: Trace, a: Value, count: Value) -> Value:
@@ -103,7 +104,7 @@ def rotate_carry(m: Trace, left: bool, kind: str, count_kind: str, width: int) -
 
 
 def double_shift(m: Trace, left: bool, kind: str, count_kind: str, width: int) -> None:
-    """SHLD and SHRD. For 16-bit operands and counts above 16 the result is undefined; ours continues with the destination's bits."""
+    """SHLD and SHRD. With 16 bits and a count above 16 the result is undefined; ours continues with the destination's bits."""
     a, filler, count = fetch(m, kind, 0, width), m.get("R1", width), _count(m, count_kind, width)
     flags.remember(m)
     if width == 16:
@@ -146,10 +147,12 @@ def forms() -> Iterator[Form]:
             for count in COUNTS:
                 end = f"{kind}{count}.{width}"
                 for name, operation in SHIFTS.items():
-                    yield from with_and_without_flags(f"{name}.{end}", partial(shift, operation=operation, kind=kind, count_kind=count, width=width))
+                    body = partial(shift, operation=operation, kind=kind, count_kind=count, width=width)
+                    yield from with_and_without_flags(f"{name}.{end}", body)
                 for left in (True, False):
                     side = "l" if left else "r"
-                    yield from with_and_without_flags(f"ro{side}.{end}", partial(rotate, left=left, kind=kind, count_kind=count, width=width))
+                    body = partial(rotate, left=left, kind=kind, count_kind=count, width=width)
+                    yield from with_and_without_flags(f"ro{side}.{end}", body)
                     yield Form(f"rc{side}.{end}", partial(rotate_carry, left=left, kind=kind, count_kind=count, width=width))
                     if width > 8:
                         yield Form(f"sh{side}d.{end}", partial(double_shift, left=left, kind=kind, count_kind=count, width=width))

@@ -1,0 +1,163 @@
+"""From a decoded instruction to micro-ops: branches and the stack."""
+
+from iced_x86 import Instruction, Mnemonic
+
+from trapgate.isa.flags import CONDITIONS
+from trapgate.isa.state import LAYOUT
+from trapgate.soft.decode import CONDITION_NAME, ROWS, Lower, immediate, is_memory, is_register, row
+from trapgate.soft.registers import GENERAL, RSP_FAMILY
+from trapgate.soft.template import Builder, Rip, operand_width
+
+
+def _jcc(b: Builder, i: Instruction) -> None:
+    fused = f"{b.ops[-1][0]}.j{CONDITION_NAME[i.condition_code]}" if b.ops else ""
+    target = branch_target(b, i)
+    if fused in b.library.stencils:  # the compare right before it
+        _, holes = b.ops.pop()
+        b.op(fused, **holes, TAKEN=Rip(target))
+    else:
+        b.op(f"j{CONDITION_NAME[i.condition_code]}", TAKEN=Rip(target))
+    b.jump(b.length)
+
+
+for _name in CONDITIONS:
+    ROWS[getattr(Mnemonic, f"J{_name.upper()}")] = _jcc
+
+
+def branch_target(b: Builder, i: Instruction) -> int:
+    """Where a near branch goes, as a distance from RIP (instructions are decoded at 0)."""
+    target = i.near_branch_target
+    return target - (1 << 64) if target >> 63 else target
+
+
+def _counted(name: str) -> Lower:
+    def lower(b: Builder, i: Instruction) -> None:
+        width = counted_width(b, i)
+        b.op(f"{name}.{width}", TAKEN=Rip(branch_target(b, i)))
+        b.jump(b.length)
+
+    return lower
+
+
+def counted_width(b: Builder, i: Instruction) -> int:
+    """The width of the count register of LOOP and JCXZ: the address size."""
+    used = str_code(i)
+    return 64 if "RCX" in used else 32 if "ECX" in used else 16
+
+
+def str_code(i: Instruction) -> str:
+    """iced-x86's name of the exact encoding."""
+    return _CODE_NAMES[i.code]
+
+
+def _code_names() -> dict[int, str]:
+    from iced_x86 import Code
+
+    return {value: name for name in dir(Code) if isinstance(value := getattr(Code, name), int)}
+
+
+_CODE_NAMES = _code_names()
+for _name in ("loop", "loope", "loopne"):
+    ROWS[getattr(Mnemonic, _name.upper())] = _counted(_name)
+ROWS[Mnemonic.JCXZ] = ROWS[Mnemonic.JECXZ] = ROWS[Mnemonic.JRCXZ] = _counted("jcxz")
+
+
+@row(Mnemonic.JMP)
+def _jmp(b: Builder, i: Instruction) -> None:
+    if i.is_jmp_short_or_near:
+        b.jump(branch_target(b, i))
+    elif i.is_jmp_near_indirect:
+        width = _target_to_t0(b, i)
+        b.jump_indirect("T0", width)
+    else:
+        b.python(i)
+
+
+@row(Mnemonic.CALL)
+def _call(b: Builder, i: Instruction) -> None:
+    if i.is_call_near:
+        size = -i.stack_pointer_increment
+        b.op("mov.TQ", Qimm=Rip(b.length))
+        b.push(size)
+        b.jump(branch_target(b, i))
+    elif i.is_call_near_indirect:
+        width = _target_to_t0(b, i)
+        b.op("T2=T0")
+        b.op(f"{'canonical' if b.long else 'limit'}.T2")
+        b.op("mov.TQ", Qimm=Rip(b.length))
+        b.push(-i.stack_pointer_increment)
+        b.go("T2", width)
+    else:
+        b.python(i)
+
+
+def _target_to_t0(b: Builder, i: Instruction) -> int:
+    width = operand_width(i, 0)
+    if is_register(i, 0):
+        b.op(f"mov.TR.{width}", R1=b.reg(i.op0_register))
+    else:
+        b.load_operand(i, width)
+    return width
+
+
+@row(Mnemonic.RET)
+def _ret(b: Builder, i: Instruction) -> None:
+    extra = i.immediate16 if i.op_count else 0
+    size = i.stack_pointer_increment - extra
+    b.pop(size)
+    b.op(f"{'canonical' if b.long else 'limit'}.T0")
+    b.move_stack(size + extra)
+    b.go("T0", 8 * size)
+
+
+@row(Mnemonic.PUSH)
+def _push(b: Builder, i: Instruction) -> None:
+    size = -i.stack_pointer_increment
+    if is_register(i, 0):
+        if i.op0_register not in GENERAL:
+            b.python(i)
+            return
+        b.op(f"mov.TR.{8 * size}", R1=b.reg(i.op0_register))
+    elif is_memory(i, 0):
+        b.load_operand(i, 8 * size)
+    else:
+        b.op(f"mov.TI.{8 * size}", **immediate(i, 0, 8 * size))
+    b.push(size)
+
+
+@row(Mnemonic.POP)
+def _pop(b: Builder, i: Instruction) -> None:
+    size = i.stack_pointer_increment
+    if is_register(i, 0):
+        if i.op0_register not in GENERAL:
+            b.python(i)
+            return
+        b.pop(size)
+        b.move_stack(size)
+        b.op(f"mov.RT.{8 * size}", R0=b.reg(i.op0_register))
+        return
+    b.pop(size)
+    b.memory(i, size, write=True, add=size if i.memory_base in RSP_FAMILY else 0)
+    b.store(8 * size)
+    b.move_stack(size)
+
+
+@row(Mnemonic.LEAVE)
+def _leave(b: Builder, i: Instruction) -> None:
+    size = {"LEAVEW": 2, "LEAVED": 4, "LEAVEQ": 8}[str_code(i)]
+    b.op(f"frame_ea.{b.stack_width}")
+    b.segment("ss", size, False)
+    b.load(8 * size)
+    b.op(f"rsp_leave.{b.stack_width}", Sby=size)
+    b.op(f"mov.RT.{8 * size}", R0=LAYOUT["rbp"].offset)
+
+
+@row(Mnemonic.ENTER)
+def _enter(b: Builder, i: Instruction) -> None:
+    if i.immediate8_2nd & 31:
+        b.python(i)
+        return
+    size = {"ENTERW_IMM16_IMM8": 2, "ENTERD_IMM16_IMM8": 4, "ENTERQ_IMM16_IMM8": 8}[str_code(i)]
+    b.op(f"mov.TR.{8 * size}", R1=LAYOUT["rbp"].offset)
+    b.push(size)
+    b.op(f"enter.{size}.{b.stack_width}", Sby=i.immediate16)
