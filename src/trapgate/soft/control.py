@@ -58,6 +58,7 @@ def write_cr0(cpu: SoftCore, value: int) -> None:
     if old & ~new & cr.CR0_PG:
         st.efer = efer & ~cr.EFER_LMA
     if (old ^ new) & cr.CR0_PE:
+        st.cs_selector &= ~3  # CPL is 0 on both sides, whatever paragraph CS holds until the far jump that follows
         refresh_rights(cpu)
     if (old ^ new) & (cr.CR0_FLUSHES | cr.CR0_PE):
         cpu.flush_all()

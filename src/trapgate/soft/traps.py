@@ -72,6 +72,13 @@ def serialize(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(
+    Mnemonic.RDSSPD, Mnemonic.RDSSPQ, Mnemonic.CLDEMOTE, Mnemonic.PREFETCHIT0, Mnemonic.PREFETCHIT1,
+)  # fmt: skip
+def hint(cpu: "SoftVcpu", i: Instruction) -> None:
+    """Encodings of the NOP space whose features no model has: compilers emit RDSSP everywhere (SDM vol. 2, NOP)."""
+
+
+@handles(
     Mnemonic.UD0, Mnemonic.UD1, Mnemonic.UD2, Mnemonic.RSM, Mnemonic.MONITOR, Mnemonic.MWAIT, Mnemonic.MONITORX, Mnemonic.MWAITX,
     Mnemonic.VMCALL, Mnemonic.VMLAUNCH, Mnemonic.VMRESUME, Mnemonic.VMXOFF, Mnemonic.VMXON, Mnemonic.VMCLEAR, Mnemonic.VMPTRLD,
     Mnemonic.VMPTRST, Mnemonic.VMREAD, Mnemonic.VMWRITE, Mnemonic.VMFUNC, Mnemonic.INVEPT, Mnemonic.INVVPID, Mnemonic.VMRUN,
