@@ -1,14 +1,15 @@
 """Floating-point instructions under unmasked exceptions: one at a time, from Python.
 
 Translated code runs with every exception masked (`isa.families.sse`, `isa.families.x87`). What the guest has unmasked is kept
-beside: `mxcsr_unmasked` (mask bits that MXCSR has clear; `guest_mxcsr` has them set) and `x87_unmasked`. While either is set, an
-instruction that may raise comes here. It runs on the host's FPU between FXRSTOR and FXSAVE; then its exceptions are looked at.
+beside: `mxcsr_unmasked` (mask bits that MXCSR has clear; `guest_mxcsr` has them set), and the x87 control word in `fxsave`. With
+a bit unmasked, an instruction that may raise comes here. It runs on the host's FPU between FXRSTOR and FXSAVE; then its
+exceptions are looked at.
 
 x87 runs under the guest's own control word: the host would take #MF only at the next waiting instruction, which never comes, so
 the silicon gives the unmasked response itself. ES then says that the guest's next waiting instruction owes #MF (SDM vol. 1, 8.7).
 SSE runs masked: what would have been raised is in MXCSR's flags, and the destination is thrown away (SDM vol. 1, 11.5). Not told
-exactly by that: PE beside an unmasked overflow or underflow (a masked one is always inexact, an unmasked one need not be), and which
-of the steps of DPPS and DPPD raised.
+exactly by that: PE beside an unmasked overflow or underflow, for which see `rounding`, and which of the steps of DPPS and DPPD
+raised.
 """
 
 import ctypes
@@ -19,6 +20,7 @@ from iced_x86 import Encoder, Instruction, Mnemonic, OpCodeInfo, OpKind, Registe
 from trapgate.exits import Exit
 from trapgate.isa import state as s
 from trapgate.isa.families import hosted, sse, x87
+from trapgate.soft import rounding
 from trapgate.soft.fault import GuestFault
 from trapgate.soft.instructions import handles
 from trapgate.soft.operands import effective_address, read_register, string_address, write_register
@@ -32,7 +34,7 @@ MF, XM, UD, GP = 16, 19, 6, 13
 CR4_OSXMMEXCPT = 1 << 10
 IE, DE, ZE, OE, UE, PE = (1 << n for n in range(6))
 BEFORE = IE | DE | ZE  # found before the operation is carried out
-MASKS, FTZ, FLAGS = 0x1F80, 0x8000, 0x3F
+MASKS, FTZ, DAZ, FLAGS = 0x1F80, 0x8000, 0x40, 0x3F
 FCW, FSW, MXCSR, ST0, XMM = 0, 2, 24, 32, 160  # offsets in the FXSAVE image (SDM vol. 1, table 10-2)
 FIP, FDP = 8, 16
 NO_WAIT = (
@@ -58,11 +60,6 @@ def set_mxcsr(cpu: "SoftCore", value: int) -> None:
     """Change MXCSR (16 bits; the caller has checked the reserved ones); the mode follows."""
     cpu.state.guest_mxcsr, cpu.state.mxcsr_unmasked = value | MASKS, ~value & MASKS
     cpu.update_mode()
-
-
-def update_x87(cpu: "SoftCore") -> None:
-    """Work out `x87_unmasked` after the control word in `fxsave` changed."""
-    cpu.state.x87_unmasked = cpu.state.fxsave[FCW] & FLAGS != FLAGS
 
 
 def pending(cpu: "SoftCore") -> bool:
@@ -106,7 +103,8 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
         host_mxcsr &= ~FTZ  # which only holds while underflow is masked
     image = st.fxsave
     image[MXCSR : MXCSR + 4] = (host_mxcsr & ~FLAGS).to_bytes(4, "little")
-    image[XMM : XMM + 256] = b"".join(bytes(getattr(st, f"xmm{n}")) for n in range(16))
+    before_xmm = b"".join(bytes(getattr(st, f"xmm{n}")) for n in range(16))
+    image[XMM : XMM + 256] = before_xmm
     general = _general(i)
     registers = (ctypes.c_uint64 * 3)(0, st.get_rflags() & STATUS | 0x202)
     if general is not None:
@@ -118,6 +116,10 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     if raised & st.mxcsr_unmasked >> 7:
         if raised & BEFORE & st.mxcsr_unmasked >> 7:
             raised &= BEFORE
+        elif not raised & (OE | UE) & ~(st.mxcsr_unmasked >> 7) and p is not None and len(p.kinds) == 2:
+            operands = _operands(i, before_xmm, bytes(data[:16]))
+            if rounding.exact(p.name.split("_")[0], *operands, bool(st.guest_mxcsr & DAZ)):
+                raised &= ~PE
         st.guest_mxcsr |= raised
         image[:] = _as_mmx(before) if on_x87 and not _memory_source(i) else before
         raise GuestFault(XM if st.cr4 & CR4_OSXMMEXCPT else UD)
@@ -135,7 +137,6 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
         if i.mnemonic not in CONTROL and _is_x87(i):
             image[FIP : FIP + 8] = int(st.rip).to_bytes(8, "little")
             image[FDP : FDP + 8] = address.to_bytes(8, "little")
-        update_x87(cpu)
     return None
 
 
@@ -163,6 +164,18 @@ def load_mxcsr(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
         raise GuestFault(GP, 0)
     set_mxcsr(cpu, value)
     return None
+
+
+def _operands(i: Instruction, registers: bytes, data: bytes) -> tuple[bytes, bytes]:
+    """The two vector operands of an instruction before it ran."""
+    found = []
+    for n in range(2):
+        if i.op_kind(n) == OpKind.REGISTER and Register.XMM0 <= i.op_register(n) <= Register.XMM15:
+            at = 16 * (i.op_register(n) - Register.XMM0)
+            found.append(registers[at : at + 16])
+        else:
+            found.append(data)
+    return found[0], found[1]
 
 
 def _memory_source(i: Instruction) -> bool:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from trapgate.soft import careful
+
 if TYPE_CHECKING:
     from trapgate.soft.cpu import SoftVcpu
 
@@ -12,7 +14,9 @@ _ST0 = 32
 
 
 def get(cpu: "SoftVcpu", register: str) -> int:
-    """st0-st7 (80 bits), fctrl, fstat, ftag (full tag word), fiseg, fioff, foseg, fooff, fop; KeyError for anything else."""
+    """mxcsr, st0-st7 (80 bits), fctrl, fstat, ftag (full tag word), fiseg, fioff, foseg, fooff, fop; KeyError for anything else."""
+    if register == "mxcsr":
+        return careful.get_mxcsr(cpu)
     image = bytes(cpu.state.fxsave)
     if register in _WORDS:
         at, size = _WORDS[register]
@@ -39,7 +43,7 @@ def set_mxcsr(cpu: "SoftVcpu", value: int) -> None:
     """Change MXCSR; ValueError for reserved bits."""
     if value & ~MXCSR_MASK:
         raise ValueError(f"MXCSR {value:#x} has reserved bits")
-    cpu.state.guest_mxcsr = value
+    careful.set_mxcsr(cpu, value)
 
 
 def _stack(register: str) -> int:

@@ -21,7 +21,7 @@ from trapgate.isa.families.fpstate import (
     XSAVE_BYTES,
 )  # fmt: skip
 from trapgate.isa.families.sse import RESERVED
-from trapgate.soft.careful import GP, get_mxcsr, set_mxcsr, update_x87
+from trapgate.soft.careful import GP, get_mxcsr, set_mxcsr
 from trapgate.soft.fault import GuestFault
 from trapgate.soft.instructions import handles
 from trapgate.soft.operands import effective_address
@@ -39,7 +39,6 @@ def _load_x87(cpu: "SoftCore", data: bytes, wide: bool) -> None:
         image[12:16] = image[20:24] = bytes(4)
     cpu.state.fxsave[:24] = bytes(image)
     cpu.state.fxsave[ST0:XMM] = data[ST0:XMM]
-    update_x87(cpu)
 
 
 def _load_xmm(cpu: "SoftCore", data: bytes) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trapgate.soft.cpu import SoftVcpu
 
 _PLAIN = {*s.GENERAL, "rip", "cr2", "star", "lstar", "cstar", "sfmask", "xcr0", "gdt_base", "gdt_limit", "idt_base", "idt_limit"}
-_ALIAS = {"k_gs_base": "kernel_gs_base", "mxcsr": "guest_mxcsr"}
+_ALIAS = {"k_gs_base": "kernel_gs_base"}
 _SELECTORS = {"cs", "ss", "ds", "es", "fs", "gs", "ldtr", "tr"}
 _BASES = {f"{name}_base" for name in _SELECTORS}
 

@@ -94,7 +94,7 @@ def compile_forms(names: Sequence[str]) -> dict[str, Stencil]:
     from trapgate.stencil.tidy import tidy
 
     wanted = set(names)
-    lowering, mangled = Lowering(), {}
+    lowering, mangled = Lowering(), dict[str, str]()
     for form in catalog.forms():
         if form.name in wanted:
             mangled[symbol := f"form{len(mangled)}"] = form.name

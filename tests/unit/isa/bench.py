@@ -88,7 +88,6 @@ class Bench:
             setattr(st, name, value)
         st.set_rflags(state.rflags)
         st.fxsave[:416] = state.fx
-        careful.update_x87(self.core)
         for n in range(16):
             getattr(st, f"xmm{n}")[:] = state.fx[160 + 16 * n : 176 + 16 * n]
         st.x87_live, st.exit_detail = 0, 0

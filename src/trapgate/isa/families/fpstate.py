@@ -79,9 +79,8 @@ def _python(m: Trace) -> None:
 
 
 def _masked(m: Trace, fcw: Value, mxcsr: Value) -> Value:
-    """1-bit: nothing is unmasked, neither now nor by these new values."""
-    now = (m.get("x87_unmasked", 32) | m.get("mxcsr_unmasked", 32)) == 0
-    return now & ((fcw & 0x3F) == 0x3F) & ((mxcsr & MASKS) == MASKS)
+    """1-bit: these new values unmask nothing, and MXCSR did not before."""
+    return (m.get("mxcsr_unmasked", 32) == 0) & ((fcw & 0x3F) == 0x3F) & ((mxcsr & MASKS) == MASKS)
 
 
 def fxsave(m: Trace, registers: int, wide: bool) -> None:

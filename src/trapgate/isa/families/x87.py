@@ -4,9 +4,10 @@
 where FXRSTOR fetches them from the state (`fxsave`). They go back when the CPU leaves for Python (`stencil.library`: ENTER), so
 that Python sees them in the state and the host's own code finds an empty x87.
 
-Exceptions are masked on the host. A guest that unmasks one (`x87_unmasked`: its control word has a clear mask bit) never becomes
-live: each instruction then leaves for Python (`soft.careful`), which runs it alone between FXRSTOR and FXSAVE under the guest's own
-control word. Neither of the two waits, so the host takes no #MF, and the unmasked response of the silicon is what the guest gets.
+Exceptions are masked on the host. A guest that unmasks one (its control word has a clear mask bit, as it has at reset) never
+becomes live: each instruction then leaves for Python (`soft.careful`), which runs it alone between FXRSTOR and FXSAVE under the
+guest's own control word. Neither of the two waits, so the host takes no #MF, and the unmasked response of the silicon is what the
+guest gets.
 
 The last instruction's pointers (FIP, FDP, FOP) are kept in that careful mode only; FNSTENV and FNSAVE elsewhere show zeros.
 """
@@ -59,7 +60,7 @@ def live(m: Trace) -> None:
 
 def load(m: Trace) -> None:
     """Out of line: fetch the x87 registers from the state, unless an instruction must be watched."""
-    with m.when(m.get("x87_unmasked", 32) != 0, likely=False):
+    with m.when((m.get("fxsave", 16) & MASKS) != MASKS, likely=False):
         m.jump("leave_instruction")
     image = m.address_of("fxsave")
     m.asm("stmxcsr 24($0); fxrstor64 ($0)", f"r,{_SCRATCH},~{{memory}}", 0, image)  # FXRSTOR loads MXCSR, too

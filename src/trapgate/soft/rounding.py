@@ -1,0 +1,65 @@
+"""Whether an SSE result would be exact if exponents had no bounds: then PE stays clear beside an unmasked overflow.
+
+A masked overflow or underflow is always reported as inexact, so the flags of a masked run cannot tell (SDM vol. 1, 4.9.1.5: the
+unmasked response scales the exponent and rounds the significand only).
+"""
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+MANTISSA, BIAS = {4: 23, 8: 52}, {4: 127, 8: 1023}
+_TWO: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+}
+
+
+def exact(name: str, destination: bytes, source: bytes, flush: bool) -> bool | None:
+    """Whether every element of an operation (`addps`, `mulsd`, `cvtsd2ss`...) on two 16-byte operands is exact.
+
+    None where that is not known here. `flush`: denormal operands count as 0 (MXCSR.DAZ).
+    """
+    if name in ("cvtsd2ss", "cvtpd2ps"):
+        values = [_value(source, at, 8, flush) for at in range(0, 8 if name == "cvtsd2ss" else 16, 8)]
+        return all(v is None or _fits(v, MANTISSA[4] + 1) for v in values)
+    operation, kind = name[:3], name[3:]
+    if operation not in _TWO or kind not in ("ps", "pd", "ss", "sd"):
+        return None
+    size = 4 if kind[1] == "s" else 8
+    results = _results(_TWO[operation], destination, source, size, 16 if kind[0] == "p" else size, flush)
+    return all(_fits(v, MANTISSA[size] + 1) for v in results)
+
+
+def _results(
+    operation: Callable[[Fraction, Fraction], Fraction], destination: bytes, source: bytes, size: int, end: int, flush: bool
+) -> Iterator[Fraction]:
+    for at in range(0, end, size):
+        a, b = _value(destination, at, size, flush), _value(source, at, size, flush)
+        if a is not None and b is not None and not (operation is _TWO["div"] and b == 0):
+            yield operation(a, b)
+
+
+def _value(data: bytes, at: int, size: int, flush: bool) -> Fraction | None:
+    """A finite number; None for infinities and NaNs."""
+    bits = int.from_bytes(data[at : at + size], "little")
+    digits = MANTISSA[size]
+    exponent, fraction = bits >> digits & 2 * BIAS[size] + 1, bits & (1 << digits) - 1
+    if exponent == 2 * BIAS[size] + 1:
+        return None
+    if exponent == 0:
+        exponent, fraction = 1, 0 if flush else fraction
+    else:
+        fraction |= 1 << digits
+    scale = exponent - BIAS[size] - digits
+    value = Fraction(fraction << scale) if scale >= 0 else Fraction(fraction, 1 << -scale)
+    return -value if bits >> 8 * size - 1 else value
+
+
+def _fits(value: Fraction, digits: int) -> bool:
+    """Whether a number has a significand of so many bits."""
+    top, bottom = abs(value.numerator), value.denominator
+    if bottom & bottom - 1:
+        return False
+    return top == 0 or (top // (top & -top)).bit_length() <= digits
