@@ -37,6 +37,8 @@ MODE_SSE_UNMASKED = 1 << 12  # MXCSR unmasks an exception: whatever may raise #X
 # Why native code left: the value of `exit_reason`.
 EXIT_TRANSLATE, EXIT_INTERRUPTED, EXIT_INSTRUCTION, EXIT_ACCESS, EXIT_DELIVER, EXIT_STEPPED, EXIT_DEBUG, EXIT_SEGMENT, EXIT_FETCH, EXIT_BREAKPOINT = range(10)
 
+FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE = 1, 2, 4  # of a TLB entry; FLAG_CODE: may be written, but holds translated code
+
 # What an access wants: the argument of the native `access` and `access_kind`.
 ACCESS_WRITE, ACCESS_FETCH, ACCESS_USER, ACCESS_AC, ACCESS_PEEK = 1, 2, 4, 8, 16
 KIND_LOAD, KIND_STORE, KIND_MODIFY, KIND_LOCK, KIND_REFERENCE, KIND_COMMIT = range(6)
@@ -116,7 +118,7 @@ def _layout() -> dict[str, Field]:
     add("access_kind", 4)
     add("bounce_address", 8)  # guest-virtual address that `bounce` stands for
     add("bounce_size", 8)
-    add("bounce", 128, 16)  # an operand that lies in two pages or on a device
+    add("bounce", 576, 64)  # an operand that lies in two pages or on a device; XSAVE areas are the longest
     for name in ("T0", "T1", "T2", "EA", "HOST", "X", "RESUME"):
         add(f"saved_{name}", 8)
     # the host's side
@@ -148,9 +150,9 @@ def _layout() -> dict[str, Field]:
     for n in range(16):
         add(f"xmm{n}", 16)
     add("scratch", 256, 64)
-    for counter in ("count_walks", "count_slow", "count_dispatch", "count_exceptions"):
+    for counter in ("count_walks", "count_slow", "count_dispatch", "count_exceptions", "count_code_stores"):
         add(counter, 8)
-    add("tlb_flags", 3 * TLB_ENTRIES, 64)  # one byte an entry: 1 = global
+    add("tlb_flags", 3 * TLB_ENTRIES, 64)  # one byte an entry: FLAG_*
     add("tlb", 3 * TLB_BYTES, 4096)
     add("jumps", 2 * JUMP_BYTES, 4096)  # user half, kernel half
     add("end", 8)

@@ -5,6 +5,7 @@ the guest or the debugger, watched accesses, stores into code, shadows) runs as 
 own, with everything that happened to it noted and turned into at most one DebugException behind it.
 """
 
+import struct
 from collections.abc import Callable
 
 from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BS
@@ -163,8 +164,17 @@ class SoftVcpu(SoftCore):
         st = self.state
         block = self._block(st.walk_physical, st.mode)
         if block.slot < 0:
-            return self._go(self.code.base + block.code)
+            self._remember_jump(block)
         return None
+
+    def _remember_jump(self, block: Block) -> None:
+        """Put a block that the dispatcher's table does not hold (it lies in two pages) into the jump cache, until the TLB forgets a page of it."""
+        st, (rip, _, mode) = self.state, block.key
+        half, index = rip >> 63, (rip ^ rip >> 11) & s.JUMP_ENTRIES - 1
+        entry = struct.pack("<QQ", rip & (1 << 48) - 1 | mode << 48, self.code.base + block.code)
+        st.jumps[(at := half * s.JUMP_BYTES + index * 16) : at + 16] = entry
+        for page in (rip >> 12, (rip >> 12) + 1):
+            st.jump_pages[half * s.JUMP_FILTER_BYTES + (page & 0xFFF) // 8] |= 1 << (page & 7)
 
     def _block(self, physical: int, mode: int) -> Block:
         """The block at RIP, translated if need be."""
@@ -321,10 +331,13 @@ class SoftVcpu(SoftCore):
     def deliver(self, fault: GuestFault) -> Exit | None:
         """Deliver a fault to the guest."""
         st = self.state
+        vector, unclear, st.fault_has_error = fault.vector, st.fault_has_error == NOT_CANONICAL, 0
+        if unclear and vector == vectors.GP and by_stack(self):
+            vector = vectors.SS
         self._step_faulted = True
         self._activity = None
         st.pending_debug = st.pending_hits = 0
-        deliver_event(self, fault.vector, fault.error, cr2=fault.cr2, history=self.history)
+        deliver_event(self, vector, fault.error, cr2=fault.cr2, history=self.history)
         return None
 
     def can_interrupt(self) -> bool:

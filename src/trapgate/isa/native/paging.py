@@ -15,6 +15,7 @@ CR0_WP, CR0_PG = 1 << 16, 1 << 31
 CR4_PSE, CR4_PAE, CR4_PGE, CR4_SMEP, CR4_SMAP = 1 << 4, 1 << 5, 1 << 7, 1 << 20, 1 << 21
 EFER_LMA, EFER_NXE = 1 << 10, 1 << 11
 NOWHERE = (1 << 64) - 1
+NOT_CANONICAL = 2  # in `fault_has_error`
 
 
 def in_ram(m: Trace, physical: Value, size: int) -> Value:
@@ -51,7 +52,7 @@ def walk(m: Trace) -> None:
         with m.when((wanted & s.ACCESS_PEEK) == 0):
             m.put("fault_vector", m.const(13, 32))
             m.put("fault_error", m.const(0, 32))
-            m.put("fault_has_error", m.const(1, 32))
+            m.put("fault_has_error", m.const(NOT_CANONICAL, 32))  # Python finds out whether it is #SS
         m.result(NOWHERE)
     wide = (cr4 & CR4_PAE) != 0
     address_bits = m.get("physical_mask", 64) & ~m.const(0xFFF, 64)
@@ -136,16 +137,36 @@ def present_rights(m: Trace) -> Value:
     return user.select(m.const(s.ACCESS_USER, 64), ac)
 
 
+def touched_lines(m: Trace, address: Value, size: Value) -> Value:
+    """One bit for each 64-byte line of its page that an access touches."""
+    first = (address & 0xFFF) >> 6
+    span = (((address & 0xFFF) + size - 1) >> 6) - first
+    return span.uge(63).select(m.const(NOWHERE, 64), (m.const(2, 64) << span) - 1) << first
+
+
 def access(m: Trace) -> None:
     """access(address, size, wanted) -> host address, ACCESS_FAULT or ACCESS_HARD. The page enters the TLB where it may."""
     address, size, wanted = m.arguments
     with m.when(((address & 0xFFF) + size).ugt(0x1000), likely=False):
         m.result(s.ACCESS_HARD)
+    page = address & ~m.const(0xFFF, 64)
+    table = ((wanted & s.ACCESS_USER) != 0).select(m.const(1, 64), ((wanted & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64)))
+    slot = (table << 8) | ((address >> 12) & (s.TLB_ENTRIES - 1))
+    entry = slot << 5
+    known = (m.get_at("tlb", entry, 64) == page) & ((m.get_at("tlb_flags", slot, 8) & s.FLAG_CODE) != 0)
+    with m.when(known & ((wanted & s.ACCESS_WRITE) != 0)):  # a store into a page of code that is in the TLB but for writing
+        m.put("count_code_stores", m.get("count_code_stores", 64) + 1)
+        host = address + m.get_at("tlb", entry + 24, 64)
+        physical = host - m.get("ram_base", 64)
+        translated = m.load(m.get("code_lines", 64) + ((physical >> 12) << 3), 64)
+        with m.when(translated != 0):
+            with m.when((translated & touched_lines(m, address, size)) != 0):
+                m.result(s.ACCESS_HARD)
+            m.result(host)
     m.put("count_walks", m.get("count_walks", 64) + 1)
     physical = m.call("walk", 64, address, wanted)
     with m.when(physical == NOWHERE, likely=False):
         m.result(s.ACCESS_FAULT)
-    page = address & ~m.const(0xFFF, 64)
     physical_page = physical & ~m.const(0xFFF, 64)
     fetching = (wanted & s.ACCESS_FETCH) != 0
     with m.when(~in_ram(m, physical_page, 4096), likely=False):
@@ -164,10 +185,6 @@ def access(m: Trace) -> None:
             turn.set(turn.value + 1)
     lines_at = m.get("code_lines", 64) + ((physical_page >> 12) << 3)
     lines = m.load(lines_at, 64)
-    # the TLB of these rights
-    table = ((wanted & s.ACCESS_USER) != 0).select(m.const(1, 64), ((wanted & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64)))
-    slot = (table << 8) | ((address >> 12) & (s.TLB_ENTRIES - 1))
-    entry = slot << 5
     none = m.const(s.TLB_INVALID, 64)
     open_ = ~watched.value
     plain = (rights & s.RIGHT_UNCACHED) == 0
@@ -176,7 +193,10 @@ def access(m: Trace) -> None:
     m.put_at("tlb", entry + 16, ((rights & s.RIGHT_FETCH) != 0).select(page, none))
     addend = m.get("ram_base", 64) + physical_page - page
     m.put_at("tlb", entry + 24, addend)
-    m.put_at("tlb_flags", slot, (((rights & s.RIGHT_GLOBAL) >> 3) | ((rights & s.RIGHT_LARGE) >> 4)).trunc(8))
+    flags = ((rights & s.RIGHT_GLOBAL) >> 3) | ((rights & s.RIGHT_LARGE) >> 4)
+    code_page = ((rights & s.RIGHT_WRITE) != 0) & open_ & plain & (lines != 0)
+    flags = flags | code_page.select(m.const(s.FLAG_CODE, 64), m.const(0, 64))
+    m.put_at("tlb_flags", slot, flags.trunc(8))
     with m.when((rights & s.RIGHT_LARGE) != 0):
         with m.when(page.ult(m.get("large_start", 64))):
             m.put("large_start", page)
@@ -187,11 +207,7 @@ def access(m: Trace) -> None:
     with m.when(watched.value & ~fetching, likely=False):
         m.result(s.ACCESS_HARD)
     with m.when(((wanted & s.ACCESS_WRITE) != 0) & (lines != 0), likely=False):
-        first = (address & 0xFFF) >> 6
-        last = ((address & 0xFFF) + size - 1) >> 6
-        touched = (m.const(2, 64) << (last - first)) - 1
-        touched = ((last - first).uge(63)).select(m.const(NOWHERE, 64), touched) << first
-        with m.when((lines & touched) != 0):
+        with m.when((lines & touched_lines(m, address, size)) != 0):
             m.result(s.ACCESS_HARD)
     m.result(address + addend)
 
