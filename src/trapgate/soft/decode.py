@@ -205,6 +205,10 @@ def _mov(b: Builder, i: Instruction) -> None:
 def _extend(name: str) -> Lower:
     def lower(b: Builder, i: Instruction) -> None:
         wide, narrow = operand_width(i, 0), operand_width(i, 1)
+        if b.amd and narrow == wide and is_memory(i, 1):  # MOVSXD with 16-bit operands: AMD's read 32 bits all the same (measured)
+            b.load_operand(i, 32)
+            b.op(f"mov.RT.{wide}", R0=b.reg(i.op0_register))
+            return
         kind, holes = source(b, i, 1, narrow)
         form = f"mov.R{kind}.{wide}" if narrow == wide else f"{name}.{kind}.{narrow}.{wide}"
         b.op(form, R0=b.reg(i.op0_register), **holes)

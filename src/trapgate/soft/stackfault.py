@@ -1,0 +1,46 @@
+"""#SS(0) instead of #GP(0): in 64-bit mode a non-canonical address faults by the segment that it was reached through.
+
+Translated code has no segment left at hand then, so the instruction is decoded once more.
+Sources: SDM vol. 1, 3.3.7.1; vol. 3, 7.15, "#SS".
+"""
+
+from typing import TYPE_CHECKING
+
+from iced_x86 import Decoder, MemorySizeExt, Mnemonic, OpKind
+
+from trapgate.arch.paging import is_canonical
+from trapgate.soft.core import NOWHERE
+from trapgate.soft.operands import effective_offset, is_64, read_register
+from trapgate.soft.registers import SEGMENT_NAME
+
+if TYPE_CHECKING:
+    from trapgate.soft.cpu import SoftVcpu
+
+_POPS = (Mnemonic.POP, Mnemonic.RET, Mnemonic.POPF, Mnemonic.POPFQ)
+_BIT_TESTS = (Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC)
+
+
+def by_stack(cpu: "SoftVcpu") -> bool:
+    """Whether the instruction at RIP, which has just met a non-canonical address, met it on the stack."""
+    st = cpu.state
+    if not is_64(cpu):
+        return False
+    i = Decoder(64, cpu.read_virtual(st.rip, 15), ip=st.rip).decode()
+    if i.is_invalid:
+        return False
+    for n in range(i.op_count):
+        if i.op_kind(n) == OpKind.MEMORY and i.mnemonic != Mnemonic.POP:  # POP comes to its stack first
+            st.next_rip = i.next_ip
+            segment, address = SEGMENT_NAME[i.memory_segment], effective_offset(cpu, i)
+            if segment in ("fs", "gs"):
+                address += getattr(st, f"{segment}_base")
+            if i.mnemonic in _BIT_TESTS and i.op1_kind == OpKind.REGISTER:
+                width = 8 * MemorySizeExt.size(i.memory_size)
+                index = read_register(cpu, i.op1_register)
+                address += (index - (index >> width - 1 << width)) // width * (width // 8)
+            if not is_canonical(address & NOWHERE):
+                return segment == "ss"
+    if i.mnemonic == Mnemonic.LEAVE:
+        return not is_canonical(st.rbp)
+    below = 0 if i.mnemonic in _POPS else i.stack_pointer_increment
+    return bool(i.is_stack_instruction) and not is_canonical(st.rsp + below & NOWHERE)
