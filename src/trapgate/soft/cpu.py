@@ -8,11 +8,13 @@ own, with everything that happened to it noted and turned into at most one Debug
 import struct
 from collections.abc import Callable
 
+from trapgate.arch import vectors
 from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BS
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.exits import BusLock, DebugException, Exit, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
 from trapgate.isa import state as s
+from trapgate.isa.native.paging import NOT_CANONICAL
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft import accesses, debugging, handlers, inspection
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
@@ -26,6 +28,7 @@ from trapgate.soft.interrupts import TripleFault
 from trapgate.soft.interrupts import deliver as deliver_event
 from trapgate.soft.operands import linear_address
 from trapgate.soft.reset import reset
+from trapgate.soft.stackfault import by_stack
 from trapgate.soft.story import new_history, story
 from trapgate.soft.translate import Translator
 from trapgate.stencil.library import Library
