@@ -1,6 +1,8 @@
 """A machine with a guest in it, ready to run: the one place where the command line meets boot, machine and CPU."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -8,38 +10,58 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from trapgate.arch.models import ModelError
 from trapgate.boot import BootOptions, CpuStart, ImageError, load, plan_boot, read_image
 from trapgate.cli.errors import Failure
-from trapgate.machine import Machine, MachineConfig
+from trapgate.debug.buslock import Mode
+from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.memory import MemoryError_
-from trapgate.stencil.cache import CacheError
-from trapgate.vcpu import Vcpu
+from trapgate.soft import cpu as soft
+from trapgate.soft.segments import put_segment
+from trapgate.stencil.cache import Cache, CacheError
+from trapgate.stencil.library import Library, load_library
 
 
-def stencil_progress() -> tuple[Progress, Callable[[int, int], None]]:
-    """A progress bar on standard error for the compilation of stencils, and what moves it; it is shown only once it moves."""
-    columns = (TextColumn("compiling the CPU, once"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error for the compilation of stencils, and what moves it; it is shown only once it moves."""
+    columns = (TextColumn("compiling the CPU, once:"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task("", start=True)
+    task = bar.add_task("")
 
     def move(done: int, total: int) -> None:
         bar.start()
         bar.update(task, completed=done, total=total)
 
-    return bar, move
+    try:
+        yield move
+    finally:
+        bar.stop()
+
+
+def stencils() -> Library:
+    """The software CPU's stencils, compiled now or in an earlier run; Failure when the cache cannot be trusted."""
+    try:
+        cache = Cache()
+    except CacheError as error:
+        raise Failure(str(error)) from error
+    with progress() as move:
+        library = load_library(cache, move)
+    for note in cache.notes:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"trapgate: {note}", markup=False)
+    return library
 
 
 def make_machine(config: MachineConfig, engine: str) -> Machine:
     """An empty machine; Failure when the host or the options do not allow it."""
     if engine != "soft":
         raise Failure(f"--engine {engine} is not in this version; leave the option out: the software CPU runs everywhere")
-    from trapgate.soft.cpu import SoftVcpu
-
-    bar, _ = stencil_progress()
     try:
-        return Machine(config, SoftVcpu)
-    except (ModelError, MemoryError_, CacheError, ValueError) as error:
+        counting = config.clock is ClockKind.INSTRUCTIONS
+        machine = Machine(config, partial(soft.make, library=stencils(), counting=counting))
+    except (ModelError, MemoryError_) as error:
         raise Failure(str(error)) from error
-    finally:
-        bar.stop()
+    vcpu = machine.vcpu
+    assert isinstance(vcpu, soft.SoftVcpu)
+    vcpu.state.bus_lock_report = config.bus_locks is not Mode.OFF
+    return machine
 
 
 def load_guest(machine: Machine, image: str, command_line: str = "", initrd: str | None = None, cpus: int = 1) -> str:
@@ -50,15 +72,17 @@ def load_guest(machine: Machine, image: str, command_line: str = "", initrd: str
         load(plan, machine.ram)
     except (ImageError, MemoryError_) as error:
         raise Failure(str(error)) from error
+    assert isinstance(machine.vcpu, soft.SoftVcpu)
     start(machine.vcpu, plan.start)
     return plan.kind
 
 
-def start(vcpu: Vcpu, first: CpuStart) -> None:
-    """Bring a vCPU from its reset state to the first registers that a loader chose."""
+def start(vcpu: soft.SoftVcpu, first: CpuStart) -> None:
+    """Bring a vCPU from its reset state to the first registers that a loader chose, hidden parts of the segments included."""
     for name in ("gdt_base", "gdt_limit", "idt_base", "idt_limit", "cr3", "cr4", "efer", "cr0"):
         vcpu.set(name, getattr(first, name))
     for name, segment in first.segments.items():
-        vcpu.set(name, segment.selector)
+        put_segment(vcpu, name, segment.selector, segment.base, segment.limit, segment.attributes)
     for name, value in first.registers():
         vcpu.set(name, value)
+    vcpu.update_mode()

@@ -111,18 +111,16 @@ rip lock_data_step
         finish
 
 start mov_ss
-        movl    $0x1B, line
 at mov_ss
-        mov     line, %ss               # its data breakpoint waits for the instruction after it
+        mov     stack_selector, %ss               # its data breakpoint waits for the instruction after it
         nop
 rip mov_ss
         nop
         finish
 
 start mov_ss_lock
-        movl    $0x1B, line
 at mov_ss_lock
-        mov     line, %ss               # its data breakpoint and the bus lock after it are one #DB
+        mov     stack_selector, %ss               # its data breakpoint and the bus lock after it are one #DB
         lock addl $1, line + 62
 rip mov_ss_lock
         nop
@@ -223,3 +221,9 @@ at read_code
         nop
         nop
         finish
+
+        .data
+        .balign 8
+        .globl  stack_selector
+stack_selector:
+        .word   0x1B                    # user data

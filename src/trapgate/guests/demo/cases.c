@@ -1,7 +1,7 @@
 /* The table of cases: for each, what is armed and what its handler must find (AMD64 APM vol. 2, 13.1; SDM vol. 3, 18.2 and 18.3). */
 #include "demo.h"
 
-extern char line[], fault_resume[], stale_step[];
+extern char line[], stack_selector[], fault_resume[], stale_step[];
 
 #define USES(name) extern char name[], name##_at[];
 #define RAISES(name) USES(name) extern char name##_rip[];
@@ -36,7 +36,7 @@ const struct test_case cases[] = {
     {"ICEBP", CODE(icebp), RING3, .dr7 = DR7_FIXED, .resume = icebp_rip, ONCE(DB, 0xFFFF0FF0, icebp, 0)},
     {"INT3", CODE(int3_), RING3, .dr7 = DR7_FIXED, ONCE(BP, 0xFFFF0FF0, int3_, 0)},
     {"branch step", CODE(branch), STEPPED, .dr7 = DR7_FIXED, .debugctl = BTF, ONCE(DB, 0xFFFF4FF0, branch, 1)},
-    {"MOV SS, data", CODE(mov_ss), RING3, .dr = {(u64)line}, .dr7 = ARM(0, ACCESS, LEN2), ONCE(DB, 0xFFFF0FF1, mov_ss, 0)},
+    {"MOV SS, data", CODE(mov_ss), RING3, .dr = {(u64)stack_selector}, .dr7 = ARM(0, ACCESS, LEN2), ONCE(DB, 0xFFFF0FF1, mov_ss, 0)},
     {"bus lock, ADD", CODE(lock_add), RING3, BUS_LOCKS, .dr7 = DR7_FIXED, ONCE(DB, 0xFFFF07F0, lock_add, 0)},
     {"bus lock, XCHG", CODE(lock_xchg), RING3, BUS_LOCKS, .dr7 = DR7_FIXED, ONCE(DB, 0xFFFF07F0, lock_xchg, 0)},
     {"bus lock, UC memory", CODE(lock_uncached), RING3, BUS_LOCKS, .dr7 = DR7_FIXED, ONCE(DB, 0xFFFF07F0, lock_uncached, 0)},
@@ -45,7 +45,7 @@ const struct test_case cases[] = {
      ONCE(DB, 0xFFFF07F1, lock_data, 0)},
     {"bus lock + data + step", CODE(lock_data_step), STEPPED, BUS_LOCKS, .dr = {(u64)line + 60}, .dr7 = ARM(0, WRITE, LEN4),
      ONCE(DB, 0xFFFF47F1, lock_data_step, 1)},
-    {"MOV SS, data + bus lock", CODE(mov_ss_lock), RING3, BUS_LOCKS, .dr = {(u64)line}, .dr7 = ARM(0, ACCESS, LEN2),
+    {"MOV SS, data + bus lock", CODE(mov_ss_lock), RING3, BUS_LOCKS, .dr = {(u64)stack_selector}, .dr7 = ARM(0, ACCESS, LEN2),
      ONCE(DB, 0xFFFF07F1, mov_ss_lock, 0)},
     {"stale BLD, then step", CODE(stale), RING3, BUS_LOCKS, .dr7 = DR7_FIXED, .flags = KEEP_DR6, .count = 2,
      .expected = {{DB, 0xFFFF07F0, (u64)stale_rip, 0}, {DB, 0xFFFF47F0, (u64)stale_step, 1}}},
