@@ -9,10 +9,8 @@ from functools import cache
 from iced_x86 import Instruction, Mnemonic, OpKind, Register
 
 from trapgate.isa import state as s
-from trapgate.isa.families import fpstate, hosted, sse, x87
+from trapgate.isa.families import fpstate, hosted, sse
 from trapgate.isa.state import LAYOUT
-from trapgate.soft import fpstate as _handlers  # noqa: F401  (it fills HANDLERS, and so does `careful` below it)
-from trapgate.soft.decode_x87 import lower_x87, x87_codes
 from trapgate.soft.registers import SEGMENT_NAME
 from trapgate.soft.template import Builder
 
@@ -30,11 +28,6 @@ def lower_sse(i: Instruction, b: Builder) -> bool:
     special = _SPECIAL.get(i.mnemonic)
     if special is not None:
         special(i, b)
-    elif i.code in x87_codes() or i.mnemonic in x87.NOTHING:  # FISTTP counts as SSE3
-        if b.mode & s.MODE_NO_X87:
-            b.raises("raise_nm")
-            return True
-        return lower_x87(i, b)
     elif i.code not in _known():
         return False
     elif b.mode & s.MODE_SSE_UNMASKED and hosted.raises(hosted.plan(i.code)):
@@ -63,8 +56,8 @@ def lower_hosted(i: Instruction, b: Builder) -> None:
         b.commit_ref()
 
 
-def gated(i: Instruction, b: Builder) -> bool:
-    """Whether an SSE instruction without XMM operands may not run: #UD or #NM (SDM vol. 3, 2.5: CR0.EM, CR0.TS, CR4.OSFXSR)."""
+def unavailable_sse(b: Builder) -> bool:
+    """Whether SSE may not run in this mode: #UD or #NM."""
     if b.mode & s.MODE_NO_SSE:
         b.raises("raise_ud")
     elif b.mode & s.MODE_NO_X87:
@@ -75,13 +68,13 @@ def gated(i: Instruction, b: Builder) -> bool:
 
 
 def _load_mxcsr(i: Instruction, b: Builder) -> None:
-    if not gated(i, b):
+    if not unavailable_sse(b):
         b.load_operand(i, 32)
         b.op("ldmxcsr", Uop="python")
 
 
 def _store_mxcsr(i: Instruction, b: Builder) -> None:
-    if not gated(i, b):
+    if not unavailable_sse(b):
         b.op("stmxcsr")
         b.memory(i, 4, write=True)
         b.store(32)
@@ -109,9 +102,6 @@ def _masked_move(i: Instruction, b: Builder) -> None:
 
 def _empty(i: Instruction, b: Builder) -> None:
     """EMMS, FEMMS."""
-    if b.mode & s.MODE_NO_X87:
-        b.raises("raise_nm")
-        return
     b.op("x87.live", Uop="python")
     b.op("emms")
 

@@ -1,31 +1,34 @@
-"""Packed and floating instructions: whether they may run (CR0.EM, CR0.TS, CR4.OSFXSR), and who lowers them."""
+"""Packed and floating instructions: whether they may run (CR0.EM, CR0.MP, CR0.TS, CR4.OSFXSR), and who lowers them.
 
-from iced_x86 import CpuidFeature, Instruction, Register, RegisterExt
+SDM vol. 3, 2.5 (table 2-1 and what follows) and 12.1: x87 is #NM under EM or TS; SSE is #UD under EM or without OSFXSR, then #NM
+under TS; MMX is #UD under EM, #NM under TS; WAIT is #NM only while both MP and TS are set.
+"""
+
+from iced_x86 import Instruction, Mnemonic, RegisterExt
 
 from trapgate.isa import state as s
+from trapgate.isa.families import x87
+from trapgate.soft.decode_sse import lower_sse, unavailable_sse
+from trapgate.soft.decode_x87 import lower_x87, x87_codes
 from trapgate.soft.template import Builder
 
-_X87 = (CpuidFeature.FPU, CpuidFeature.FPU287, CpuidFeature.FPU387)
+_EMPTY = (Mnemonic.EMMS, Mnemonic.FEMMS)
 
 
 def lower_gated(i: Instruction, b: Builder) -> bool:
     """Micro-ops of an x87, MMX or SSE instruction; False when it is none of these."""
-    from trapgate.soft.decode_sse import lower_sse
-    from trapgate.soft.decode_x87 import lower_x87
-
-    features = i.cpuid_features()
-    if any(feature in features for feature in _X87):
+    registers = [i.op_register(n) for n in range(i.op_count)]
+    if i.mnemonic == Mnemonic.WAIT and b.mode & s.MODE_NO_X87:
+        b.op("wait.gate")
+        return True
+    if i.code in x87_codes() or i.mnemonic in x87.NOTHING:
         if b.mode & s.MODE_NO_X87:
             b.raises("raise_nm")
             return True
         return lower_x87(i, b)
-    registers = [i.op_register(n) for n in range(i.op_count)]
-    if not any(RegisterExt.is_xmm(r) or RegisterExt.is_mm(r) for r in registers if r != Register.NONE):
-        return lower_sse(i, b)
-    if b.mode & s.MODE_NO_SSE:
-        b.raises("raise_ud")
-        return True
-    if b.mode & s.MODE_NO_X87:
-        b.raises("raise_nm")
+    if any(RegisterExt.is_xmm(r) for r in registers):
+        return unavailable_sse(b) or lower_sse(i, b)
+    if (any(RegisterExt.is_mm(r) for r in registers) or i.mnemonic in _EMPTY) and b.mode & s.MODE_NO_X87:
+        b.raises("mmx.gate")
         return True
     return lower_sse(i, b)

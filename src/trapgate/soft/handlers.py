@@ -1,5 +1,7 @@
 """Every file that registers instructions executed by Python: importing this one fills `instructions.HANDLERS`."""
 
-from trapgate.soft import control, cpuid_op, flagops, misc, msr, portio, returns, tables, transfers, traps
+from trapgate.soft import careful, control, cpuid_op, flagops, fpstate, misc, msr, portio, returns, tables, transfers, traps
 
-__all__ = ["control", "cpuid_op", "flagops", "misc", "msr", "portio", "returns", "tables", "transfers", "traps"]
+__all__ = [
+    "careful", "control", "cpuid_op", "flagops", "fpstate", "misc", "msr", "portio", "returns", "tables", "transfers", "traps",
+]  # fmt: skip

@@ -19,7 +19,7 @@ X87, SSE = 1, 2
 SUPPORTED = X87 | SSE
 FXSAVE_BYTES, XSAVE_BYTES = 512, 576
 MXCSR, ST0, XMM, BITS, COMPACTED = 24, 32, 160, 512, 520  # offsets (SDM vol. 1, table 10-2 and 13.4.2)
-CR4_OSXSAVE, CR0_TS = 1 << 18, 1 << 3
+CR4_OSXSAVE, CR0_TS, EFER_FFXSR = 1 << 18, 1 << 3, 1 << 14
 COMPACT = 1 << 63
 INITIAL_MXCSR, MXCSR_MASK = 0x1F80, 0xFFFF
 _SCRATCH = ",".join(f"~{{xmm{n}}}" for n in range(16))
@@ -83,12 +83,20 @@ def _masked(m: Trace, fcw: Value, mxcsr: Value) -> Value:
     return (m.get("mxcsr_unmasked", 32) == 0) & ((fcw & 0x3F) == 0x3F) & ((mxcsr & MASKS) == MASKS)
 
 
+def _fast(m: Trace, registers: int) -> Value:
+    """1-bit: EFER.FFXSR leaves XMM registers out at CPL 0 in 64-bit mode (APM vol. 2, 3.1.7)."""
+    if registers < 16:
+        return m.const(0, 1)
+    return ((m.get("efer", 64) & EFER_FFXSR) != 0) & ((m.get("cs_selector", 64) & 3) == 0)
+
+
 def fxsave(m: Trace, registers: int, wide: bool) -> None:
     """FXSAVE; `registers`: how many XMM registers the mode has, `wide`: FXSAVE64."""
     host = m["HOST"]
     _save_x87(m, host, wide)
     _save_mxcsr(m, host)
-    _move(m, host + XMM, m.address_of("xmm0"), 16 * registers)
+    with m.when(~_fast(m, registers), likely=True):
+        _move(m, host + XMM, m.address_of("xmm0"), 16 * registers)
     m.jump("NEXT")
 
 
@@ -102,7 +110,8 @@ def fxrstor(m: Trace, registers: int, wide: bool) -> None:
         _python(m)
     _load_mxcsr(m, mxcsr)
     _load_x87(m, host, wide)
-    _move(m, m.address_of("xmm0"), host + XMM, 16 * registers)
+    with m.when(~_fast(m, registers), likely=True):
+        _move(m, m.address_of("xmm0"), host + XMM, 16 * registers)
     m.jump("NEXT")
 
 

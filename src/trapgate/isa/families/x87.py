@@ -25,6 +25,7 @@ from trapgate.isa.vocabulary import Trace
 
 FEATURES = ("FPU", "FPU287", "FPU387", "CMOV", "SSE3")
 MASKS = 0x3F
+CR0_MP, CR0_EM, CR0_TS = 1 << 1, 1 << 2, 1 << 3
 STATES = (Mnemonic.FXSAVE, Mnemonic.FXSAVE64, Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64)
 CONTROL = (Mnemonic.FLDCW, Mnemonic.FLDENV, Mnemonic.FRSTOR)  # they load a control word, which may unmask exceptions
 NOTHING = (Mnemonic.WAIT, Mnemonic.FNENI, Mnemonic.FNDISI, Mnemonic.FNSETPM)
@@ -55,6 +56,20 @@ def live(m: Trace) -> None:
         m.put("exit_detail", m.hole("Uop", 32))
         m.put("next_rip", m.hole("Qnext"))
         m.cold("x87_load")
+    m.jump("NEXT")
+
+
+def refuse_mmx(m: Trace) -> None:
+    """MMX while CR0.EM or CR0.TS is set: #UD or #NM (SDM vol. 3, 12.1)."""
+    with m.when((m.get("cr0", 64) & CR0_EM) != 0):
+        m.cold("raise_ud")
+    m.cold("raise_nm")
+
+
+def gate_wait(m: Trace) -> None:
+    """WAIT while CR0.EM or CR0.TS is set: #NM if MP and TS are."""
+    with m.when((m.get("cr0", 64) & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS)):
+        m.cold("raise_nm")
     m.jump("NEXT")
 
 
@@ -129,6 +144,8 @@ def forms() -> Iterator[Form]:
     yield from host_forms(iter(common))
     yield Form("emms", partial(plain, code=Code.EMMS))
     yield Form("x87.live", live)
+    yield Form("mmx.gate", refuse_mmx)
+    yield Form("wait.gate", gate_wait)
     yield Form("x87.masked", stays_masked)
     for size in (14, 94):
         yield Form(f"ref.r.{size}", partial(reference, size=size, write=False, read=True))
