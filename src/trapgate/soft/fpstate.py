@@ -10,6 +10,7 @@ from trapgate.isa.families.fpstate import (
     BITS,
     COMPACT,
     COMPACTED,
+    EFER_FFXSR,
     FXSAVE_BYTES,
     INITIAL_MXCSR,
     MXCSR,
@@ -55,7 +56,8 @@ def fxrstor(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     if address & 15 or mxcsr & RESERVED:
         raise GuestFault(GP, 0)
     _load_x87(cpu, data, i.mnemonic == Mnemonic.FXRSTOR64)
-    _load_xmm(cpu, data)
+    if not (cpu.state.efer & EFER_FFXSR and cpu.state.mode & s.MODE_CODE64 and not cpu.state.cpl):
+        _load_xmm(cpu, data)
     set_mxcsr(cpu, mxcsr)
     return None
 

@@ -66,6 +66,20 @@ def test_fxsave_outside_64_bit_mode_knows_eight_registers() -> None:
     assert [bytes(getattr(bench.st, f"xmm{n}"))[0] for n in range(16)] == [0] * 8 + [n + 1 for n in range(8, 16)]
 
 
+@pytest.mark.parametrize("mxcsr", [0x1F80, 0x1D80])
+def test_ffxsr_leaves_xmm_out_at_cpl_0(mxcsr: int) -> None:
+    bench = Bench("64")
+    bench.st.efer |= 1 << 14
+    bench.cpu.set("mxcsr", mxcsr)
+    bench.st.xmm0[:] = b"\x11" * 16
+    bench.ram.write(DATA, b"\xee" * 512)
+    assert run(bench, FXSAVE) is FINE
+    assert bench.ram.read_int(DATA + 24, 4) == mxcsr
+    assert bench.ram.read(DATA + 160, 256) == b"\xee" * 256
+    assert run(bench, "0fae0f") is FINE  # FXRSTOR
+    assert bytes(bench.st.xmm0) == b"\x11" * 16
+
+
 def test_masked_move_takes_edi_outside_64_bit_mode() -> None:
     bench = Bench("32")
     bench.st.cr4 |= OSFXSR
