@@ -1,5 +1,6 @@
 """The ways out of translated code: slow accesses, the dispatcher, leaving for Python and resuming from there."""
 
+from collections.abc import Callable
 from functools import partial
 
 from trapgate.isa import state as s
@@ -196,7 +197,7 @@ def raise_(m: Trace, vector: int, error: int | None) -> None:
     m.jump("deliver")
 
 
-FLOWS = {
+FLOWS: dict[str, Callable[[Trace], None]] = {
     "resume": resume,
     "dispatch": dispatch,
     "slow_reference": slow_reference,
