@@ -17,7 +17,7 @@ SEED = 1
 @pytest.fixture(scope="module")
 def soft() -> SoftCpu[SoftVcpu]:
     """The software CPU as a runner."""
-    return make_soft_cpu(fx=False)
+    return make_soft_cpu()
 
 
 def _agree(host: HostCpu, soft: SoftCpu[SoftVcpu], mnemonic: str, count: int, seed: int) -> None:

@@ -1,7 +1,7 @@
 """Instructions exist as far as CPUID announces them; some encodings are older instructions where it does not."""
 
 import pytest
-from iced_x86 import Code, Decoder, EncodingKind, Instruction, Mnemonic, OpCodeInfo
+from iced_x86 import Code, Code_, Decoder, EncodingKind, Instruction, Mnemonic, OpCodeInfo
 
 from trapgate.arch.models import MODELS, CpuModel
 from trapgate.soft.announced import meaning
@@ -64,7 +64,8 @@ def test_vex_and_evex_mean_bmi_only() -> None:
         "ANDN", "BEXTR", "BLSI", "BLSMSK", "BLSR", "BZHI", "MULX", "PDEP", "PEXT", "RORX", "SARX", "SHLX", "SHRX",
     }  # fmt: skip
     found = set()
-    for name, value in vars(Code).items():
+    for name in vars(Code):
+        value: Code_ = getattr(Code, name)
         if not isinstance(value, int) or "KNC" in name:  # Knights Corner's are decoded on demand only
             continue
         if OpCodeInfo(value).encoding in (EncodingKind.LEGACY, EncodingKind.D3NOW):
