@@ -18,6 +18,7 @@ from trapgate.soft.decode import ROWS
 from trapgate.soft.gates import lower_gated
 from trapgate.soft.instructions import HANDLERS
 from trapgate.soft.template import Builder, Template
+from trapgate.soft.toolong import is_too_long
 
 BLOCK_LIMIT = 64  # instructions
 MAX_LENGTH = 15
@@ -126,7 +127,10 @@ class Translator:
         found = entry.dead if dead else entry.live
         if found is None:
             builder = Builder(self.code.library, mode, entry.length, dead, self.model.amd)
-            self._lower(builder, entry.instruction)
+            if entry.instruction.is_invalid and is_too_long(raw, builder.code_size):
+                builder.raises("raise_gp0")
+            else:
+                self._lower(builder, entry.instruction)
             found = builder.finish()
             if dead:
                 entry.dead = found
