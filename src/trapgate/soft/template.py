@@ -126,7 +126,8 @@ class Builder:
 
     def segment(self, name: str, size: int, write: bool) -> None:
         """Legacy modes: EA, an offset into a segment, becomes linear. Nothing to do in 64-bit mode."""
-        if self.long or (self.flat and name not in ("fs", "gs")):
+        plain = self.flat and name not in ("fs", "gs") and not (write and name == "cs")  # code is never written
+        if self.long or plain:
             return
         base = LAYOUT[f"{name}_base"].offset
         check = s.SEGMENTS.index(name) | (size - 1) << 8 | write << 20
