@@ -21,7 +21,8 @@ SLOTS = 0x10_0000
 GO, NEXT_SLOT, CASES_LEFT, DONE, WITH_FX = range(0, 40, 8)
 DONE_PORT = 0x80  # written when a batch is finished
 
-KERNEL_CS, KERNEL_SS, USER_SS, USER_CS, TR = 0x8, 0x10, 0x1B, 0x23, 0x28
+# Selectors; those of user mode are the ones that Linux has (asm/segment.h), so that a case may name them.
+KERNEL_CS, KERNEL_SS, USER_CS32, USER_SS, USER_CS, TR, GDT_LIMIT = 0x8, 0x10, 0x23, 0x2B, 0x33, 0x40, 0x4F
 CR0 = 0x8001_0033  # PG WP NE ET MP PE
 CR4 = 0x620  # PAE OSFXSR OSXMMEXCPT
 EFER = 0xD00  # LME LMA NXE
@@ -133,9 +134,9 @@ def _descriptor_tables() -> list[tuple[int, bytes]]:
     tss = UPPER + TSS
     limit, low, high = 0x67, tss & 0xFF_FFFF, tss >> 24
     busy_tss = limit | low << 16 | 0x8B << 40 | (high & 0xFF) << 56
-    gdt = struct.pack(
-        "<7Q", 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF, busy_tss, tss >> 32
-    )
+    kernel = (0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0)
+    user = (0x00CF_FB00_0000_FFFF, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF, 0)
+    gdt = struct.pack("<10Q", 0, *kernel, *user, busy_tss, tss >> 32)
     idt = bytearray()
     for vector in range(32):
         offset = UPPER + KERNEL + 16 * vector

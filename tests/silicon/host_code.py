@@ -28,6 +28,7 @@ SLOTS = 0x1234_4000_0000
 IDLE = (1 << 64) - 1  # value of the index before the first case
 FINISHED = IDLE - 1  # and behind the last one
 
+USER_CS = 0x33  # Linux's selector of 64-bit code (asm/segment.h)
 FRAME_GPR, FRAME_FPSTATE = 40, 224  # in struct ucontext: uc_mcontext, and its pointer to the XSAVE image (asm/sigcontext.h)
 DRIVER_GPR, DRIVER_FX = 64, 256
 
@@ -95,6 +96,7 @@ load:
     lea rdi, [r12 + {FRAME_GPR}]
     mov ecx, 18
     rep movsq
+    mov word ptr [rdi], {USER_CS}   ; behind RFLAGS: the case may have gone to 32-bit code
     mov rsi, rbx
     mov rdi, r14
     mov ecx, {FX_SIZE // 8}

@@ -80,7 +80,7 @@ def _rom() -> bytes:
     put(LONG_MODE, assemble(_LONG_MODE))
     put(BOOT_GDTR, struct.pack("<HI", 0x37, ROM_BASE + BOOT_GDT))
     put(BOOT_GDT, struct.pack("<3Q", 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF))
-    put(LONG_GDTR, struct.pack("<HQ", 0x37, guest.UPPER + guest.GDT))
+    put(LONG_GDTR, struct.pack("<HQ", guest.GDT_LIMIT, guest.UPPER + guest.GDT))
     put(LONG_IDTR, struct.pack("<HQ", 32 * 16 - 1, guest.UPPER + guest.IDT))
     put(ROM_SIZE - 16, b"\xe9" + struct.pack("<h", 16 - 3 - ROM_SIZE % 0x1_0000))  # reset vector: jmp to offset 0
     return bytes(rom)

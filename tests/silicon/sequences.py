@@ -9,7 +9,7 @@ import random
 from functools import cache
 from typing import NamedTuple
 
-from iced_x86 import InstructionInfoFactory, OpAccess, OpKind, Register, RflagsBits
+from iced_x86 import Instruction, InstructionInfoFactory, OpAccess, OpKind, Register, RflagsBits
 
 from . import catalog
 from .compare import Case
@@ -46,6 +46,11 @@ class Step(NamedTuple):
 
 def _bits(flags: int) -> int:
     return sum(bit for theirs, bit in _FLAGS.items() if flags & theirs)
+
+
+def undefined_by_table(instruction: Instruction) -> int:
+    """Status flags that an instruction leaves undefined, as far as the opcode table knows."""
+    return _bits(instruction.rflags_undefined)
 
 
 def _step(form: Form) -> Step:

@@ -49,7 +49,7 @@ def start_registers() -> dict[str, int]:
         "efer": guest.EFER,
         "cr0": guest.CR0,
         "gdt_base": guest.UPPER + guest.GDT,
-        "gdt_limit": 0x37,
+        "gdt_limit": guest.GDT_LIMIT,
         "idt_base": guest.UPPER + guest.IDT,
         "idt_limit": 32 * 16 - 1,
         "tr": guest.TR,

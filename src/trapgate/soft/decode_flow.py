@@ -1,6 +1,6 @@
 """From a decoded instruction to micro-ops: branches and the stack."""
 
-from iced_x86 import Instruction, Mnemonic
+from iced_x86 import Instruction, Mnemonic, OpKind
 
 from trapgate.isa.flags import CONDITIONS
 from trapgate.isa.state import LAYOUT
@@ -9,7 +9,30 @@ from trapgate.soft.registers import GENERAL, RSP_FAMILY
 from trapgate.soft.template import Builder, Rip, operand_width
 
 
+def cuts_rip(b: Builder, i: Instruction) -> bool:
+    """Whether a direct branch in 32-bit code has a 16-bit operand size: EIP loses its upper half (SDM vol. 2, JMP)."""
+    return b.code_size == 32 and bool(i.op0_kind == OpKind.NEAR_BRANCH16)
+
+
+def _go_cut(b: Builder, i: Instruction) -> None:
+    b.op("mov.TQ", Qimm=Rip(branch_target(b, i)))
+    b.go("T0", 16)
+
+
+def _branch_cut(b: Builder, i: Instruction, condition: str) -> None:
+    """The conditional branch of such an operand size."""
+    b.op(condition, TAKEN="taken")
+    b.op("skip", TAKEN="out")
+    b.label("taken")
+    _go_cut(b, i)
+    b.label("out")
+    b.jump(b.length)
+
+
 def _jcc(b: Builder, i: Instruction) -> None:
+    if cuts_rip(b, i):
+        _branch_cut(b, i, f"j{CONDITION_NAME[i.condition_code]}")
+        return
     fused = f"{b.ops[-1][0]}.j{CONDITION_NAME[i.condition_code]}" if b.ops else ""
     target = branch_target(b, i)
     if fused in b.library.stencils:  # the compare right before it
@@ -33,6 +56,9 @@ def branch_target(b: Builder, i: Instruction) -> int:
 def _counted(name: str) -> Lower:
     def lower(b: Builder, i: Instruction) -> None:
         width = counted_width(b, i)
+        if cuts_rip(b, i):
+            _branch_cut(b, i, f"{name}.{width}")
+            return
         b.op(f"{name}.{width}", TAKEN=Rip(branch_target(b, i)))
         b.jump(b.length)
 
@@ -64,7 +90,9 @@ ROWS[Mnemonic.JCXZ] = ROWS[Mnemonic.JECXZ] = ROWS[Mnemonic.JRCXZ] = _counted("jc
 
 @row(Mnemonic.JMP)
 def _jmp(b: Builder, i: Instruction) -> None:
-    if i.is_jmp_short_or_near:
+    if cuts_rip(b, i):
+        _go_cut(b, i)
+    elif i.is_jmp_short_or_near:
         b.jump(branch_target(b, i))
     elif i.is_jmp_near_indirect:
         width = _target_to_t0(b, i)
@@ -79,7 +107,10 @@ def _call(b: Builder, i: Instruction) -> None:
         size = -i.stack_pointer_increment
         b.op("mov.TQ", Qimm=Rip(b.length))
         b.push(size)
-        b.jump(branch_target(b, i))
+        if cuts_rip(b, i):
+            _go_cut(b, i)
+        else:
+            b.jump(branch_target(b, i))
     elif i.is_call_near_indirect:
         width = _target_to_t0(b, i)
         b.op("T2=T0")
@@ -159,5 +190,10 @@ def _enter(b: Builder, i: Instruction) -> None:
         return
     size = {"ENTERW_IMM16_IMM8": 2, "ENTERD_IMM16_IMM8": 4, "ENTERQ_IMM16_IMM8": 8}[str_code(i)]
     b.op(f"mov.TR.{8 * size}", R1=LAYOUT["rbp"].offset)
-    b.push(size)
+    b.op(f"push_ea.{size}.{b.stack_width}")
+    b.segment("ss", size, True)
+    b.store(8 * size)
+    b.op(f"enter_ea.{size}.{b.stack_width}", Sby=i.immediate16)  # the new top must be writable, or nothing moves
+    b.segment("ss", size, True)
+    b.op(f"modify.{8 * size}")
     b.op(f"enter.{size}.{b.stack_width}", Sby=i.immediate16)

@@ -86,10 +86,10 @@ def _iteration(b: Builder, i: Instruction, name: str, size: int, width: int) -> 
             b.load(8 * size)
             b.op(f"cmp.RT.{8 * size}", R0=RAX)
         case _:
-            _source(b, i, size, width)
-            b.op("T1=T0")
-            _target(b, size, width, False)
+            _target(b, size, width, False)  # first: where both fault, it is this one that does (measured on AMD)
             b.load(8 * size)
+            b.op("T1=T0")
+            _source(b, i, size, width)
             b.op(f"cmps.{8 * size}")
 
 

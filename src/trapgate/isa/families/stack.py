@@ -40,9 +40,18 @@ def leave_pointer(m: Trace, width: int) -> None:
     m.jump("NEXT")
 
 
+def enter_address(m: Trace, size: int, width: int) -> None:
+    """EA = where RSP will be after ENTER level 0."""
+    m["EA"] = (m.get("rsp", 64) - size - m.hole("Sby")).trunc(width).zext(64)
+    m.jump("NEXT")
+
+
 def enter_frame(m: Trace, size: int, width: int) -> None:
-    """ENTER level 0, behind the push: RBP = RSP (operand size), then RSP -= a constant."""
-    pointer = m.get("rsp", 64)
+    """ENTER level 0, when RBP has been stored: RBP = RSP behind that push (operand size), then RSP -= a constant."""
+    before = m.get("rsp", 64)
+    pointer = before - size if width == 64 else (before.trunc(width) - size).zext(64)
+    if width == 16:
+        pointer = pointer | (before & ~m.const(0xFFFF, 64))
     m.put("rbp", pointer if size == 8 else pointer.trunc(8 * size).zext(64) if size == 4 else pointer.trunc(16))
     store_stack(m, width, pointer - m.hole("Sby"))
     m.jump("NEXT")
@@ -58,6 +67,7 @@ def forms() -> Iterator[Form]:
     for width in STACK_WIDTHS:
         for size in SIZES:
             yield Form(f"push_ea.{size}.{width}", partial(push_address, size=size, width=width))
+            yield Form(f"enter_ea.{size}.{width}", partial(enter_address, size=size, width=width))
             yield Form(f"enter.{size}.{width}", partial(enter_frame, size=size, width=width))
         yield Form(f"pop_ea.{width}", partial(pop_address, width=width))
         yield Form(f"frame_ea.{width}", partial(frame_address, width=width))

@@ -35,8 +35,8 @@ def advance(m: Trace, size: int, width: int) -> None:
 
 
 def compare_transients(m: Trace, width: int) -> None:
-    """CMPS: flags of T1 - T0."""
-    a, b = m["T1"].trunc(width), m["T0"].trunc(width)
+    """CMPS: flags of T0 - T1."""
+    a, b = m["T0"].trunc(width), m["T1"].trunc(width)
     flags.after_sub(m, a, b, a - b)
     m.jump("NEXT")
 

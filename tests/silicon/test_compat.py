@@ -1,0 +1,45 @@
+"""32-bit code in compatibility mode: the software CPU against the host CPU."""
+
+import random
+
+import pytest
+
+from trapgate.soft.cpu import SoftVcpu
+
+from . import compat
+from .compare import compare
+from .host import HostCpu
+from .sample import report
+from .sequences import undefined_by_table
+from .soft import make_soft_cpu
+from .soft_runner import SoftCpu
+
+QUICK, LONG = 3000, 200_000
+
+
+@pytest.fixture(scope="module")
+def soft() -> SoftCpu[SoftVcpu]:
+    """The software CPU as a runner."""
+    return make_soft_cpu(fx=False)
+
+
+def _agree(host: HostCpu, soft: SoftCpu[SoftVcpu], count: int, seed: int) -> None:
+    rng = random.Random(seed)
+    cases = [compat.make_case(rng) for _ in range(count)]
+    work = [(case.form.code, case.state) for case in cases]
+    texts = []
+    for case, expected, got in zip(cases, host.run_many(work), soft.run_many(work), strict=True):
+        kept = ~undefined_by_table(case.form.instruction)
+        expected, got = (outcome._replace(rflags=outcome.rflags & kept) for outcome in (expected, got))
+        if differences := compare(case, expected, got):
+            texts.append("\n  ".join((str(case.form), f"rflags={case.state.rflags:#x}", *differences)))
+    assert not texts, report(texts, count)
+
+
+def test_as_on_silicon(host: HostCpu, soft: SoftCpu[SoftVcpu]) -> None:
+    _agree(host, soft, QUICK, 1)
+
+
+@pytest.mark.long
+def test_as_on_silicon_at_length(host: HostCpu, soft: SoftCpu[SoftVcpu]) -> None:
+    _agree(host, soft, LONG, 2)
