@@ -10,7 +10,7 @@ from dataclasses import dataclass
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
 GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 
-TLB_ENTRIES = 256
+TLB_ENTRIES = 1024
 TLB_ENTRY_BYTES = 32  # tag_read, tag_write, tag_fetch, addend (host address - guest-virtual address)
 TLB_BYTES = TLB_ENTRIES * TLB_ENTRY_BYTES
 TLB_KERNEL, TLB_USER, TLB_KERNEL_AC = range(3)  # rights at CPL 0-2, at CPL 3, at CPL 0-2 with SMAP overridden by AC
@@ -18,6 +18,8 @@ TLB_INVALID = (1 << 64) - 1
 JUMP_ENTRIES = 2048  # of 16 bytes: tag (RIP low 48 bits | mode << 48), host code
 JUMP_BYTES = JUMP_ENTRIES * 16
 JUMP_FILTER_BYTES = 512  # a bit for each code page, by the low 12 bits of its number
+
+NATIVE_SLOTS = 256
 
 # What translation depends on besides the bytes: the `mode` of a block.
 MODE_CODE = 0b11  # code size: 0 = 16, 1 = 32, 2 = 64 bits
@@ -37,7 +39,7 @@ MODE_SSE_UNMASKED = 1 << 12  # MXCSR unmasks an exception: whatever may raise #X
 # Why native code left: the value of `exit_reason`.
 EXIT_TRANSLATE, EXIT_INTERRUPTED, EXIT_INSTRUCTION, EXIT_ACCESS, EXIT_DELIVER, EXIT_STEPPED, EXIT_DEBUG, EXIT_SEGMENT, EXIT_FETCH, EXIT_BREAKPOINT = range(10)
 
-FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE = 1, 2, 4  # of a TLB entry; FLAG_CODE: may be written, but holds translated code
+FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE, FLAG_LOCAL = 1, 2, 4, 8  # of a TLB entry, none for an unused one; FLAG_CODE: may be written, but holds translated code
 
 # What an access wants: the argument of the native `access` and `access_kind`.
 ACCESS_WRITE, ACCESS_FETCH, ACCESS_USER, ACCESS_AC, ACCESS_PEEK = 1, 2, 4, 8, 16
@@ -150,6 +152,7 @@ def _layout() -> dict[str, Field]:
     for n in range(16):
         add(f"xmm{n}", 16)
     add("scratch", 256, 64)
+    add("native_table", 8 * NATIVE_SLOTS, 64)  # addresses of the native functions, by their place in the sorted list of names
     for counter in ("count_walks", "count_slow", "count_dispatch", "count_exceptions", "count_code_stores"):
         add(counter, 8)
     add("tlb_flags", 3 * TLB_ENTRIES, 64)  # one byte an entry: FLAG_*

@@ -6,6 +6,7 @@ A page with translated code has one bit for each 64 bytes of it in `code_lines`,
 
 import ctypes
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from trapgate.memory import Ram
@@ -13,6 +14,7 @@ from trapgate.soft.codebuffer import CodeBuffer
 
 NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it
 TABLE_BITS = 18
+PATIENCE = 8  # writes into the code of a page until all of its blocks are dropped
 GONE = (1 << 64) - 1  # the mode of an entry whose block was dropped
 Key = tuple[int, int, int]  # RIP, guest-physical address, mode
 
@@ -23,7 +25,7 @@ class Site:
 
     at: int
     unlinked: int
-    wants: Key | None
+    wants: Key
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +57,7 @@ class Blocks:
         self._entries = memoryview(self._table).cast("Q")
         self.lines = memoryview(self._lines).cast("Q")
         self._used = 0
+        self._hits: dict[int, int] = {}  # by page: writes that hit translated code
 
     @property
     def full(self) -> bool:
@@ -72,8 +75,6 @@ class Blocks:
             for site in self.waiting.pop(block.key, ()):
                 self._link(site, block)
         for site in block.sites:
-            if site.wants is None:
-                continue
             target = self.by_key.get(site.wants)
             if target is not None and target.slot >= 0:
                 self._link(site, target)
@@ -106,30 +107,63 @@ class Blocks:
         if block.second >= 0:
             self.lines[block.second >> 12] |= _line_bits(0, block.length - first_length)
 
+    def holds_code(self, physical: int, length: int) -> bool:
+        """Whether any 64-byte line of [physical, physical + length) was translated."""
+        end = physical + length
+        while physical < end:
+            part = min(end, (physical | 4095) + 1) - physical
+            if (lines := self.lines[physical >> 12]) and lines & _line_bits(physical & 4095, part):
+                return True
+            physical += part
+        return False
+
     def touching(self, physical: int, length: int) -> list[Block]:
         """The blocks whose bytes overlap [physical, physical + length)."""
         found = []
-        for page in range(physical >> 12, (physical + max(length, 1) - 1 >> 12) + 1):
-            for block in self.by_page.get(page << 12, ()):
+        for page in range(physical & ~4095, physical + length, 4096):
+            for block in self.by_page.get(page, ()):
                 start = block.key[1]
-                if block.second == page << 12:
-                    low, high = block.second, block.second + block.length - (4096 - (start & 4095))
+                if block.second == page:
+                    low, high = page, page + block.length - (4096 - (start & 4095))
                 else:
-                    low, high = start, min(start + block.length, (start & ~4095) + 4096)
+                    low, high = start, start + block.length
                 if low < physical + length and physical < high:
                     found.append(block)
         return found
 
-    def drop(self, block: Block) -> None:
-        """Forget a block: nothing leads to it any more (the caller forgets the jump cache)."""
-        if self.by_key.pop(block.key, None) is None:
-            return
+    def written(self, physical: int, length: int) -> bool:
+        """Bytes changed: forget the blocks made of them, or all of a page that changes again and again. Whether any block was forgotten."""
+        gone = self.touching(physical, length)
+        for page in range(physical & ~4095, physical + length, 4096):
+            if page in self.by_page and self.holds_code(max(page, physical), min(page + 4096, physical + length) - max(page, physical)):
+                self._hits[page] = hits = self._hits.get(page, 0) + 1
+                if hits >= PATIENCE:
+                    del self._hits[page]
+                    gone += self.by_page[page]
+        self.drop(gone)
+        return bool(gone)
+
+    def drop(self, blocks: Iterable[Block]) -> None:
+        """Forget blocks: nothing leads to them any more (the caller forgets the jump cache)."""
+        pages = set[int]()
+        for block in blocks:
+            if self.by_key.pop(block.key, None) is not None:
+                self._unlink(block)
+                pages.update(block.pages)
+        for page in pages:
+            self.lines[page >> 12] = 0
+            left = self.by_page.get(page)
+            if left:
+                for other in left:
+                    self._mark(other)
+            else:
+                self.by_page.pop(page, None)
+
+    def _unlink(self, block: Block) -> None:
         for site in block.incoming:
             self.code.patch(site.at, (site.unlinked - site.at - 4).to_bytes(4, "little", signed=True))
             self.waiting.setdefault(block.key, []).append(site)
         for site in block.sites:
-            if site.wants is None:
-                continue
             target = self.by_key.get(site.wants)
             if target is not None and site in target.incoming:
                 target.incoming.remove(site)
@@ -139,13 +173,7 @@ class Blocks:
         if block.slot >= 0:
             self._entries[block.slot + 2] = GONE
         for page in block.pages:
-            blocks = self.by_page[page]
-            blocks.discard(block)
-            self.lines[page >> 12] = 0
-            for other in blocks:
-                self._mark(other)
-            if not blocks:
-                del self.by_page[page]
+            self.by_page[page].discard(block)
 
     def clear(self) -> None:
         """Forget everything, code included."""

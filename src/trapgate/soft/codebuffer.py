@@ -53,7 +53,7 @@ class CodeBuffer:
         """Bytes left."""
         return self.size - self.end - GUARD
 
-    def append(self, code: bytes) -> int:
+    def append(self, code: bytes | bytearray) -> int:
         """Store code; its offset in the buffer."""
         at = self.end
         self.view[at : at + len(code)] = code

@@ -33,6 +33,8 @@ class SoftCore:
         self._protect = code.function("protect", 0, 1)
         self.msrs: dict[int, int] = {}  # by index: those that are storage and nothing else; `reset` fills it
         st = self.state
+        table = b"".join(address.to_bytes(8, "little") for _, address in sorted(code.entries.items()))
+        st.native_table[: len(table)] = table
         st.ram_base, st.ram_low_end, st.ram_high_end = ram.host_base, ram.low_end, ram.high_end
 
     # --- linear memory

@@ -12,11 +12,11 @@ from trapgate.arch import vectors
 from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BS
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
-from trapgate.exits import BusLock, DebugException, Exit, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
+from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
 from trapgate.isa import state as s
 from trapgate.isa.native.paging import NOT_CANONICAL
 from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft import accesses, debugging, handlers, inspection
+from trapgate.soft import accesses, debugging, handlers, inspection  # noqa: F401  (handlers fills HANDLERS)
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
 from trapgate.soft.apic import LocalApic
 from trapgate.soft.blocks import TABLE_BITS, Block, Blocks
@@ -74,7 +74,12 @@ class SoftVcpu(SoftCore):
         self._stepping = False
         self._skip_breakpoint: int | None = None
         self._step_start = self._step_next = 0
-        self._step_tf = self._step_faulted = False
+        self._step_code = b""
+        self._step_tf = self._step_faulted = self._step_asked = False
+        self._before_step: tuple[int, int, int | None] = (0, 0, None)  # RF, shadow, skipped breakpoint: what a step consumes
+        self._halting = False
+        self._dead: Shutdown | None = None
+        self.pending_hits = 0
         self.last_debug = GuestDebug(False, False, False, False)
         self._executed = 0
         self._granted = 0
@@ -90,6 +95,8 @@ class SoftVcpu(SoftCore):
 
     def run(self) -> Exit:
         """Execute until something happens that the CPU cannot settle alone."""
+        if self._dead is not None:
+            return self._dead
         try:
             while True:
                 try:
@@ -113,7 +120,7 @@ class SoftVcpu(SoftCore):
             return self._go(self._resume_code)
         if self.in_step:
             return self._end_step()
-        if st.pending_debug or st.pending_hits:
+        if st.pending_debug or self.pending_hits:
             return self._pending()
         return self._boundary()
 
@@ -127,8 +134,11 @@ class SoftVcpu(SoftCore):
         if self._kicked:
             self._kicked = False
             return Interrupted()
+        if self._halting:
+            self._halting = False
+            return Halted()
         shadowed = st.shadow and st.shadow_rip == st.rip
-        if self._nmi and not shadowed:
+        if self._nmi and not shadowed and not self._stepping:  # a debugger's step takes neither NMIs nor interrupts
             self._nmi = False
             deliver_event(self, 2, external=True, history=self.history)
         if st.irq_waiting and st.rflags & IF:
@@ -136,13 +146,27 @@ class SoftVcpu(SoftCore):
                 return Interrupted()
             if not self._stepping:
                 self._want_step = True
+        if self.translator.counting and self._left() <= 0:
+            return Interrupted()
+        if st.rflags & RF and self.linear(st.rip) not in self.translator.breakpoints:
+            st.rflags &= ~RF  # nothing here for it to suppress
         if self._want_step or self._stepping or st.rflags & (TF | RF) or self._skip_breakpoint == st.rip:
             return self._begin_step()
         st.request = 1 if self._kicked or self._nmi else 0
         return self._go(self._dispatch)
 
+    def linear(self, rip: int) -> int:
+        """The linear address of a place in the running code segment."""
+        st = self.state
+        return int(rip if st.mode & s.MODE_CODE64 else rip + st.cs_base & 0xFFFFFFFF)
+
     def _interrupted(self) -> Exit | None:
         st = self.state
+        if self.in_step:  # a kick came before the instruction began: the step has not happened
+            self.in_step, self._want_step, st.stepping = False, True, 0
+            resume_flag, st.shadow, self._skip_breakpoint = self._before_step
+            st.rflags |= resume_flag
+            return None
         if self.translator.counting and not st.request:
             if self._left() <= 0:
                 return Interrupted()
@@ -186,15 +210,16 @@ class SoftVcpu(SoftCore):
         block = self.blocks.by_key.get(key)
         linear = st.rip if mode & s.MODE_CODE64 else st.rip + st.cs_base & 0xFFFFFFFF
         if block is not None and block.second >= 0 and self._second(linear) != block.second:
-            self.blocks.drop(block)
+            self.blocks.drop([block])
             block = None
         if block is None:
             if self.blocks.full:
                 self.blocks.clear()
                 self.flush_jumps()
             block = self.translator.translate(st.rip, physical, mode, linear, lambda: self._second(linear))
+            fresh = [page for page in block.pages if not self.blocks.lines[page >> 12]]
             self.blocks.add(block, findable=block.second < 0 and not mode & s.MODE_STEP)
-            for page in block.pages:
+            for page in fresh:
                 self._protect(self.address, page)
         return block
 
@@ -219,6 +244,14 @@ class SoftVcpu(SoftCore):
         st.rip = st.next_rip
         if isinstance(exit_, PortRead | PortWrite):
             debugging.note_io(self, exit_.port, exit_.size)
+        elif instruction.mnemonic in debugging.TF_AFTER:
+            if self.in_step:
+                self._step_tf = bool(st.rflags & TF)
+            elif st.rflags & TF:
+                st.pending_debug |= DR6_BS
+        elif isinstance(exit_, Halted) and self.in_step:  # a #DB comes first, and wakes it
+            self._halting = True
+            return None
         return exit_
 
     def _access(self) -> Exit | None:
@@ -251,9 +284,7 @@ class SoftVcpu(SoftCore):
             return self.bus_lock
         if st.shadow == 2 and st.shadow_rip == st.rip:  # MOV SS holds traps back until after the next instruction
             return self._begin_step()
-        causes, hits, st.pending_debug, st.pending_hits = st.pending_debug, st.pending_hits, 0, 0
-        self.last_debug = GuestDebug(False, False, False, bool(causes))
-        return DebugException(causes, hits, False, fault=False)
+        return debugging.take_pending(self, 0)
 
     # --- steps
 
@@ -264,18 +295,20 @@ class SoftVcpu(SoftCore):
         hit = self._exec_hits()
         if hit is not None:
             return hit
+        self._before_step = st.rflags & RF, st.shadow, self._skip_breakpoint
+        if self._skip_breakpoint == st.rip:
+            self._skip_breakpoint = None
         mode = st.mode | s.MODE_STEP
-        linear = st.rip if mode & s.MODE_CODE64 else st.rip + st.cs_base & 0xFFFFFFFF
-        physical = self.walk(linear, self.rights() | s.ACCESS_FETCH)
+        self.in_step, self._step_faulted, self._step_asked = True, False, self._stepping
+        self._step_tf, self._step_start = bool(st.rflags & TF), st.rip
+        physical = self.walk(self.linear(st.rip), self.rights() | s.ACCESS_FETCH)
         if not self.ram.contains(physical):
             raise GuestFault(UNDEFINED_OPCODE)
         block = self._block(physical, mode)
-        self.in_step, self._step_faulted = True, False
-        self._step_start, self._step_next = st.rip, st.rip + block.length & (NOWHERE if mode & s.MODE_CODE64 else 0xFFFFFFFF)
-        self._step_tf = bool(st.rflags & TF)
+        self._step_next = st.rip + block.length & (NOWHERE if mode & s.MODE_CODE64 else 0xFFFFFFFF)
+        self._step_code = bytes(self.ram.read(physical, min(block.length, PAGE_SIZE - physical % PAGE_SIZE)))
         st.rflags &= ~RF
-        self._skip_breakpoint = None
-        st.stepping, st.request = 1, 0
+        st.stepping, st.request, st.shadow = 1, 0, 0
         return self._go(self.code.base + block.code)
 
     def _stepped(self) -> Exit | None:
@@ -292,27 +325,23 @@ class SoftVcpu(SoftCore):
             st.pending_debug &= ~REPORT
             self.in_step = True
             return self.bus_lock
+        if st.rip == self._step_start and not self._step_faulted and debugging.repeats(self._step_code):
+            debugging.within_repeat(self)
         tf = self._step_tf and not self._step_faulted
-        if tf and st.debugctl & DEBUGCTL_BTF and st.rip == self._step_next:
+        if tf and st.debugctl & DEBUGCTL_BTF and not debugging.branched(self._step_code, st.rip, self._step_next):
             tf = False
-        held = st.shadow == 2 and st.shadow_rip == st.rip
-        if held and not self._stepping:
-            return None
-        causes = 0 if held else st.pending_debug
-        hits = 0 if held else st.pending_hits
-        if (tf and not held) or self._stepping:
-            causes |= DR6_BS
-        if not causes and not hits:
-            return None
-        if not held:
-            st.pending_debug = st.pending_hits = 0
-        self.last_debug = GuestDebug(tf and not held, False, False, bool(causes & ~DR6_BS))
-        return DebugException(causes, hits, False, fault=False)
+        if st.shadow == 2 and st.shadow_rip == st.rip:  # traps wait for the next instruction; a debugger does not
+            self.last_debug = GuestDebug(False, False, False, False)
+            return DebugException(DR6_BS, 0, False, fault=False) if self._step_asked else None
+        causes = DR6_BS if tf or self._step_asked else 0
+        if tf:
+            st.pending_debug |= DR6_BS
+        return debugging.take_pending(self, causes)
 
     def _exec_hits(self) -> Exit | None:
         """Execution breakpoints at RIP, unless this instruction runs without them (RF, a resumed breakpoint)."""
         st = self.state
-        linear = st.rip if st.mode & s.MODE_CODE64 else st.rip + st.cs_base & 0xFFFFFFFF
+        linear = self.linear(st.rip)
         if linear not in self.translator.breakpoints:
             return None
         shadowed = st.shadow == 2 and st.shadow_rip == st.rip
@@ -320,7 +349,7 @@ class SoftVcpu(SoftCore):
         hits = debugging.exec_hits(self, linear, guest=not st.rflags & RF and not shadowed, debugger=not skip_debugger)
         if hits:
             self.last_debug = GuestDebug(False, False, False, False)
-            return DebugException(0, hits, False, fault=True)
+            return DebugException(DR6_BS if self._stepping else 0, hits, False, fault=True)
         if linear in self.debugger.software and not skip_debugger:
             return SoftwareBreakpoint(linear)
         return None
@@ -339,20 +368,33 @@ class SoftVcpu(SoftCore):
             vector = vectors.SS
         self._step_faulted = True
         self._activity = None
-        st.pending_debug = st.pending_hits = 0
+        st.pending_debug = self.pending_hits = 0
         deliver_event(self, vector, fault.error, cr2=fault.cr2, history=self.history)
         return None
 
     def can_interrupt(self) -> bool:
         """Whether an external interrupt would be taken now."""
         st = self.state
-        busy = self.in_step or self._resuming or self._activity is not None or st.pending_debug or st.pending_hits
+        busy = self.in_step or self._resuming or self._activity is not None or st.pending_debug or self.pending_hits
         return bool(st.rflags & IF) and not busy and not (st.shadow and st.shadow_rip == st.rip)
 
     def interrupt(self, vector: int) -> None:
         """Deliver an external interrupt."""
         assert self.can_interrupt()
-        deliver_event(self, vector, external=True, history=self.history)
+        self._halting = False
+        self._survive(lambda: deliver_event(self, vector, external=True, history=self.history))
+
+    def _survive(self, delivery: Callable[[], None]) -> None:
+        """Deliver something from outside of `run`, which tells of a triple fault when it is called next."""
+        try:
+            delivery()
+        except TripleFault:
+            self._dead = Shutdown(story(self, self.history))
+
+    def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
+        """Deliver #DB to the guest; `debugging.deliver_debug`. An instruction that ends so takes no other trap."""
+        self._step_faulted, self._halting = True, False
+        self._survive(lambda: debugging.deliver_debug(self, causes, hits, icebp))
 
     def want_interrupt(self, waiting: bool) -> None:
         """While waiting, `run` returns Interrupted as soon as an interrupt could be taken."""
@@ -398,18 +440,12 @@ class SoftVcpu(SoftCore):
     # --- code
 
     def is_code(self, physical: int, length: int) -> bool:
-        """Whether any of these bytes was translated."""
-        return bool(self.blocks.touching(physical, length)) if self.ram.contains(physical, length) else False
+        """Whether any of these bytes may have been translated."""
+        return self.ram.contains(physical, length) and self.blocks.holds_code(physical, length)
 
     def written(self, physical: int, length: int) -> None:
         """RAM was written by Python: translations of these bytes are stale."""
-        if not self.blocks.by_page:
-            return
-        gone = [block for page in range(physical >> 12, (physical + length - 1 >> 12) + 1) if page << 12 in self.blocks.by_page
-                for block in self.blocks.touching(max(physical, page << 12), min(physical + length, page + 1 << 12) - max(physical, page << 12))]  # fmt: skip
-        if gone:
-            for block in gone:
-                self.blocks.drop(block)
+        if self.blocks.by_page and length and self.blocks.written(physical, length):
             self.flush_jumps()
 
     # --- the rest of the protocol lives in its own files
@@ -420,7 +456,6 @@ class SoftVcpu(SoftCore):
     raise_icebp = debugging.raise_icebp
     arm = debugging.arm
     armed = debugging.armed
-    deliver_debug = debugging.deliver_debug
     get = inspection.get
     set = inspection.set_
     read_msr = inspection.read_msr
@@ -442,6 +477,7 @@ class SoftVcpu(SoftCore):
     def abandon(self) -> None:
         """Somebody moved RIP: an access that waits for a device is not resumed."""
         self._activity, self._resuming, self.in_step = None, False, False
+        self._skip_breakpoint = None
         self.state.stepping = 0
 
     def step(self, on: bool) -> None:

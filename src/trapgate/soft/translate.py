@@ -9,11 +9,13 @@ from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, RflagsBits
 from trapgate.arch.models import CpuModel
 from trapgate.isa import state as s
 from trapgate.isa.flags import CONDITIONS
+from trapgate.isa.state import LAYOUT
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft import decode_flow, decode_string, decode_system  # noqa: F401  (they fill ROWS)
 from trapgate.soft.announced import meaning
 from trapgate.soft.blocks import Block, Blocks, Site
 from trapgate.soft.codebuffer import CodeBuffer
+from trapgate.soft.composer import ENTRY, BlockTemplate, BlockTemplates, Composer
 from trapgate.soft.decode import ROWS
 from trapgate.soft.gates import lower_gated
 from trapgate.soft.instructions import HANDLERS
@@ -24,7 +26,6 @@ BLOCK_LIMIT = 64  # instructions
 MAX_LENGTH = 15
 STATUS = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF
 SHARED_MNEMONICS = (Mnemonic.MOVSD, Mnemonic.CMPSD)  # string and SSE instructions of the same name
-_LEA_RCX = b"\x48\x8d\x0d"  # lea rcx, [rip + disp32]: RCX holds RESUME at every seam
 
 
 @dataclass(slots=True)
@@ -54,8 +55,11 @@ class Translator:
         self.counting = False  # instruction clock: block heads count
         self.breakpoints: frozenset[int] = frozenset()  # linear addresses at which a block must stop
         self.instructions: list[Instruction] = []  # those that Python executes, by number
-        self._numbers: dict[bytes, int] = {}
+        self._numbers: dict[tuple[bytes, int], int] = {}
         self._decoded: dict[int, dict[bytes, Decoded]] = {}
+        self._heads: dict[int, Template] = {}
+        self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(sorted(code.entries))}
+        self.known_blocks = BlockTemplates()
         self._memory = ram._view
         self.block_limit = BLOCK_LIMIT
         self.chaining = True
@@ -66,6 +70,11 @@ class Translator:
         bits = (16, 32, 64)[mode & s.MODE_CODE]
         known = self._decoded.setdefault(mode, {})
         data = bytes(self._memory[physical : min(page_end, physical + MAX_LENGTH * self.block_limit)])
+        space = mode | self.counting << 16 | self.block_limit << 32
+        if not self.breakpoints:
+            found = self.known_blocks.find(space, data)
+            if found is not None:
+                return self._place(found, rip, physical, mode, -1)
         decoder = Decoder(bits, data)
         limit = 1 if mode & s.MODE_STEP else self.block_limit
         parts: list[tuple[Decoded, bytes]] = []
@@ -100,7 +109,10 @@ class Translator:
                 break
             if entry.live is None and self._template(entry, raw, mode).ends:
                 break
-        return self._emit(rip, physical, mode, parts, second_page)
+        template = self._compose(mode, parts)
+        if second_page < 0 and parts:
+            self.known_blocks.add(space, template)
+        return self._place(template, rip, physical, mode, second_page)
 
     def _one(self, known: dict[bytes, Decoded], mode: int, bits: int, data: bytes) -> tuple[Decoded, bytes]:
         """The instruction at the start of some bytes that are all there."""
@@ -176,58 +188,42 @@ class Translator:
         else:
             builder.raises("raise_ud")
 
-    def _emit(self, rip: int, physical: int, mode: int, parts: list[tuple[Decoded, bytes]], second_page: int) -> Block:
-        """Copy the templates one behind another, patch them, add the out-of-line parts."""
-        code = bytearray()
-        colds: list[tuple[int, str, int, int]] = []  # branch, function, resume offset, RIP
-        exits: list[tuple[int, int]] = []  # branch, target RIP
-        natives: list[tuple[int, str]] = []
-        mask = (1 << (16, 32, 64)[mode & s.MODE_CODE]) - 1
-        head = self._head(len(parts))
-        place(code, head, rip, 0, mask, colds, exits, natives)
-        here = rip
-        ends = False
+    def _compose(self, mode: int, parts: list[tuple[Decoded, bytes]]) -> BlockTemplate:
+        """String the templates of a block together, and add the out-of-line parts."""
+        composer = Composer((16, 32, 64)[mode & s.MODE_CODE], self._natives)
+        composer.add(self._head(len(parts)), 0)
+        by, ends = 0, False
         if not parts:  # a breakpoint: whoever planted it decides what happens to the instruction
-            place(code, self._stop, rip, len(code), mask, colds, exits, natives)
+            composer.add(self._stop, 0)
             ends = True
-        for number, (entry, raw, template) in enumerate(self._choose(parts, mode)):
-            start = len(code)
-            place(code, template, here, start, mask, colds, exits, natives)
-            if template.python:
-                self._number(code, start, template, raw, entry)
-            here = here + entry.length & mask
+        for entry, raw, template in self._choose(parts, mode):
+            composer.add(template, by, raw)
+            by += entry.length
             ends = template.ends
-            del number
         if not ends:
-            exits.append((len(code) + 1, here))
-            code += b"\xe9\0\0\0\0"
-        base = self.code.end
-        entries, buffer_base = self.code.entries, self.code.base
-        sites: list[Site] = []
-        for at, function, resume, its_rip in colds:
-            thunk = len(code)
-            code[at : at + 4] = (thunk - at - 4).to_bytes(4, "little", signed=True)
-            code += _LEA_RCX + (resume - thunk - 7).to_bytes(4, "little", signed=True) + set_rip(its_rip)
-            there = entries[function] - buffer_base
-            code += b"\xe9" + (there - (base + len(code) + 5)).to_bytes(4, "little", signed=True)
-        for at, function in natives:
-            code[at : at + 4] = (entries[function] - buffer_base - (base + at + 4)).to_bytes(4, "little", signed=True)
-        dispatch = entries["dispatch"] - buffer_base
-        page, linear_page = physical & ~(PAGE_SIZE - 1), rip & ~(PAGE_SIZE - 1)
-        chain = self.chaining and not mode & s.MODE_STEP and second_page < 0
-        for at, target in exits:
-            thunk = len(code)
-            code[at : at + 4] = (thunk - at - 4).to_bytes(4, "little", signed=True)
-            code += set_rip(target)
-            code += b"\xe9" + (dispatch - (base + len(code) + 5)).to_bytes(4, "little", signed=True)
-            same_page = target & ~(PAGE_SIZE - 1) == linear_page
-            wants = (target, page | target & (PAGE_SIZE - 1), mode) if chain and same_page else None
-            sites.append(Site(base + at, base + thunk, wants))
-        length = sum(entry.length for entry, _ in parts)
-        offset = self.code.append(bytes(code))
-        assert offset == base
+            composer.leave(by)
+        return composer.finish(b"".join(raw for _, raw in parts))
+
+    def _place(self, template: BlockTemplate, rip: int, physical: int, mode: int, second_page: int) -> Block:
+        """Copy a block to where it runs, and fill in what depends on RIP."""
+        guest, image, rips, exits, numbers = template
+        code = bytearray(image)
+        mask = (1 << (16, 32, 64)[mode & s.MODE_CODE]) - 1
+        code[:8] = rip.to_bytes(8, "little")
+        for at, by in rips:
+            code[at : at + 8] = (rip + by & mask).to_bytes(8, "little")
+        for at, raw in numbers:
+            code[at : at + 4] = self._number(raw, mode).to_bytes(4, "little")
+        base = self.code.append(code)
+        page, low = physical & ~(PAGE_SIZE - 1), rip & ~(PAGE_SIZE - 1)
+        sites = []
+        if self.chaining and not mode & s.MODE_STEP and second_page < 0:
+            for at, thunk, by in exits:
+                target = rip + by & mask
+                if target & ~(PAGE_SIZE - 1) == low:
+                    sites.append(Site(base + at, base + thunk, (target, page | target & PAGE_SIZE - 1, mode)))
         pages = (page,) if second_page < 0 else (page, second_page)
-        return Block((rip, physical, mode), offset, length, pages, second_page, sites=sites)
+        return Block((rip, physical, mode), base + ENTRY, len(guest), pages, second_page, sites=sites)
 
     def _choose(self, parts: list[tuple[Decoded, bytes]], mode: int) -> list[tuple[Decoded, bytes, Template]]:
         """A template for each instruction: without flags where nobody reads them, fused where a branch follows a compare."""
@@ -262,44 +258,22 @@ class Translator:
         return builder.finish()
 
     def _head(self, count: int) -> Template:
-        builder = Builder(self.code.library, 0, 0)
-        builder.op("head.count", Ucount=count) if self.counting else builder.op("head")
-        return builder.finish()
+        count = count if self.counting else 0
+        found = self._heads.get(count)
+        if found is None:
+            builder = Builder(self.code.library, 0, 0)
+            builder.op("head.count", Ucount=count) if self.counting else builder.op("head")
+            found = self._heads[count] = builder.finish()
+        return found
 
-    def _number(self, code: bytearray, start: int, template: Template, raw: bytes, entry: Decoded) -> None:
-        """Give an instruction that Python executes its number."""
-        key = raw
+    def _number(self, raw: bytes, mode: int) -> int:
+        """The number of an instruction that Python executes."""
+        key = (raw, mode & s.MODE_CODE)
         number = self._numbers.get(key)
-        if number is None or self.instructions[number].code != entry.instruction.code:
-            number = len(self.instructions)
-            self.instructions.append(entry.instruction)
-            self._numbers[key] = number
-        for at in template.python:
-            code[start + at : start + at + 4] = number.to_bytes(4, "little")
-
-
-def place(
-    code: bytearray, template: Template, rip: int, start: int, mask: int,
-    colds: list[tuple[int, str, int, int]], exits: list[tuple[int, int]], natives: list[tuple[int, str]],
-) -> None:  # fmt: skip
-    """Append a template and note what is left to patch."""
-    code += template.code
-    for at, by in template.rips:
-        code[start + at : start + at + 8] = (rip + by & mask).to_bytes(8, "little")
-    for at, function, resume in template.colds:
-        colds.append((start + at, function, start + resume, rip))
-    for at, name in template.natives:
-        natives.append((start + at, name))
-    for way in template.exits:
-        exits.append((start + way.at, rip + way.by & mask))
-
-
-def set_rip(rip: int) -> bytes:
-    """Host code: store a constant to the RIP of the state at R12."""
-    if rip < 1 << 31 or rip >= (1 << 64) - (1 << 31):
-        return b"\x49\xc7\x04\x24" + (rip & 0xFFFFFFFF).to_bytes(4, "little")
-    low, high = rip & 0xFFFFFFFF, rip >> 32
-    return b"\x41\xc7\x04\x24" + low.to_bytes(4, "little") + b"\x41\xc7\x44\x24\x04" + high.to_bytes(4, "little")
+        if number is None:
+            number = self._numbers[key] = len(self.instructions)
+            self.instructions.append(Decoder((16, 32, 64)[mode & s.MODE_CODE], raw, ip=0).decode())
+        return number
 
 
 def _plain(i: Instruction) -> bool:

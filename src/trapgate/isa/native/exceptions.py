@@ -252,6 +252,7 @@ def sysret(m: Trace) -> None:
     """SYSRET (REX.W) to 64-bit code at CPL 3."""
     target = m.get("rcx", 64)
     odd = ((m.get("efer", 64) & SCE) == 0) | (m.get("stepping", 32) != 0) | ((target << 16).sar(16) != target)
+    odd = odd | ((m.get("r11", 64) & TF) != 0)  # it traps at once
     with m.when(odd | ((m.get("cs_selector", 64) & 3) != 0), likely=False):
         m.put("exit_detail", m.const(0xFFFF0002, 32))
         leave(m, s.EXIT_INSTRUCTION)

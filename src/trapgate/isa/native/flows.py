@@ -43,8 +43,43 @@ def reach(m: Trace, size: Value, wanted: Value | int, kind: int) -> Value:
     return host
 
 
+def reach_two(m: Trace, size: int, wanted: int, kind: int) -> tuple[Value, Value, Value]:
+    """(host address of the first part, of the second, bytes in the first) of an access that crosses a page in 64-bit mode."""
+    long_code = (m.get("mode", 32) & s.MODE_CODE64) != 0
+    with m.when(~long_code):
+        hand_over(m, kind, m.const(size, 64))
+    address, all_wanted = m["EA"], m.lift(wanted, 64) | present_rights(m)
+    first = m.const(4096, 64) - (address & 0xFFF)
+    hosts = []
+    for at, length in ((address, first), (address + first, m.const(size, 64) - first)):
+        host = m.call("access", 64, at, length, all_wanted)
+        with m.when(host == s.ACCESS_FAULT):
+            m.jump("deliver")
+        with m.when(host == s.ACCESS_HARD):
+            hand_over(m, kind, m.const(size, 64))
+        hosts.append(host)
+    return hosts[0], hosts[1], first
+
+
+def crosses(m: Trace, size: int) -> Value:
+    """1-bit: the access at EA lies in two pages."""
+    return ((m["EA"] & 0xFFF) + size).ugt(0x1000)
+
+
 def slow_load(m: Trace, width: int) -> None:
     """Behind `load` on a TLB miss."""
+    if width > 8:
+        with m.when(crosses(m, width // 8), likely=False):
+            low, high, first = reach_two(m, width // 8, 0, s.KIND_LOAD)
+            total, at = m.variable(64, 0), m.variable(64, width // 8)
+            with m.loop():
+                at.set(at.value - 1)
+                host = at.value.ult(first).select(low + at.value, high + at.value - first)
+                total.set((total.value << 8) | m.load(host, 8).zext(64))
+                with m.when(at.value == 0):
+                    m.leave()
+            m["T0"] = total.value
+            m.jump_to(m["RESUME"])
     host = reach(m, m.const(width // 8, 64), 0, s.KIND_LOAD)
     m["T0"] = m.load(host, width).zext(64)
     m.jump_to(m["RESUME"])
@@ -52,6 +87,18 @@ def slow_load(m: Trace, width: int) -> None:
 
 def slow_store(m: Trace, width: int) -> None:
     """Behind `store` on a TLB miss."""
+    if width > 8:
+        with m.when(crosses(m, width // 8), likely=False):
+            low, high, first = reach_two(m, width // 8, s.ACCESS_WRITE, s.KIND_STORE)
+            value, at = m.variable(64, m["T0"]), m.variable(64, 0)
+            with m.loop():
+                host = at.value.ult(first).select(low + at.value, high + at.value - first)
+                m.store(host, value.value.trunc(8))
+                value.set(value.value >> 8)
+                at.set(at.value + 1)
+                with m.when(at.value == width // 8):
+                    m.leave()
+            m.jump_to(m["RESUME"])
     host = reach(m, m.const(width // 8, 64), s.ACCESS_WRITE, s.KIND_STORE)
     m.store(host, m["T0"].trunc(width))
     m.jump_to(m["RESUME"])
@@ -102,7 +149,7 @@ def dispatch(m: Trace) -> None:
     linear = long_code.select(rip, (rip + m.get("cs_base", 64)) & 0xFFFFFFFF)
     rights = present_rights(m)
     table = ((rights & s.ACCESS_USER) != 0).select(m.const(1, 64), ((rights & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64)))
-    slot = (table << 8) | ((linear >> 12) & (s.TLB_ENTRIES - 1))
+    slot = (table * s.TLB_ENTRIES) | ((linear >> 12) & (s.TLB_ENTRIES - 1))
     page = linear & ~m.const(0xFFF, 64)
     host = m.variable(64, linear + m.get_at("tlb", (slot << 5) + 24, 64))
     with m.when(m.get_at("tlb", (slot << 5) + 16, 64) != page):

@@ -151,7 +151,7 @@ def access(m: Trace) -> None:
         m.result(s.ACCESS_HARD)
     page = address & ~m.const(0xFFF, 64)
     table = ((wanted & s.ACCESS_USER) != 0).select(m.const(1, 64), ((wanted & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64)))
-    slot = (table << 8) | ((address >> 12) & (s.TLB_ENTRIES - 1))
+    slot = (table * s.TLB_ENTRIES) | ((address >> 12) & (s.TLB_ENTRIES - 1))
     entry = slot << 5
     known = (m.get_at("tlb", entry, 64) == page) & ((m.get_at("tlb_flags", slot, 8) & s.FLAG_CODE) != 0)
     with m.when(known & ((wanted & s.ACCESS_WRITE) != 0)):  # a store into a page of code that is in the TLB but for writing
@@ -193,7 +193,8 @@ def access(m: Trace) -> None:
     m.put_at("tlb", entry + 16, ((rights & s.RIGHT_FETCH) != 0).select(page, none))
     addend = m.get("ram_base", 64) + physical_page - page
     m.put_at("tlb", entry + 24, addend)
-    flags = ((rights & s.RIGHT_GLOBAL) >> 3) | ((rights & s.RIGHT_LARGE) >> 4)
+    local = ((rights & s.RIGHT_GLOBAL) == 0).select(m.const(s.FLAG_LOCAL, 64), m.const(s.FLAG_GLOBAL, 64))
+    flags = local | ((rights & s.RIGHT_LARGE) >> 4)
     code_page = ((rights & s.RIGHT_WRITE) != 0) & open_ & plain & (lines != 0)
     flags = flags | code_page.select(m.const(s.FLAG_CODE, 64), m.const(0, 64))
     m.put_at("tlb_flags", slot, flags.trunc(8))
@@ -213,17 +214,22 @@ def access(m: Trace) -> None:
 
 
 def flush(m: Trace) -> None:
-    """flush(keep_global): forget translations; the jump caches of the address space go with them."""
+    """flush(keep_global): forget translations; the jump caches of the address space go with them.
+
+    The flags of eight entries are looked at together: most are unused, or global.
+    """
     (keep_global,) = m.arguments
     keep = keep_global != 0
-    slot = m.variable(64, 0)
+    doomed = keep.select(m.const(s.FLAG_LOCAL * 0x0101010101010101, 64), m.const(NOWHERE, 64))
+    at = m.variable(64, 0)
     with m.loop():
-        with m.when(slot.value == 3 * s.TLB_ENTRIES):
+        with m.when(at.value == 3 * s.TLB_ENTRIES):
             m.leave()
-        flags = m.get_at("tlb_flags", slot.value, 8)
-        with m.when(~(keep & ((flags & 1) != 0))):
-            _invalidate(m, slot.value << 5)
-        slot.set(slot.value + 1)
+        with m.when((m.get_at("tlb_flags", at.value, 64) & doomed) != 0):
+            for slot in range(8):
+                with m.when((m.get_at("tlb_flags", at.value + slot, 8) & doomed.trunc(8)) != 0):
+                    _invalidate(m, at.value + slot)
+        at.set(at.value + 8)
     with m.when(~keep):
         m.put("large_start", m.const(NOWHERE, 64))
         m.put("large_end", m.const(0, 64))
@@ -275,24 +281,25 @@ def flush_page(m: Trace) -> None:
                 held = m.get_at("tlb", (slot.value << 5) + 8 * tag, 64)
                 gone.set(gone.value | (large & ((held >> 30) == (address >> 30))))
             with m.when(gone.value):
-                _invalidate(m, slot.value << 5)
+                _invalidate(m, slot.value)
             slot.set(slot.value + 1)
     for table in range(3):
-        entry = (((address >> 12) & (s.TLB_ENTRIES - 1)) << 5) + table * s.TLB_BYTES
+        place = ((address >> 12) & (s.TLB_ENTRIES - 1)) + table * s.TLB_ENTRIES
         same = m.variable(1, 0)
         for tag in range(3):
-            same.set(same.value | (m.get_at("tlb", entry + 8 * tag, 64) == page))
+            same.set(same.value | (m.get_at("tlb", (place << 5) + 8 * tag, 64) == page))
         with m.when(same.value):
-            _invalidate(m, entry)
+            _invalidate(m, place)
     word, bit = jump_filter(m, address)
     with m.when(((m.get_at("jump_pages", word, 64) & bit) != 0) | inside):
         m.call("flush_jumps", 0, address.sign.select(m.const(2, 64), m.const(1, 64)))
     m.result()
 
 
-def _invalidate(m: Trace, entry: Value) -> None:
+def _invalidate(m: Trace, slot: Value) -> None:
     for tag in range(3):
-        m.put_at("tlb", entry + 8 * tag, m.const(s.TLB_INVALID, 64))
+        m.put_at("tlb", (slot << 5) + 8 * tag, m.const(s.TLB_INVALID, 64))
+    m.put_at("tlb_flags", slot, m.const(0, 8))
 
 
 def protect(m: Trace) -> None:

@@ -1,0 +1,128 @@
+"""A whole block before it has a place: templates strung together, out-of-line parts behind them, and almost nothing left to fill.
+
+A block begins with its own RIP (8 bytes of data, 8 of padding); out-of-line code finds RIP there, relative to itself, and reaches native
+functions through the table in the CPU state. So a block can be kept, in memory and on disk, and copied to wherever its bytes are met again:
+only the 64-bit constants that contain RIP are filled in, and the branches out are chained.
+"""
+
+import marshal
+
+from trapgate.soft.template import Template
+
+ENTRY = 16  # where execution begins
+PREFIX = 8  # block templates are found by their first guest bytes
+_LEA_RCX = b"\x48\x8d\x0d"  # lea rcx, [rip + disp32]: RCX holds RESUME at every seam
+_LOAD_RAX = b"\x48\x8b\x05"  # mov rax, [rip + disp32]
+_STORE_RIP = b"\x49\x89\x04\x24"  # mov [r12], rax: RIP is the first field of the state
+_JUMP_TABLE = b"\x41\xff\xa4\x24"  # jmp [r12 + disp32]
+
+
+Rips = tuple[tuple[int, int], ...]  # 8-byte holes: (offset, addend to the block's RIP)
+Exits = tuple[tuple[int, int, int], ...]  # 4-byte branches: (offset, offset of the unlinked way out, target - the block's RIP)
+Numbers = tuple[tuple[int, bytes], ...]  # 4-byte numbers of Python-executed instructions: (offset, instruction bytes)
+BlockTemplate = tuple[bytes, bytes, Rips, Exits, Numbers]
+"""A translated block, independent of where it runs: guest bytes, host code, holes. A plain tuple, so that `marshal` takes it."""
+
+
+class Composer:
+    """Lays a block out."""
+
+    def __init__(self, code_size: int, natives: dict[str, int]) -> None:
+        self._code_size, self._natives = code_size, natives  # natives: offset in the CPU state of each function's address
+        self._code = bytearray(ENTRY)
+        self._rips: list[tuple[int, int]] = []
+        self._colds: list[tuple[int, str, int, int]] = []
+        self._direct: list[tuple[int, str]] = []
+        self._exits: list[tuple[int, int]] = []
+        self._python: list[tuple[int, bytes]] = []
+
+    def add(self, template: Template, by: int, raw: bytes = b"") -> None:
+        """Append an instruction that lies `by` bytes into the block."""
+        start = len(self._code)
+        self._code += template.code
+        self._rips += [(start + at, by + addend) for at, addend in template.rips]
+        self._colds += [(start + at, function, start + resume, by) for at, function, resume in template.colds]
+        self._direct += [(start + at, function) for at, function in template.natives]
+        self._exits += [(start + way.at, by + way.by) for way in template.exits]
+        self._python += [(start + at, raw) for at in template.python]
+
+    def leave(self, by: int) -> None:
+        """The block ends here; on at `by`."""
+        self._exits.append((len(self._code) + 1, by))
+        self._code += b"\xe9\0\0\0\0"
+
+    def finish(self, guest: bytes) -> BlockTemplate:
+        """Add the out-of-line parts."""
+        code = self._code
+        for at, function, resume, by in self._colds:
+            self._bind(at)
+            code += _LEA_RCX + (resume - len(code) - 7).to_bytes(4, "little", signed=True)
+            self._set_rip(by)
+            self._jump(function)
+        shared: dict[str, int] = {}
+        for at, function in self._direct:
+            if function not in shared:
+                shared[function] = len(code)
+                self._jump(function)
+            code[at : at + 4] = (shared[function] - at - 4).to_bytes(4, "little", signed=True)
+        exits = []
+        for at, by in self._exits:
+            exits.append((at, len(code), by))
+            self._bind(at)
+            self._set_rip(by)
+            self._jump("dispatch")
+        return guest, bytes(code), tuple(self._rips), tuple(exits), tuple(self._python)
+
+    def _bind(self, at: int) -> None:
+        """The branch at `at` goes to the end of what there is."""
+        self._code[at : at + 4] = (len(self._code) - at - 4).to_bytes(4, "little", signed=True)
+
+    def _set_rip(self, by: int) -> None:
+        """cpu.rip = the block's RIP + by, cut to the code size. RAX is free at every seam."""
+        code = self._code
+        code += _LOAD_RAX + (-len(code) - 7).to_bytes(4, "little", signed=True)
+        if by and self._code_size == 64:
+            code += b"\x48\x05" + by.to_bytes(4, "little", signed=True)
+        elif by and self._code_size == 32:
+            code += b"\x05" + (by & 0xFFFFFFFF).to_bytes(4, "little")
+        elif by:
+            code += b"\x66\x05" + (by & 0xFFFF).to_bytes(2, "little")
+        code += _STORE_RIP
+
+    def _jump(self, function: str) -> None:
+        self._code += _JUMP_TABLE + self._natives[function].to_bytes(4, "little")
+
+
+class BlockTemplates:
+    """Every block translated so far, by its guest bytes: a block that is met again is copied, not translated."""
+
+    def __init__(self) -> None:
+        self.by_prefix: dict[tuple[int, bytes], list[BlockTemplate]] = {}
+        self.added = 0
+
+    def find(self, space: int, data: bytes) -> BlockTemplate | None:
+        """The longest known block that some guest bytes begin with. `space`: the mode and whatever else decides translation."""
+        for template in self.by_prefix.get((space, data[:PREFIX]), ()):
+            if data.startswith(template[0]):
+                return template
+        for length in range(min(PREFIX, len(data)) - 1, 0, -1):
+            for template in self.by_prefix.get((space, data[:length]), ()):
+                if len(template[0]) == length:
+                    return template
+        return None
+
+    def add(self, space: int, template: BlockTemplate) -> None:
+        """Keep a block."""
+        found = self.by_prefix.setdefault((space, template[0][:PREFIX]), [])
+        found.append(template)
+        found.sort(key=lambda one: -len(one[0]))
+        self.added += 1
+
+    def pack(self) -> bytes:
+        """All of them as bytes."""
+        return marshal.dumps(self.by_prefix)
+
+    def unpack(self, data: bytes) -> None:
+        """Take what `pack` gave, instead of what is here."""
+        self.by_prefix = marshal.loads(data)
+        self.added = 0
