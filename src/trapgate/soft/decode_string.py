@@ -86,7 +86,7 @@ def _iteration(b: Builder, i: Instruction, name: str, size: int, width: int) -> 
             b.load(8 * size)
             b.op(f"cmp.RT.{8 * size}", R0=RAX)
         case _:
-            _target(b, size, width, False)  # first: where both fault, it is this one that does (measured on AMD)
+            _target(b, size, width, False)  # first: as AMD, where both fault (no manual says)
             b.load(8 * size)
             b.op("T1=T0")
             _source(b, i, size, width)
