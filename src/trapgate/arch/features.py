@@ -69,9 +69,7 @@ UNIMPLEMENTED = _names(
 )
 
 # What only one vendor's CPUs report.
-INTEL_ONLY = _names(
-    "split-lock-detect arch-capabilities spec-ctrl md-clear serialize tsc-deadline tsc-adjust fdp-excptn-only zero-fcs-fds"
-)
+INTEL_ONLY = _names("split-lock-detect arch-capabilities spec-ctrl md-clear serialize tsc-deadline fdp-excptn-only zero-fcs-fds")
 AMD_ONLY = _names(
     "cmp-legacy topoext mmxext fxsr-opt ibpb amd-ssb-no btc-no no-nested-data-bp lfence-always-serializing null-sel-clr-base "
     "auto-ibrs srso-no"
@@ -102,12 +100,13 @@ NEEDS = {
     "pcid": "lm",
 }
 
-# In both models: the x86-64 baseline, and what any recent server part has and our CPUs implement.
+# In both models: the x86-64 baseline, and what any recent server part has and our CPUs implement. No AMD part has TSC_ADJUST, but
+# hypervisors give it to their guests on AMD too: by it Linux knows that the TSC needs no watchdog, which a slow host would mislead.
 COMMON = _names(
     "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 sse3 ssse3 sse4.1 sse4.2 "
     "cx16 x2apic movbe popcnt aes pclmulqdq xsave xsaveopt xsavec xgetbv1 rdrand rdseed hypervisor arat fsgsbase bmi1 bmi2 abm "
     "adx smep smap umip rdpid erms fsrm clflushopt clwb sha-ni bus-lock-detect lahf-lm 3dnowprefetch syscall nx "
-    "pdpe1gb rdtscp lm invtsc"
+    "pdpe1gb rdtscp lm invtsc tsc-adjust"
 )
 
 

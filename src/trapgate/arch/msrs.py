@@ -214,6 +214,8 @@ def _common(model: CpuModel) -> list[Msr]:
         msrs.append(Msr(TSC_AUX, "TSC_AUX", mask=0xFFFFFFFF))
     if has("pat"):
         msrs.append(Msr(PAT, "PAT", PAT_RESET, Rule.PAT_TYPES))
+    if has("tsc-adjust"):
+        msrs.append(Msr(TSC_ADJUST, "TSC_ADJUST", 0, Rule.SPECIAL))
     if has("mtrr"):
         msrs += _mtrrs(model)
     return msrs
@@ -228,8 +230,6 @@ def _intel(model: CpuModel) -> list[Msr]:
         Msr(FEATURE_CONTROL, "FEATURE_CONTROL", FEATURE_CONTROL_LOCKED, Rule.READ_ONLY),
         Msr(MISC_ENABLE, "MISC_ENABLE", misc_enable, Rule.PLAIN, writable),
     ]
-    if has("tsc-adjust"):
-        msrs.append(Msr(TSC_ADJUST, "TSC_ADJUST", 0, Rule.SPECIAL))
     if has("tsc-deadline"):
         msrs.append(Msr(TSC_DEADLINE, "TSC_DEADLINE", 0, Rule.SPECIAL))
     if has("spec-ctrl"):
