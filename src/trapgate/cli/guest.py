@@ -14,6 +14,7 @@ from trapgate.debug.buslock import Mode
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.memory import MemoryError_
 from trapgate.soft import cpu as soft
+from trapgate.soft.codecache import TranslationCache
 from trapgate.soft.segments import put_segment
 from trapgate.stencil.cache import Cache, CacheError
 from trapgate.stencil.library import Library, load_library
@@ -36,17 +37,28 @@ def progress() -> Iterator[Callable[[int, int], None]]:
         bar.stop()
 
 
-def stencils() -> Library:
-    """The software CPU's stencils, compiled now or in an earlier run; Failure when the cache cannot be trusted."""
+def open_cache() -> Cache:
+    """The cache on disk; Failure when it cannot be trusted."""
     try:
-        cache = Cache()
+        return Cache()
     except CacheError as error:
         raise Failure(str(error)) from error
+
+
+def stencils(cache: Cache | None = None) -> Library:
+    """The software CPU's stencils, compiled now or in an earlier run; Failure when the cache cannot be trusted."""
+    cache = cache or open_cache()
     with progress() as move:
         library = load_library(cache, move)
+    tell_notes(cache)
+    return library
+
+
+def tell_notes(cache: Cache) -> None:
+    """What the cache could not do, a line each, once."""
     for note in cache.notes:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"trapgate: {note}", markup=False)
-    return library
+    cache.notes.clear()
 
 
 def make_machine(config: MachineConfig, engine: str) -> Machine:
@@ -55,13 +67,24 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
         raise Failure(f"--engine {engine} is not in this version; leave the option out: the software CPU runs everywhere")
     try:
         counting = config.clock is ClockKind.INSTRUCTIONS
-        machine = Machine(config, partial(soft.make, library=stencils(), counting=counting))
+        cache = open_cache()
+        machine = Machine(config, partial(soft.make, library=stencils(cache), counting=counting))
     except (ModelError, MemoryError_) as error:
         raise Failure(str(error)) from error
     vcpu = machine.vcpu
     assert isinstance(vcpu, soft.SoftVcpu)
     vcpu.state.bus_lock_report = config.bus_locks is not Mode.OFF
+    TranslationCache(cache, vcpu.model).load(vcpu.translator.known_blocks)
+    tell_notes(cache)
     return machine
+
+
+def keep_translations(machine: Machine) -> None:
+    """Write back what the software CPU has translated, once the machine has stopped for good."""
+    assert isinstance(machine.vcpu, soft.SoftVcpu)
+    cache = open_cache()
+    TranslationCache(cache, machine.vcpu.model).store(machine.vcpu.translator.known_blocks)
+    tell_notes(cache)
 
 
 def load_guest(machine: Machine, image: str, command_line: str = "", initrd: str | None = None, cpus: int = 1) -> str:

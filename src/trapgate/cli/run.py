@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.cli import errors
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.cli.guest import keep_translations, load_guest, make_machine
 from trapgate.cli.options import SerialChoice
 from trapgate.cli.serial import SerialFile, SerialPty
 from trapgate.cli.terminal import Terminal
@@ -126,6 +126,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     if runner.stuck:
         tell("the machine does not stop; it is ended by force")
         os._exit(status)
+    keep_translations(machine)
     return status
 
 

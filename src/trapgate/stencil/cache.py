@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 DIGEST_BYTES = 32
+KEPT = 6  # files of one kind
 
 
 class CacheError(Exception):
@@ -74,9 +75,16 @@ class Cache:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.directory / key)
+            self._prune(key.split("-")[0])
         except OSError as error:
             self.notes.append(f"cache {self.directory} could not be written: {error.strerror}")
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
             return False
         return True
+
+    def _prune(self, kind: str) -> None:
+        """Older versions leave files that nobody will ask for again: the newest few of a kind stay."""
+        found = [path for path in self.directory.iterdir() if path.name.startswith(f"{kind}-")]
+        for path in sorted(found, key=lambda one: one.stat().st_mtime)[:-KEPT]:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,49 @@
+"""Translated blocks on disk: the second boot of a guest translates almost nothing.
+
+One file for each CPU model (features included) and version of the translator, found by a digest of all that decides what a block looks
+like. It is loaded whole and written back whole when a run has added enough to be worth it. A kernel loaded elsewhere (KASLR) finds its blocks
+all the same: they are kept by guest bytes, not by address.
+"""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from trapgate.arch.models import CpuModel
+from trapgate.soft.composer import BlockTemplates
+from trapgate.stencil.cache import Cache
+from trapgate.stencil.library import digest
+
+WORTH_KEEPING = 200  # new blocks
+LIMIT = 192 << 20  # bytes of a file: past that the run starts a new one
+
+
+@lru_cache
+def _sources() -> bytes:
+    total = hashlib.sha256(digest().encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        total.update(path.read_bytes())
+    return total.digest()
+
+
+class TranslationCache:
+    """The file that holds the blocks of one CPU model."""
+
+    def __init__(self, cache: Cache, model: CpuModel) -> None:
+        self._cache = cache
+        self._key = "translations-" + hashlib.sha256(_sources() + repr(model).encode()).hexdigest()[:32]
+
+    def load(self, blocks: BlockTemplates) -> None:
+        """Fill in what earlier runs translated, if anything."""
+        data = self._cache.load(self._key)
+        if data is not None:
+            blocks.unpack(data)
+
+    def store(self, blocks: BlockTemplates) -> None:
+        """Keep what this run has translated, when that is enough to matter. A disk that refuses leaves a note with the cache."""
+        if blocks.added < WORTH_KEEPING:
+            return
+        data = blocks.pack()
+        if len(data) <= LIMIT:
+            self._cache.store(self._key, data)
+            blocks.added = 0
