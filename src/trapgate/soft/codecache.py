@@ -31,7 +31,8 @@ class TranslationCache:
 
     def __init__(self, cache: Cache, model: CpuModel) -> None:
         self._cache = cache
-        self._key = "translations-" + hashlib.sha256(_sources() + repr(model).encode()).hexdigest()[:32]
+        identity = " ".join((model.name, *sorted(model.enabled)))
+        self._key = "translations-" + hashlib.sha256(_sources() + identity.encode()).hexdigest()[:32]
 
     def load(self, blocks: BlockTemplates) -> None:
         """Fill in what earlier runs translated, if anything."""
