@@ -15,7 +15,7 @@ from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.bus import Device
 from trapgate.clock import Clock, HostClock, InstructionClock
 from trapgate.debug.buslock import BusLockLog, Mode
-from trapgate.debug.router import route
+from trapgate.debug.router import Share, route
 from trapgate.devices.board import Board, Switches
 from trapgate.devices.lapic import LocalApic
 from trapgate.devices.waker import DeadlineThread, InputThread, Mailbox
@@ -134,6 +134,7 @@ class Machine:
         self._halted = False
         self._attention = True  # an interrupt may be pending
         self._stopped_on: int | None = None  # RIP of the instruction whose execution breakpoint stopped us
+        self._queued: Share | None = None  # the guest's part of the #DB on which the debugger stopped it
         self._fault: DeviceFault | None = None
         self.lapic.notify = self._interrupts_changed
         self.lapic.nmi = self._nmi
@@ -189,6 +190,7 @@ class Machine:
     def resume(self, step: bool = False) -> Stop:
         """Run the guest until something stops it; with `step`, for one instruction, no interrupt taken before it.
 
+        An exception counts as one: a step ends on the first instruction of the guest's handler.
         An ended machine returns its end again. The execution breakpoint that stopped the guest last does not stop it at once again.
         """
         self._stepping = step
@@ -197,6 +199,11 @@ class Machine:
             if self._stopped_on == self.vcpu.get("rip"):
                 self.vcpu.resume_over()
             self._stopped_on = None
+        if self._queued is not None:
+            self._deliver(self._queued)
+            self._queued = None
+            if step:
+                return StepDone()
         self._attention = True
         self.clock.resume()
         try:
@@ -370,8 +377,12 @@ class Machine:
     def _debug(self, event: DebugException) -> Stop | None:
         armed = self.vcpu.armed()
         verdict = route(event, armed, self.vcpu.guest_debug(), self._stepping)
-        if verdict.guest:
-            self.vcpu.deliver_debug(verdict.guest.causes, verdict.guest.hits, verdict.guest.icebp)
+        if verdict.guest and (event.fault or event.icebp) and not verdict.debugger.hits:
+            self._deliver(verdict.guest)  # the instruction ends with it
+        elif verdict.guest and verdict.debugger:
+            self._queued = verdict.guest  # the debugger sees the guest where the instruction left it
+        elif verdict.guest:
+            self._deliver(verdict.guest)
         if verdict.debugger.hits:
             if event.fault:
                 self._stopped_on = self.vcpu.get("rip")
@@ -383,6 +394,9 @@ class Machine:
         if event.fault and not verdict.guest:
             self.vcpu.resume_over()  # nobody's: it must not come again for ever
         return None
+
+    def _deliver(self, share: Share) -> None:
+        self.vcpu.deliver_debug(share.causes, share.hits, share.icebp)
 
     def _software_breakpoint(self, event: SoftwareBreakpoint) -> Stop:
         self._stopped_on = self.vcpu.get("rip")

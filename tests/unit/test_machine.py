@@ -514,6 +514,8 @@ class TestDebugger:
         one.vcpu.arm([self.GUESTS, watch], [])
         one.vcpu.guest = GuestDebug(tf=False, gd=False, task_trap=False, bus_lock=True)
         assert one.machine.resume(step=True) == BreakpointHit((watch,), fault=False)
+        assert one.vcpu.log == []  # the debugger sees the guest before its own #DB is delivered
+        assert one.machine.resume(step=True) == StepDone()
         assert one.vcpu.log == [f"#DB causes={DR6_BLD:#x} hits=0x4 icebp=False"]
 
     def test_nobodys_fault_does_not_come_again_for_ever(self, rig: Make) -> None:

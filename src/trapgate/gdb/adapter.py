@@ -5,7 +5,7 @@ Nothing here runs the machine: `host` does, and asks `going` and `step` before e
 
 from collections.abc import Callable, Iterable, Sequence
 
-from trapgate.debug.breakpoints import BreakpointError, BreakpointTable
+from trapgate.debug.breakpoints import BreakpointTable
 from trapgate.gdb.target import BreakKind, Resume, TargetError
 from trapgate.machine import Machine
 from trapgate.memory import MemoryError_
@@ -59,13 +59,11 @@ class MachineTarget:
             raise TargetError("there is no such vCPU")
         try:
             self._arm()
-        except BreakpointError as error:
+        except ValueError as error:
             raise TargetError(str(error)) from error
         self.action = mine
         self.interrupted = False
-        rip = self._vcpu.get("rip")
-        if rip in self._table.software() or any(one.kind is Kind.EXEC and one.address == rip for one in self._table.hardware()):
-            self._vcpu.resume_over()
+        self._vcpu.resume_over()
         self.going = True
 
     def interrupt(self) -> None:
@@ -103,7 +101,7 @@ class MachineTarget:
                 return
             if self._table.insert(_KINDS[kind], address, length) and not frozenset(self._table.hardware()) <= self._armed[0]:
                 self._arm()
-        except BreakpointError as error:
+        except ValueError as error:  # the table's, or the engine's that has no room
             self.remove(kind, address, length)
             raise TargetError(str(error)) from error
 

@@ -1,7 +1,7 @@
 """Memory accesses that translated code could not settle: two pages, devices, watched pages, writes into translated code, bus locks.
 
-Each is a generator: it yields the exits that the machine must answer (MMIO), and ends when the access is done and translated code can go
-on behind it. Faults unwind as GuestFault, before anything has changed.
+Each is a generator: it yields the exits that the machine must answer (MMIO), and ends when the access is done and translated code
+can go on behind it. Faults unwind as GuestFault, before anything has changed.
 """
 
 from collections.abc import Generator
@@ -40,12 +40,17 @@ def perform(cpu: "SoftVcpu") -> Activity:
         size, writes, reads, locked = request & 0xFFFF, bool(request >> 16 & 1), bool(request >> 17 & 1), bool(request >> 18 & 1)
     else:
         writes, reads, locked = kind != s.KIND_LOAD, kind != s.KIND_STORE, kind == s.KIND_LOCK
+    pieces = cpu.pieces(address, size, wanted | (s.ACCESS_WRITE if writes else 0))
+    if not cpu.in_step:
+        watched = (reads and cpu.watched(address, size, False)) or (writes and cpu.watched(address, size, True))
+        if watched or (writes and any(cpu.is_code(at, n) for at, n in pieces)):
+            raise NeedsStep
     if locked:
         _lock(cpu, address, size, wanted)
-    pieces = cpu.pieces(address, size, wanted | (s.ACCESS_WRITE if writes else 0))
-    if not cpu.in_step and (cpu.watched(address, size, writes) or (writes and any(cpu.is_code(at, n) for at, n in pieces))):
-        raise NeedsStep
-    cpu.note_access(address, size, writes)
+    if reads:
+        cpu.note_access(address, size, False)
+    if writes:
+        cpu.note_access(address, size, True)
     data = b""
     if reads:
         data = yield from _read(cpu, pieces)

@@ -1,7 +1,7 @@
 """Debug registers and breakpoints of the software CPU: what is armed, what an access or an address hits, how a #DB is delivered.
 
-Breakpoints of guest and debugger never share a slot: the guest's live in DR0-DR7, the debugger's in a list of any length; `armed` shows
-both, and `DebugException.hits` counts by it. Watched pages stay out of the TLB, blocks stop at watched addresses.
+Breakpoints of guest and debugger never share a slot: the guest's live in DR0-DR7, the debugger's in a list of any length; `armed`
+shows both, and `DebugException.hits` counts by it. Watched pages stay out of the TLB, blocks stop at watched addresses.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEBUG_VECTOR = 1
 MAX_WATCHED_PAGES = 64
 DEBUGGER_PAGES = MAX_WATCHED_PAGES - debugregs.SLOTS  # the rest is the guest's: its MOV to DR0-DR7 cannot fail for want of room
-# Whose single-step trap goes by TF behind the instruction. Interrupts clear it on their way into the handler (SDM vol. 3, 18.3.1.4);
+# Whose single-step trap goes by TF behind the instruction. Interrupts clear it on their way into the handler (SDM 18.3.1.4);
 # SYSCALL masked by SFMASK traps only once SYSRET has brought TF back, and that at once.
 TF_AFTER = (Mnemonic.SYSCALL, Mnemonic.SYSRET, Mnemonic.SYSRETQ, Mnemonic.INT, Mnemonic.INT3, Mnemonic.INTO)
 _DR = {getattr(Register, f"DR{n}"): n for n in range(16)}
@@ -169,7 +169,7 @@ def exec_hits(cpu: "SoftVcpu", linear: int, guest: bool, debugger: bool) -> int:
 
 
 def repeats(code: bytes) -> bool:
-    """Whether an instruction is a repeated string instruction, on which RIP stays until it is through: prefixes, one opcode byte."""
+    """Whether an instruction is a repeated string instruction, on which RIP stays until it is through."""
     prefixes = set(code[:-1])
     return bool(prefixes & {0xF2, 0xF3}) and code[-1] in _STRING_OPCODES and not prefixes - _PREFIXES
 
