@@ -46,7 +46,7 @@ ACCESS_WRITE, ACCESS_FETCH, ACCESS_USER, ACCESS_AC, ACCESS_PEEK = 1, 2, 4, 8, 16
 KIND_LOAD, KIND_STORE, KIND_MODIFY, KIND_LOCK, KIND_REFERENCE, KIND_COMMIT = range(6)
 # Results of `access` below 4096 are no host addresses.
 ACCESS_FAULT, ACCESS_HARD = 1, 2
-RIGHT_READ, RIGHT_WRITE, RIGHT_FETCH, RIGHT_GLOBAL, RIGHT_UNCACHED, RIGHT_LARGE = 1, 2, 4, 8, 16, 32
+RIGHT_READ, RIGHT_WRITE, RIGHT_FETCH, RIGHT_GLOBAL, RIGHT_UNCACHED, RIGHT_LARGE, RIGHT_2M = 1, 2, 4, 8, 16, 32, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,7 @@ def _layout() -> dict[str, Field]:
     add("bus_lock_trap", 4)  # not zero: DEBUGCTL[2] is set and CPL > 0
     add("bus_lock_report", 4)  # not zero: the machine wants to hear of every bus lock
     add("split_lock_ac", 4)  # not zero: MSR 33h bit 29
+    add("exec_breakpoints", 4)  # not zero: blocks stop at breakpoints, so RF matters
     add("irq_waiting", 4)  # an interrupt waits for IF
     add("shadow", 4)  # 1: STI shadow, 2: MOV SS shadow; valid for the instruction at shadow_rip
     add("stepping", 4)  # a block of one instruction runs: watched accesses are recorded, not restarted
@@ -137,8 +138,9 @@ def _layout() -> dict[str, Field]:
     add("watch_count", 8)  # armed data breakpoints: pages that hold one never enter the TLB
     add("watch_pages", 8 * 64)
     add("walk_entry", 8)
-    add("large_start", 8)  # every large-page translation in the TLB lies in [large_start, large_end]
+    add("large_start", 8)  # every translation of a 4 MiB or 1 GiB page in the TLB lies in [large_start, large_end]
     add("large_end", 8)
+    add("large_filter", 512, 64)  # of a 2 MiB page: one bit for each, by the low 12 bits of its number
     add("jump_pages", 2 * JUMP_FILTER_BYTES, 64)  # for each half, one bit for each code page (by hash) that the jump cache knows
     add("nonglobal_code", 8)  # a kernel-half page without G was executed: its jump cache must go with the next CR3
     add("guest_mxcsr", 4)

@@ -23,6 +23,8 @@ CONDITION_NAME = {
 }  # fmt: skip
 assert set(CONDITION_NAME.values()) == set(CONDITIONS)
 
+CONTROL_REGISTERS = {Register.CR0: "cr0", Register.CR2: "cr2", Register.CR3: "cr3", Register.CR4: "cr4"}
+
 
 def row(*mnemonics: int) -> Callable[[Lower], Lower]:
     """Register the lowering of some mnemonics."""
@@ -175,6 +177,8 @@ def _mov(b: Builder, i: Instruction) -> None:
             elif i.op1_register in SEGMENT_NAME:
                 selector = LAYOUT[f"{SEGMENT_NAME[i.op1_register]}_selector"].offset
                 b.op("mov.RR.16" if width == 16 else f"movzx.R.16.{width}", R0=offset, R1=selector)
+            elif i.op1_register in CONTROL_REGISTERS and b.cpl == 0:
+                b.op(f"mov.RR.{width}", R0=offset, R1=LAYOUT[CONTROL_REGISTERS[i.op1_register]].offset)
             else:
                 b.python(i)
         elif is_memory(i, 1):

@@ -90,14 +90,12 @@ class Builder:
         displacement = i.memory_displacement + add
         holes: dict[str, int | Rip | str] = {"Rseg": segment} if segment else {}
         end = ".seg" if segment else ""
-        if i.memory_base == Register.RIP:
+        if i.is_ip_rel_memory_operand:
             self.op(f"ea.const{end}", Qaddress=Rip(displacement), **holes)
+            if int(i.memory_base) == Register.EIP:
+                self.op("EA=cut32")
             return
-        if i.memory_base == Register.EIP:
-            self.op("ea.const", Qaddress=Rip(displacement))
-            self.op("EA=cut32")
-            return
-        base, index = i.memory_base, i.memory_index
+        base, index = int(i.memory_base), int(i.memory_index)
         register = base if base != Register.NONE else index
         if register == Register.NONE:
             # iced-x86 has cut or sign-extended the displacement to the address size already

@@ -8,6 +8,8 @@ from trapgate.isa.families.memory import LINE, WIDTHS
 from trapgate.isa.native.paging import jump_filter, present_rights
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 
+TF, IF, RF = 1 << 8, 1 << 9, 1 << 16
+
 
 def leave(m: Trace, reason: int) -> None:
     """Back to Python, transients saved."""
@@ -230,10 +232,12 @@ def go_on(m: Trace, rip: Value) -> None:
 
 
 def notice_flags(m: Trace, flags: Value) -> None:
-    """TF and RF need single steps from Python; IF may let a waiting interrupt in."""
-    special = (flags & (1 << 8 | 1 << 16)) != 0
-    waiting = ((flags & (1 << 9)) != 0).select(m.get("irq_waiting", 32), m.const(0, 32))
-    m.put("request", m.get("request", 32) | waiting | special.zext(32))
+    """TF, and RF where there are execution breakpoints, need single steps from Python; IF may let a waiting interrupt in."""
+    matters = (m.get("exec_breakpoints", 32) != 0).select(m.const(TF | RF, 64), m.const(TF, 64))
+    waiting = ((flags & IF) != 0).select(m.get("irq_waiting", 32), m.const(0, 32))
+    m.put("request", m.get("request", 32) | waiting | ((flags & matters) != 0).zext(32))
+    with m.when((m.get("exec_breakpoints", 32) == 0) & ((flags & RF) != 0)):
+        m.put("rflags", flags & ~m.const(RF, 64))  # the next instruction would clear it
 
 
 def raise_(m: Trace, vector: int, error: int | None) -> None:

@@ -122,6 +122,7 @@ def walk(m: Trace) -> None:
         (((found & GLOBAL) != 0) & ((cr4 & CR4_PGE) != 0), s.RIGHT_GLOBAL),
         ((found & (PWT | PCD)) != 0, s.RIGHT_UNCACHED),
         (shift.value != 12, s.RIGHT_LARGE),
+        (shift.value == 21, s.RIGHT_2M),
     ):
         bits = bits | condition.select(m.const(bit, 64), m.const(0, 64))
     m.put("walk_rights", bits)
@@ -198,7 +199,10 @@ def access(m: Trace) -> None:
     code_page = ((rights & s.RIGHT_WRITE) != 0) & open_ & plain & (lines != 0)
     flags = flags | code_page.select(m.const(s.FLAG_CODE, 64), m.const(0, 64))
     m.put_at("tlb_flags", slot, flags.trunc(8))
-    with m.when((rights & s.RIGHT_LARGE) != 0):
+    with m.when((rights & s.RIGHT_2M) != 0):
+        word, bit = large_filter(address)
+        m.put_at("large_filter", word, m.get_at("large_filter", word, 64) | bit)
+    with m.when((rights & (s.RIGHT_LARGE | s.RIGHT_2M)) == s.RIGHT_LARGE):
         with m.when(page.ult(m.get("large_start", 64))):
             m.put("large_start", page)
         with m.when(page.ugt(m.get("large_end", 64))):
@@ -233,6 +237,12 @@ def flush(m: Trace) -> None:
     with m.when(~keep):
         m.put("large_start", m.const(NOWHERE, 64))
         m.put("large_end", m.const(0, 64))
+        at.set(0)
+        with m.loop():
+            with m.when(at.value == 512):
+                m.leave()
+            m.put_at("large_filter", at.value, m.const(0, 64))
+            at.set(at.value + 8)
     everything = ~keep | (m.get("nonglobal_code", 64) != 0)
     m.call("flush_jumps", 0, everything.select(m.const(2, 64), m.const(1, 64)))
     m.result()
@@ -265,11 +275,18 @@ def jump_filter(m: Trace, rip: Value) -> tuple[Value, Value]:
     return ((page >> 6) << 3) + (rip >> 63) * s.JUMP_FILTER_BYTES, m.const(1, 64) << (page & 63)
 
 
+def large_filter(address: Value) -> tuple[Value, Value]:
+    """(offset of the 64-bit word, mask) of a 2 MiB page in `large_filter`."""
+    number = (address >> 21) & 0xFFF
+    return (number >> 6) << 3, address.trace.const(1, 64) << (number & 63)
+
+
 def flush_page(m: Trace) -> None:
     """flush_page(address): INVLPG. Where large pages are about, every fragment in the same GiB goes, too."""
     (address,) = m.arguments
     page = address & ~m.const(0xFFF, 64)
-    inside = page.uge(m.get("large_start", 64)) & page.ule(m.get("large_end", 64))
+    word, bit = large_filter(address)
+    inside = (page.uge(m.get("large_start", 64)) & page.ule(m.get("large_end", 64))) | ((m.get_at("large_filter", word, 64) & bit) != 0)
     with m.when(inside):
         slot = m.variable(64, 0)
         with m.loop():
