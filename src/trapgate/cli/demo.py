@@ -1,5 +1,6 @@
 """`trapgate demo`: runs the bundled guest alone and under a real debugger, compares both with the manual, shows who got what."""
 
+import os
 import subprocess
 import tempfile
 import threading
@@ -11,7 +12,7 @@ from rich.console import Console
 from trapgate import guests
 from trapgate.cli import demo_debugger, errors
 from trapgate.cli.demo_guest import DemoGuest, Results
-from trapgate.cli.demo_table import Row, main_table, others_table, rows
+from trapgate.cli.demo_table import Row, main_table, others_table, own_db, rows
 from trapgate.cli.guest import load_guest, make_machine
 from trapgate.gdb.address import UnixAddress
 from trapgate.gdb.host import DebugHost
@@ -19,7 +20,7 @@ from trapgate.machine import Machine, MachineConfig
 from trapgate.stops import MachineExit
 
 MEMORY = 16 << 20
-WIDTH = 132  # columns that the tables need
+NARROWEST, USUAL = 80, 100  # columns of text: what the tables need, and what they get where the output is no terminal
 ALL_RIGHT = 1  # exit port: 0 * 2 + 1
 PATIENCE = 10.0  # seconds for the guest to end once the debugger has let it go
 
@@ -85,21 +86,31 @@ def run(quiet: bool) -> int:
     for text in wrong:
         console.print(f"wrong: {text}", style="red", markup=False)
     if not quiet:
-        right = sum(not row.wrong for row in table)
-        console.print(
-            f"{right} of {len(table)} rows are right. The debugger, {_name(gdb)}, stopped the guest {len(session.stops)} times. "
-            f"Alone the guest took {between - start:.1f} s, under the debugger {finish - between:.1f} s."
-        )
+        console.print(summary(table, session, _name(gdb)), markup=False)
+        console.print(f"Alone the guest took {between - start:.1f} s, under the debugger {finish - between:.1f} s.", style="dim")
     return errors.GUEST_FAILURE if wrong else errors.OK
 
 
 def show(table: list[Row], guest: DemoGuest) -> None:
-    """Both tables, wide enough to be read also where the output is no terminal."""
+    """Both tables, as wide as the terminal lets them."""
     console = Console(highlight=False)
-    if not console.is_terminal or console.width < WIDTH:
-        console = Console(highlight=False, width=WIDTH)
-    console.print(main_table(table))
-    console.print(others_table(guest.cases))
+    width = max(console.width, NARROWEST) if console.is_terminal or "COLUMNS" in os.environ else USUAL
+    console = Console(highlight=False, width=width)
+    console.print(main_table(table, width))
+    right = {row.case.number for row in table if not row.wrong}
+    console.print(others_table(guest.cases, sum(case.number in right for case in own_db(guest.cases))))
+
+
+def summary(table: list[Row], session: demo_debugger.Session, debugger: str) -> str:
+    """What the run has shown, in a sentence or two."""
+    right = sum(not row.wrong for row in table)
+    if right < len(table):
+        return f"{right} of {len(table)} rows are right. The debugger, {debugger}, stopped the guest {len(session.stops)} times."
+    return (
+        f"{right} of {len(table)} rows are right: {debugger} got all of its {len(session.stops)} stops,\n"
+        "and the guest got every exception of its own, bus locks included, with the same\n"
+        "DR6, DR7, RIP and RFLAGS as on a machine without a debugger."
+    )
 
 
 def _name(gdb: str | None) -> str:

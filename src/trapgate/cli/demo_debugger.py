@@ -21,7 +21,9 @@ WATCHED = {  # case: the debugger's watchpoint on what the guest watches too; (k
     "bus lock + data": (BreakKind.WRITE, 60),
 }
 SOFTWARE = ("unseen: code bytes",)  # an INT3 is planted there, and the guest reads that byte
-FLEETING = ("INT3",)  # gdb never runs an INT3 on which it has a breakpoint, but moves the PC behind it: there it must be gone by then
+FLEETING = (
+    "INT3",
+)  # gdb never runs an INT3 on which it has a breakpoint, but moves the PC behind it: there it must be gone by then
 WORDS = {BreakKind.WRITE: "watch", BreakKind.ACCESS: "awatch"}
 
 

@@ -55,7 +55,7 @@ def cloud_hypervisor(causes: int) -> str:
 
 def openvmm(causes: int) -> str:
     """Bn, then BS; no rule for anything else."""
-    return TO_GDB if causes & (BREAKPOINTS | BS) else "lost"
+    return TO_GDB if causes & (BREAKPOINTS | BS) else "dropped"
 
 
 VMMS: dict[str, Callable[[int], str]] = {

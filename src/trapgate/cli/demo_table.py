@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
 
 from trapgate.cli.demo_debugger import Session, Step, lost
@@ -13,6 +14,14 @@ from trapgate.debug import explain
 BUS_LOCK_DETECT = 1 << 2  # DEBUGCTL
 KINDS = ("exec", "write", "I/O", "access")  # DR7.R/Wn
 EXCEPTIONS = {1: "#DB", 3: "#BP", 6: "#UD", 13: "#GP", 14: "#PF"}
+FATES = {  # what else may come of a guest's #DB: heading, and the word by which `demo_others` tells it
+    "lost\nto gdb": "lost to gdb",
+    "\nlost": "dropped",
+    "made\n#BP": "#BP",
+    "false\nbus lock": "false BLD",
+    "bus lock\nhidden": "no BLD",
+}
+WITH_CAUSES, WITH_ARMED = 96, 124  # columns from which the table also says what each case raises, and what the guest armed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +52,28 @@ def armed(case: Case) -> str:
     parts = ["TF"] if case.rflags & TF else []
     parts += ["BTF"] if case.debugctl & BRANCH_STEP else []
     parts += [f"DR{n} {KINDS[case.dr7 >> (16 + 4 * n) & 3]}" for n in range(4) if case.dr7 >> 2 * n & 3]
-    parts += ["DR7.GD"] if case.dr7 & GENERAL_DETECT else []
-    parts += ["DEBUGCTL[2]"] if case.debugctl & BUS_LOCK_DETECT else []
-    return ", ".join(parts) or "nothing"
+    parts += ["GD"] if case.dr7 & GENERAL_DETECT else []
+    parts += ["bus lock trap"] if case.debugctl & BUS_LOCK_DETECT else []
+    return ", ".join(parts) or "-"
 
 
 def read(case: Case, results: Results) -> str:
-    """What the guest read in one run: DR6 in its handler, or the value that the case asked for."""
+    """What the guest read in one run: DR6 in its handler, or the value that the case asked for. A line for each exception."""
     if results.verdicts[case.number] == 0:
         return "skipped"
     events = results.of(case)
     if events:
-        return ", ".join(f"{event.dr6:08X}" if event.vector == DB else EXCEPTIONS.get(event.vector, "?") for event in events)
+        return "\n".join(f"{event.dr6:08X}" if event.vector == DB else EXCEPTIONS.get(event.vector, "?") for event in events)
     if case.value_mask:
         value = results.values[case.number] & case.value_mask
-        return f"{value:X}"
-    return "none"
+        return f"{value:X}" if value < 1 << 32 else f"{value >> 32:08X}\n{value & 0xFFFFFFFF:08X}"
+    return "-"
 
 
 def got(case: Case, session: Session) -> str:
     """The stops that the debugger got in one case."""
     names = [stop.step.action for stop in session.of(case)]
-    return ", ".join(f"{name} x{names.count(name)}" if names.count(name) > 1 else name for name in dict.fromkeys(names)) or "none"
+    return ", ".join(f"{names.count(name)} {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)) or "-"
 
 
 def rows(cases: Iterable[Case], alone: Results, steps: list[Step], session: Session, debugged: Results) -> list[Row]:
@@ -80,29 +89,47 @@ def rows(cases: Iterable[Case], alone: Results, steps: list[Step], session: Sess
     return result
 
 
-def main_table(all_rows: list[Row]) -> Table:
-    """Who armed what, who got it, and what the guest read."""
-    table = Table(title="Every debug exception: the guest alone, and under the debugger", title_justify="left")
-    columns = ("debug exception", "causes", "the guest armed", "alone it reads", "debugger got", "under it, guest reads", "")
-    for column in columns:
-        table.add_column(column, no_wrap=column != "the guest armed")
+def main_table(all_rows: list[Row], width: int) -> Table:
+    """Who armed what, who got it, and what the guest read, on so many columns of text: fewer columns of the table on a narrow one."""
+    table = Table(title="Every debug exception, and who gets it", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("the guest's case", no_wrap=True)
+    if width >= WITH_ARMED:
+        table.add_column("it arms", no_wrap=True)
+    if width >= WITH_CAUSES:
+        table.add_column("DR6 causes", no_wrap=True)
+    table.add_column("gdb got", no_wrap=True)
+    table.add_column("reads\nalone", no_wrap=True)
+    table.add_column("reads\nunder gdb", no_wrap=True)
+    table.add_column("")
     for row in all_rows:
+        cells = [row.case.name]
+        if width >= WITH_ARMED:
+            cells.append(armed(row.case))
+        if width >= WITH_CAUSES:
+            cells.append(causes(row.case))
         mark = "[red]wrong[/red]" if row.wrong else "[green]right[/green]"
-        table.add_row(row.case.name, causes(row.case), armed(row.case), row.alone, row.debugger, row.debugged, mark)
+        table.add_row(*cells, row.debugger, row.alone, row.debugged, mark)
     return table
 
 
-def others_table(cases: Iterable[Case]) -> Table:
-    """What other VMMs make of the guest's own #DB while a debugger has breakpoints elsewhere."""
+def others_table(cases: Iterable[Case], right: int) -> Table:
+    """What other VMMs make of the guest's own #DBs while a debugger has breakpoints elsewhere; `right` is what we made of them."""
+    mine = own_db(cases)
     table = Table(
-        title="The guest's own #DB elsewhere while gdb is attached: what DR6 reads, by each one's rule", title_justify="left"
-    )
-    table.add_column("debug exception", no_wrap=True)
-    table.add_column("DR6 must read", no_wrap=True)
-    for name in VMMS:
-        table.add_column(name)
-    for case in cases:
-        if len(case.expected) == 1 and case.expected[0].vector == DB:
-            dr6 = case.expected[0].dr6
-            table.add_row(case.name, f"{dr6:08X}", *(rule(dr6 ^ ACTIVE_LOW) for rule in VMMS.values()))
+        title=f"What becomes of {len(mine)} #DBs of the guest's own under gdb, by each VMM's rule",
+        title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    table.add_column("", no_wrap=True)
+    for name in ("\nright", *FATES):
+        table.add_column(name, justify="right", no_wrap=True)
+    for vmm, rule in VMMS.items():
+        fates = [rule(case.expected[0].dr6 ^ ACTIVE_LOW) for case in mine]
+        counts = [sum(word in fate for fate in fates) for word in FATES.values()]
+        table.add_row(vmm, *(str(count) if count else "-" for count in (len(mine) - sum(counts), *counts)))
+    table.add_row("trapgate, as above", f"[green]{right}[/green]", *("-" for _ in FATES), end_section=True)
     return table
+
+
+def own_db(cases: Iterable[Case]) -> list[Case]:
+    """The cases in which the guest arms exactly one #DB."""
+    return [case for case in cases if len(case.expected) == 1 and case.expected[0].vector == DB]

@@ -24,7 +24,8 @@ from trapgate.stencil.library import Library, load_library
 def progress() -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error for the compilation of stencils, and what moves it; it is shown only once it moves."""
     columns = (TextColumn("compiling the CPU, once:"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task("")
 
     def move(done: int, total: int) -> None:

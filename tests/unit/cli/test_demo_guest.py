@@ -47,7 +47,7 @@ def test_cases_follow_the_manual() -> None:
 def test_names_for_the_table() -> None:
     assert (causes(named("bus lock + data + step")), armed(named("bus lock + data + step"))) == (
         "B0|BLD|BS",
-        "TF, DR0 write, DEBUGCTL[2]",
+        "TF, DR0 write, bus lock trap",
     )
     assert (causes(named("ICEBP")), armed(named("ICEBP"))) == ("ICEBP", "nothing")
     assert (causes(named("INT3")), causes(named("no: ring 0"))) == ("#BP", "none")

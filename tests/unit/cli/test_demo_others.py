@@ -3,6 +3,7 @@
 import pytest
 
 from trapgate.cli.demo_others import BD, BLD, BS, VMMS, kvm_payload, qemu_kvm, qemu_kvm_patched
+from trapgate.cli.demo_table import FATES
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,10 @@ def test_the_patch_adds_only_the_merged_bus_lock() -> None:
 def test_nobody_else_gets_everything_right() -> None:
     for rule in VMMS.values():
         assert "lost" in rule(1) or "#BP" in rule(1)
+
+
+def test_every_fate_but_right_has_exactly_one_heading() -> None:
+    for rule in VMMS.values():
+        for bits in range(16):
+            causes = sum(bit for n, bit in enumerate((1, BLD, BD, BS)) if bits >> n & 1)
+            assert sum(word in rule(causes) for word in FATES.values()) == 1, rule(causes)
