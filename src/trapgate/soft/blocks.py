@@ -102,7 +102,7 @@ class Blocks:
     def _mark(self, block: Block) -> None:
         physical = block.key[1]
         page, offset = physical >> 12, physical & 4095
-        first_length = min(block.length, 4096 - offset)
+        first_length = min(block.length or 1, 4096 - offset)  # a breakpoint's block has no bytes, but goes with those behind it
         self.lines[page] |= _line_bits(offset, first_length)
         if block.second >= 0:
             self.lines[block.second >> 12] |= _line_bits(0, block.length - first_length)

@@ -152,7 +152,9 @@ class SoftVcpu(SoftCore):
             st.rflags &= ~RF  # nothing here for it to suppress
         if self._want_step or self._stepping or st.rflags & (TF | RF) or self._skip_breakpoint == st.rip:
             return self._begin_step()
-        st.request = 1 if self._kicked or self._nmi else 0
+        st.request = 0
+        if self._kicked or self._nmi:  # looked at behind the store: a kick from another thread is never lost
+            st.request = 1
         return self._go(self._dispatch)
 
     def linear(self, rip: int) -> int:
@@ -213,8 +215,9 @@ class SoftVcpu(SoftCore):
             self.blocks.drop([block])
             block = None
         if block is None:
-            if self.blocks.full:
+            if self.blocks.full or self.translator.crowded:
                 self.blocks.clear()
+                self.translator.forget()
                 self.flush_jumps()
             block = self.translator.translate(st.rip, physical, mode, linear, lambda: self._second(linear))
             fresh = [page for page in block.pages if not self.blocks.lines[page >> 12]]
@@ -241,6 +244,8 @@ class SoftVcpu(SoftCore):
         else:
             instruction = self.translator.instructions[number]
         exit_ = HANDLERS[instruction.mnemonic](self, instruction)
+        if st.rip == st.next_rip and (instruction.has_rep_prefix or instruction.has_repne_prefix):
+            debugging.within_repeat(self)
         st.rip = st.next_rip
         if isinstance(exit_, PortRead | PortWrite):
             debugging.note_io(self, exit_.port, exit_.size)

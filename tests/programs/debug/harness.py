@@ -144,10 +144,7 @@ def machine_code(text: str) -> bytes:
 
 def starts(code: bytes) -> list[int]:
     """Where each instruction of a case begins."""
-    decoder, found = Decoder(64, code, ip=CASE), []
-    for one in decoder:
-        found.append(one.ip)
-    return found
+    return [one.ip for one in Decoder(64, code, ip=CASE)]
 
 
 @dataclass(frozen=True)
@@ -216,7 +213,8 @@ class Guest:
             bits = 0x17 if page << 12 == UNCACHED else 0 if page << 12 == EDGE + 0x40 else 7
             ram.write_int(PT + 8 * page, 8, page << 12 | bits)
         descriptors = (
-            0, 0xAF9B000000FFFF, 0xCF93000000FFFF, 0xCFFB000000FFFF, 0xCFF3000000FFFF, 0xAFFB000000FFFF, TSS << 16 | 0x67 | 0x8B << 40, 0,
+            0, 0xAF9B000000FFFF, 0xCF93000000FFFF, 0xCFFB000000FFFF, 0xCFF3000000FFFF, 0xAFFB000000FFFF,
+            TSS << 16 | 0x67 | 0x8B << 40, 0,
         )  # fmt: skip
         ram.write(GDT, b"".join(one.to_bytes(8, "little") for one in descriptors))
         for vector in (*range(32), 0x30):
