@@ -90,7 +90,7 @@ def rows(cases: Iterable[Case], alone: Results, steps: list[Step], session: Sess
 
 
 def main_table(all_rows: list[Row], width: int) -> Table:
-    """Who armed what, who got it, and what the guest read, on so many columns of text: fewer columns of the table on a narrow one."""
+    """Who armed what, who got it, and what the guest read, on so many columns of text, fewer columns when narrow."""
     table = Table(title="Every debug exception, and who gets it", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("the guest's case", no_wrap=True)
     if width >= WITH_ARMED:

@@ -49,7 +49,7 @@ def test_names_for_the_table() -> None:
         "B0|BLD|BS",
         "TF, DR0 write, bus lock trap",
     )
-    assert (causes(named("ICEBP")), armed(named("ICEBP"))) == ("ICEBP", "nothing")
+    assert (causes(named("ICEBP")), armed(named("ICEBP"))) == ("ICEBP", "-")
     assert (causes(named("INT3")), causes(named("no: ring 0"))) == ("#BP", "none")
     assert (causes(named("I/O breakpoint")), armed(named("I/O breakpoint"))) == ("B3", "DR3 I/O")
 
