@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from trapgate.stencil.library import Library
 
-SIZE = 512 << 20  # sparse: costs what is used
+SIZE = 160 << 20  # sparse: costs what is used
 GUARD = 1 << 16
 
 

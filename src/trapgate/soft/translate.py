@@ -24,6 +24,8 @@ from trapgate.soft.toolong import is_too_long
 
 BLOCK_LIMIT = 64  # instructions
 MAX_LENGTH = 15
+MOST_INSTRUCTIONS = 1 << 16  # kept decoded for Python
+MOST_BLOCKS = 1 << 18  # kept by their bytes
 STATUS = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF
 SHARED_MNEMONICS = (Mnemonic.MOVSD, Mnemonic.CMPSD)  # string and SSE instructions of the same name
 
@@ -113,6 +115,18 @@ class Translator:
         if second_page < 0 and parts:
             self.known_blocks.add(space, template)
         return self._place(template, rip, physical, mode, second_page)
+
+    @property
+    def crowded(self) -> bool:
+        """A guest that makes ever new code must not fill the host's memory."""
+        return len(self.instructions) > MOST_INSTRUCTIONS or self.known_blocks.added > MOST_BLOCKS
+
+    def forget(self) -> None:
+        """Start over, together with all blocks: their code holds the numbers of instructions."""
+        self.instructions.clear()
+        self._numbers.clear()
+        self._decoded.clear()
+        self.known_blocks = BlockTemplates()
 
     def _one(self, known: dict[bytes, Decoded], mode: int, bits: int, data: bytes) -> tuple[Decoded, bytes]:
         """The instruction at the start of some bytes that are all there."""
