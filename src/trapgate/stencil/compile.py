@@ -1,35 +1,17 @@
 """LLVM turns a module of lowered bodies into machine code: each section a `Stencil`, its relocations the holes."""
 
 import io
-from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
+from trapgate.stencil.stencil import Hole, Stencil
+
 R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_32, R_X86_64_32S, R_X86_64_16, R_X86_64_8 = 1, 2, 4, 10, 11, 12, 14
 SIZES = {R_X86_64_64: 8, R_X86_64_PC32: 4, R_X86_64_PLT32: 4, R_X86_64_32: 4, R_X86_64_32S: 4, R_X86_64_16: 2, R_X86_64_8: 1}
 RELATIVE = (R_X86_64_PC32, R_X86_64_PLT32)
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """A place in a stencil that is filled when it is copied: `size` bytes at `offset`, PC-relative or not."""
-
-    offset: int
-    size: int
-    relative: bool
-    name: str
-    addend: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stencil:
-    """Machine code with holes."""
-
-    code: bytes
-    holes: tuple[Hole, ...]
 
 
 class Compiler:

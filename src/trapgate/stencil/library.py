@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from trapgate.stencil.cache import Cache
-from trapgate.stencil.compile import Hole, Stencil
+from trapgate.stencil.stencil import Hole, Stencil
 
 CHUNK = 60  # forms in one LLVM module: fewer cost start-up, more cost parallelism
 ENTER = """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from iced_x86 import Decoder, FlowControl, Instruction, OpKind
 
-from trapgate.stencil.compile import Hole, Stencil
+from trapgate.stencil.stencil import Hole, Stencil
 
 
 @dataclass(slots=True)
