@@ -12,7 +12,10 @@ TOOLS = ("as", "ld", "objcopy")
 
 @dataclass(frozen=True)
 class Program:
-    """A source file and what its head says: `# cpu: MODEL`, `# end: KIND` (how the run must end), `# qemu: yes` (it passes there, too)."""
+    """A source file and what its head says.
+
+    `# cpu: MODEL`, `# end: KIND` (how the run must end), `# qemu: yes` (it passes there, too).
+    """
 
     name: str
     source: Path
@@ -51,11 +54,12 @@ def assemble(program: Program, folder: Path) -> Path:
     """The program as a multiboot ELF32 image."""
     objects, wide, image = (folder / f"{program.name}{end}" for end in (".o", ".elf64", ".elf"))
     _tool("as", "--64", "-I", str(HERE), "-o", str(objects), str(program.source))
-    _tool("ld", "-m", "elf_x86_64", "-z", "max-page-size=4096", "--no-warn-rwx-segments", "-T", str(HERE / "programs.ld"), "-o", str(wide), str(objects))
+    layout = ("-z", "max-page-size=4096", "--no-warn-rwx-segments", "-T", str(HERE / "programs.ld"))
+    _tool("ld", "-m", "elf_x86_64", *layout, "-o", str(wide), str(objects))
     _tool("objcopy", "-O", "elf32-i386", str(wide), str(image))
     return image
 
 
 def _tool(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    assert done.returncode == 0, f"{command[0]}: {done.stderr[:2000]}"

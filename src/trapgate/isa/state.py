@@ -27,7 +27,7 @@ MODE_CODE32, MODE_CODE64 = 1, 2
 MODE_STACK32 = 1 << 2  # SS.B
 MODE_CPL_SHIFT = 3
 MODE_CPL = 3 << MODE_CPL_SHIFT
-MODE_AC = 1 << 5  # CPL < 3, CR4.SMAP and RFLAGS.AC: data accesses may touch user pages
+MODE_AC = 1 << 5  # RFLAGS.AC counts: CPL < 3 and CR4.SMAP: accesses may touch user pages; CPL 3 and CR0.AM: they must be aligned
 MODE_STEP = 1 << 6  # a block of one instruction that ends in the dispatcher
 MODE_FLAT = 1 << 7  # legacy mode in which ES, SS, DS and CS have base 0 and limit 4 GiB
 MODE_NO_X87 = 1 << 8  # CR0.EM or TS
@@ -138,6 +138,8 @@ def _layout() -> dict[str, Field]:
     add("watch_count", 8)  # armed data breakpoints: pages that hold one never enter the TLB
     add("watch_pages", 8 * 64)
     add("walk_entry", 8)
+    add("table_reserved", 8)  # bits that are 0 in a PML4E and in a PDPTE that points to a table, besides PS: AMD's G
+    add("nmi_blocked", 4)  # an NMI was delivered; IRET opens the way for the next
     add("large_start", 8)  # every translation of a 4 MiB or 1 GiB page in the TLB lies in [large_start, large_end]
     add("large_end", 8)
     add("large_filter", 512, 64)  # of a 2 MiB page: one bit for each, by the low 12 bits of its number

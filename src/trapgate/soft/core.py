@@ -11,7 +11,7 @@ from trapgate.soft.fault import GuestFault
 from trapgate.soft.state import CpuState
 
 NOWHERE = (1 << 64) - 1
-CR0_PE, CR0_EM, CR0_TS, CR0_WP, CR0_PG = 1, 4, 8, 1 << 16, 1 << 31
+CR0_PE, CR0_EM, CR0_TS, CR0_WP, CR0_AM, CR0_PG = 1, 4, 8, 1 << 16, 1 << 18, 1 << 31
 CR4_OSFXSR, CR4_SMAP = 1 << 9, 1 << 21
 EFER_LMA = 1 << 10
 VM, AC, TF, IF, RF = 1 << 17, 1 << 18, 1 << 8, 1 << 9, 1 << 16
@@ -35,6 +35,8 @@ class SoftCore:
         st = self.state
         table = b"".join(address.to_bytes(8, "little") for _, address in sorted(code.entries.items()))
         st.native_table[: len(table)] = table
+        # A tag of 0 would be that of page 0, with nothing behind it; flushes look at used entries only.
+        ctypes.memset(self.address + LAYOUT["tlb"].offset, 0xFF, 3 * s.TLB_BYTES)
         st.ram_base, st.ram_low_end, st.ram_high_end = ram.host_base, ram.low_end, ram.high_end
 
     # --- linear memory
@@ -127,7 +129,7 @@ class SoftCore:
             elif all(self._flat(name) for name in ("cs", "ss", "ds", "es")):
                 mode |= s.MODE_FLAT
         mode |= cpl << s.MODE_CPL_SHIFT
-        if cpl < 3 and st.cr4 & CR4_SMAP and st.rflags & AC:
+        if st.rflags & AC and (st.cr0 & CR0_AM if cpl == 3 else st.cr4 & CR4_SMAP):
             mode |= s.MODE_AC
         if st.cr0 & (CR0_EM | CR0_TS):
             mode |= s.MODE_NO_X87

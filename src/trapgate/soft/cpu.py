@@ -138,8 +138,8 @@ class SoftVcpu(SoftCore):
             self._halting = False
             return Halted()
         shadowed = st.shadow and st.shadow_rip == st.rip
-        if self._nmi and not shadowed and not self._stepping:  # a debugger's step takes neither NMIs nor interrupts
-            self._nmi = False
+        if self._nmi and not st.nmi_blocked and not shadowed and not self._stepping:  # a step takes neither NMIs nor interrupts
+            self._nmi, st.nmi_blocked = False, 1
             deliver_event(self, 2, external=True, history=self.history)
         if st.irq_waiting and st.rflags & IF:
             if not shadowed and not self._stepping:
@@ -153,7 +153,7 @@ class SoftVcpu(SoftCore):
         if self._want_step or self._stepping or st.rflags & (TF | RF) or self._skip_breakpoint == st.rip:
             return self._begin_step()
         st.request = 0
-        if self._kicked or self._nmi:  # looked at behind the store: a kick from another thread is never lost
+        if self._kicked or (self._nmi and not st.nmi_blocked):  # looked at behind the store: a kick from another thread is never lost
             st.request = 1
         return self._go(self._dispatch)
 

@@ -44,7 +44,7 @@ def _string(name: str, moves_source: bool, moves_target: bool) -> Lower:
             b.label("head")
             b.op(f"rep_head.{width}", TAKEN="out")
             flat = name[:4] == "STOS" or (name[:4] == "MOVS" and SEGMENT_NAME[i.memory_segment] not in ("fs", "gs"))
-            if b.long and width == 64 and not b.step and flat:
+            if b.long and width == 64 and not b.step and flat and not b.must_align:
                 b.op(f"bulk.{name[:4].lower()}.{size}", TAKEN="head")
         _iteration(b, i, name[:4], size, width)
         if moves_source:

@@ -139,7 +139,11 @@ def within(limit: int, attributes: int, offset: int, size: int) -> bool:
 def effective_address(cpu: SoftCore, i: Instruction, size: int, write: bool = False, ahead: int = 0) -> int:
     """The linear address of the memory operand, checked for `size` bytes that lie `ahead` bytes behind its start."""
     offset = (effective_offset(cpu, i) + ahead) & (1 << _address_bits(i)) - 1
-    return linear_address(cpu, SEGMENT_NAME[i.memory_segment], offset, size, write)
+    address = linear_address(cpu, SEGMENT_NAME[i.memory_segment], offset, size, write)
+    mode = cpu.state.mode
+    if mode & s.MODE_AC and mode & s.MODE_CPL == s.MODE_CPL and size in (2, 4, 8) and address % size:
+        raise GuestFault(vectors.AC, 0)
+    return address
 
 
 def string_address(cpu: SoftCore, i: Instruction, n: int, size: int, write: bool) -> int:

@@ -1,6 +1,6 @@
 """Every register of the software CPU as after power-on (SDM vol. 3, Table 10-1; APM vol. 2, Table 14-1)."""
 
-from trapgate.arch import control, debugregs
+from trapgate.arch import control, debugregs, paging
 from trapgate.arch.msrs import msrs_of
 from trapgate.soft.core import SoftCore
 from trapgate.soft.segments import put_segment
@@ -17,7 +17,7 @@ def reset(cpu: SoftCore) -> None:
         setattr(st, name, 0)
     for name in ("cr2", "cr3", "cr4", "cr8", "efer", "dr0", "dr1", "dr2", "dr3", "debugctl", "star", "lstar", "cstar", "sfmask",
                  "kernel_gs_base", "tsc_aux", "sysenter_cs", "sysenter_esp", "sysenter_eip", "fault_delivering", "pending_debug",
-                 "pending_hits", "split_lock_ac", "shadow", "x87_live", "mxcsr_unmasked"):  # fmt: skip
+                 "pending_hits", "nmi_blocked", "split_lock_ac", "shadow", "x87_live", "mxcsr_unmasked"):  # fmt: skip
         setattr(st, name, 0)
     st.rdx = cpu.model.signature
     st.rip, st.cr0, st.xcr0 = 0xFFF0, control.CR0_RESET, control.XCR0_RESET
@@ -29,6 +29,7 @@ def reset(cpu: SoftCore) -> None:
     st.gdt_base = st.idt_base = 0
     st.gdt_limit = st.idt_limit = 0xFFFF
     st.physical_mask = (1 << cpu.model.physical_bits) - 1
+    st.table_reserved = paging.G if cpu.model.amd else 0
     st.guest_mxcsr = MXCSR
     for n in range(16):
         getattr(st, f"xmm{n}")[:] = bytes(16)

@@ -13,6 +13,8 @@ from trapgate.isa.state import LAYOUT
 from trapgate.soft.registers import GENERAL, SEGMENT_NAME
 from trapgate.stencil.library import Library
 
+_ACCESSES = ("load.", "store.", "modify.", "lock.", "ref.")
+_NATURAL = {10: 8, 28: 4, 108: 4}  # x87: extended reals, environments and states (SDM vol. 3, table 7-7)
 TLB = LAYOUT["tlb"].offset
 
 
@@ -55,6 +57,7 @@ class Builder:
         self.stack_width = 64 if self.long else 32 if mode & s.MODE_STACK32 else 16
         self.cpl = (mode & s.MODE_CPL) >> s.MODE_CPL_SHIFT
         self.step = bool(mode & s.MODE_STEP)
+        self.must_align = self.cpl == 3 and bool(mode & s.MODE_AC)
         self.ops: list[tuple[str, dict[str, int | Rip | str]]] = []
         self.labels: dict[str, int] = {}
         self.ends = False
@@ -70,7 +73,17 @@ class Builder:
         if self.dead_flags and f"{name}!" in self.library.stencils:
             name = f"{name}!"
         assert name in self.library.stencils, f"no stencil {name}"
+        if self.must_align and name.startswith(_ACCESSES):
+            self._align(name)
         self.ops.append((name, holes))
+
+    def _align(self, name: str) -> None:
+        """#AC for the access that follows. Operands of 16 bytes and more have rules of their own."""
+        kind, _, last = name.rpartition(".")
+        size = int(last) if kind.startswith("ref") else int(last) // 8
+        size = _NATURAL.get(size, size)
+        if size in (2, 4, 8):
+            self.ops.append((f"alignment.{'r' if kind in ('load', 'ref.r') else 'w'}.{size}", {}))
 
     def label(self, name: str) -> None:
         """A place that a micro-op of this instruction may branch to."""

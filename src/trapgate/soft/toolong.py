@@ -1,4 +1,7 @@
-"""Instructions of more than 15 bytes: #GP(0), where bytes that mean nothing are #UD (SDM vol. 3, 7.15, "#GP"; APM vol. 2, 8.2.14)."""
+"""Instructions of more than 15 bytes: #GP(0), where bytes that mean nothing are #UD.
+
+Sources: SDM vol. 3, 7.15, "#GP"; APM vol. 2, 8.2.14.
+"""
 
 from iced_x86 import Decoder
 

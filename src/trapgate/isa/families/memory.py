@@ -145,6 +145,14 @@ def aligned(m: Trace, size: int) -> None:
     m.jump("NEXT")
 
 
+def alignment(m: Trace, size: int, write: bool) -> None:
+    """Before an access at CPL 3 while CR0.AM and RFLAGS.AC are set: #AC(0), unless the page faults first (SDM vol. 3, 7.9, 7.15)."""
+    with m.when((m["EA"] & (size - 1)) != 0, likely=False):
+        m["X"] = m.const(size | write << 16, 64)
+        m.cold("raise_ac")
+    m.jump("NEXT")
+
+
 def forms() -> Iterator[Form]:
     """Every stencil of this family."""
     for segment in (False, True):
@@ -170,4 +178,7 @@ def forms() -> Iterator[Form]:
         yield Form(f"ref.rw.{size}", partial(reference, size=size, write=True, read=True))
     yield Form("ref.lock.16", partial(reference, size=16, write=True, read=True, locked=True))
     yield Form("commit.ref", commit_reference)
+    for size in (2, 4, 8):
+        yield Form(f"alignment.r.{size}", partial(alignment, size=size, write=False))
+        yield Form(f"alignment.w.{size}", partial(alignment, size=size, write=True))
     yield Form("aligned.16", partial(aligned, size=16))

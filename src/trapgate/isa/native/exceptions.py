@@ -11,6 +11,7 @@ from trapgate.isa.vocabulary import Trace, Value
 
 LMA, SCE = 1 << 10, 1
 TF, IF, NT, RF, VM, AC = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17, 1 << 18
+AM = 1 << 18  # of CR0
 CODE64_KERNEL = 0xA09B  # attributes of a flat 64-bit code segment, DPL 0, accessed
 UNUSABLE = 1 << 16
 ATTRIBUTES = 0xF0FF  # descriptor bits 40-55 without limit 19:16
@@ -44,6 +45,8 @@ def user_mode(m: Trace, rflags: Value) -> Value:
     """The mode of 64-bit code at CPL 3."""
     iopl = (rflags & (3 << 12)) == (3 << 12)
     kept = m.get("mode", 32) & KEPT_MODE
+    ac = ((rflags & AC) != 0) & ((m.get("cr0", 64) & AM) != 0)
+    kept = kept | ac.select(m.const(s.MODE_AC, 32), m.const(0, 32))
     return kept | s.MODE_CODE64 | s.MODE_CPL | iopl.select(m.const(s.MODE_IOPL, 32), m.const(0, 32))
 
 
@@ -217,6 +220,8 @@ def iret64(m: Trace) -> None:
     m.put("mode", (cpl == 3).select(user_mode(m, new), kernel_mode(m, new)))
     trap = (cpl == 3) & ((m.get("debugctl", 64) & 4) != 0)
     m.put("bus_lock_trap", trap.zext(32))
+    m.put("request", m.get("request", 32) | m.get("nmi_blocked", 32))  # another NMI may have waited
+    m.put("nmi_blocked", m.const(0, 32))
     notice_flags(m, new)
     go_on(m, rip)
 

@@ -219,7 +219,8 @@ def flags_changed(m: Trace) -> None:
     """Behind POPF: AC changes the mode, TF is Python's to see, an interrupt may have waited for IF."""
     flags, mode = m.get("rflags", 64), m.get("mode", 32)
     kernel = (mode & s.MODE_CPL) != s.MODE_CPL
-    ac = ((flags & (1 << 18)) != 0) & kernel & ((m.get("cr4", 64) & (1 << 21)) != 0)
+    smap, alignment = (m.get("cr4", 64) & (1 << 21)) != 0, (m.get("cr0", 64) & (1 << 18)) != 0
+    ac = ((flags & (1 << 18)) != 0) & kernel.select(smap, alignment)
     m.put("mode", ac.select(mode | s.MODE_AC, mode & ~m.const(s.MODE_AC, 32)))
     notice_flags(m, flags)
     go_on(m, m.get("next_rip", 64))
@@ -248,6 +249,15 @@ def raise_(m: Trace, vector: int, error: int | None) -> None:
     m.jump("deliver")
 
 
+def raise_ac(m: Trace) -> None:
+    """An access that is not aligned where it must be; X says how long it is and whether it stores. A page fault comes first."""
+    wanted = ((m["X"] >> 16) & s.ACCESS_WRITE) | present_rights(m)
+    host = m.call("access", 64, m["EA"], m["X"] & 0xFFFF, wanted)
+    with m.when(host == s.ACCESS_FAULT):
+        m.jump("deliver")
+    raise_(m, 17, 0)
+
+
 FLOWS: dict[str, Callable[[Trace], None]] = {
     "resume": resume,
     "dispatch": dispatch,
@@ -266,6 +276,7 @@ FLOWS: dict[str, Callable[[Trace], None]] = {
     "raise_de": partial(raise_, vector=0, error=None),
     "raise_ud": partial(raise_, vector=6, error=None),
     "raise_nm": partial(raise_, vector=7, error=None),
+    "raise_ac": raise_ac,
     "raise_gp0": partial(raise_, vector=13, error=0),
     **{f"slow_load{w}": partial(slow_load, width=w) for w in WIDTHS},
     **{f"slow_store{w}": partial(slow_store, width=w) for w in WIDTHS},

@@ -14,6 +14,7 @@ PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
 CR0_WP, CR0_PG = 1 << 16, 1 << 31
 CR4_PSE, CR4_PAE, CR4_PGE, CR4_SMEP, CR4_SMAP = 1 << 4, 1 << 5, 1 << 7, 1 << 20, 1 << 21
 EFER_LMA, EFER_NXE = 1 << 10, 1 << 11
+PAE_RESERVED = 0x7FF0000000000000  # bits 62:52, available in long mode only
 NOWHERE = (1 << 64) - 1
 NOT_CANONICAL = 2  # in `fault_has_error`
 
@@ -82,9 +83,14 @@ def walk(m: Trace) -> None:
         outside = ~m.get("physical_mask", 64) & 0x000FFFFFFFFFFFFF
         low_bits = (leaf & (shift.value != 12)).select(((m.const(1, 64) << shift.value) - 1) & 0xFFFFFFFFFFFFE000, m.const(0, 64))
         reserved = wide.select(outside | no_nx | low_bits, m.const(0, 64))
-        reserved = reserved | ((shift.value == 39)).select(m.const(LARGE, 64), m.const(0, 64))
+        upper = (shift.value == 39) | ((shift.value == 30) & ~leaf)
+        reserved = reserved | (shift.value == 39).select(m.const(LARGE, 64), m.const(0, 64))
+        reserved = reserved | upper.select(m.get("table_reserved", 64), m.const(0, 64))
+        reserved = reserved | long_mode.select(m.const(0, 64), m.const(PAE_RESERVED, 64))
+        pse36 = leaf & (shift.value == 22)
+        reserved = wide.select(reserved, pse36.select(m.const(1 << 21, 64), m.const(0, 64)))
         reserved = top.select(outside | NO_EXECUTE | 0x1E6, reserved)
-        with m.when(wide & ((found & reserved) != 0), likely=False):
+        with m.when((found & reserved) != 0, likely=False):
             page_fault(m, address, wanted, PF_PRESENT | PF_RESERVED)
         with m.when(~top):
             rights.set((rights.value & (found | ~m.const(WRITABLE | USER, 64))) | (found & NO_EXECUTE))
@@ -98,6 +104,8 @@ def walk(m: Trace) -> None:
     found = entry.value
     offset_mask = (m.const(1, 64) << shift.value) - 1
     base = wide.select(found & address_bits, found & 0xFFFFF000) & ~offset_mask
+    high = (shift.value == 22).select((found & (0xFF << 13)) << 19, m.const(0, 64))  # PSE-36: bits 20:13 are address bits 39:32
+    base = base | high & address_bits
     physical = base | (address & offset_mask)
     user_page, writable = (rights.value & USER) != 0, (rights.value & WRITABLE) != 0
     executable = ((rights.value & NO_EXECUTE) == 0) | ((efer & EFER_NXE) == 0)
