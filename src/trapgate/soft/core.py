@@ -1,4 +1,4 @@
-"""What Python-written instructions stand on: the state, guest memory by linear address with its faults, the mode, the native functions."""
+"""What instructions written in Python stand on: the state, guest memory by linear address, the mode, the native functions."""
 
 import ctypes
 
@@ -16,7 +16,7 @@ CR4_OSFXSR, CR4_SMAP = 1 << 9, 1 << 21
 EFER_LMA = 1 << 10
 VM, AC, TF, IF, RF = 1 << 17, 1 << 18, 1 << 8, 1 << 9, 1 << 16
 UNUSABLE = 1 << 16  # attribute bits beyond the descriptor's own: null or unusable
-READABLE, WRITABLE = 1 << 17, 1 << 18  # an expand-up segment that may be read, written: what `isa.families.memory.segment_check` tests
+READABLE, WRITABLE = 1 << 17, 1 << 18  # of an expand-up segment: what `isa.families.memory.segment_check` tests
 
 
 class SoftCore:
@@ -35,8 +35,7 @@ class SoftCore:
         st = self.state
         table = b"".join(address.to_bytes(8, "little") for _, address in sorted(code.entries.items()))
         st.native_table[: len(table)] = table
-        # A tag of 0 would be that of page 0, with nothing behind it; flushes look at used entries only.
-        ctypes.memset(self.address + LAYOUT["tlb"].offset, 0xFF, 3 * s.TLB_BYTES)
+        st.tlb[:] = b"\xff" * len(st.tlb)  # TLB_INVALID: a zero would be the tag of page 0, and `flush` leaves unused entries alone
         st.ram_base, st.ram_low_end, st.ram_high_end = ram.host_base, ram.low_end, ram.high_end
 
     # --- linear memory
@@ -51,7 +50,9 @@ class SoftCore:
     def prepared_fault(self) -> GuestFault:
         """The fault that native code left in `fault_*`."""
         st = self.state
-        return GuestFault(st.fault_vector, st.fault_error if st.fault_has_error else None, st.cr2 if st.fault_vector == 14 else None)
+        return GuestFault(
+            st.fault_vector, st.fault_error if st.fault_has_error else None, st.cr2 if st.fault_vector == 14 else None
+        )
 
     def rights(self) -> int:
         """ACCESS_USER and ACCESS_AC of explicit accesses in the running mode."""

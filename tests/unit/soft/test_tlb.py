@@ -1,0 +1,38 @@
+"""The TLB of a vCPU that has just been made: no entry of it may answer for any page, page 0 included."""
+
+import pytest
+
+from trapgate.arch.models import CpuModel
+from trapgate.clock import HostClock
+from trapgate.exits import Halted
+from trapgate.isa import state as s
+from trapgate.memory import Ram
+from trapgate.soft.cpu import SoftVcpu
+from trapgate.soft.segments import put_segment
+from trapgate.stencil.cache import Cache
+from trapgate.stencil.library import load_library
+
+CODE = 0x7C00
+
+
+@pytest.fixture
+def vcpu() -> SoftVcpu:
+    """In real mode; the code comes from each test."""
+    vcpu = SoftVcpu(Ram(1 << 20), CpuModel.parse("EPYC-Turin"), load_library(Cache()), HostClock())
+    for name in ("cs", "ds", "ss"):
+        put_segment(vcpu, name, 0, 0, 0xFFFF, 0x9B if name == "cs" else 0x93)
+    vcpu.set("rip", CODE)
+    vcpu.update_mode()
+    return vcpu
+
+
+def test_every_entry_starts_invalid(vcpu: SoftVcpu) -> None:
+    tags = {bytes(vcpu.state.tlb[at : at + 8]) for at in range(0, len(vcpu.state.tlb), 32)}
+    assert tags == {s.TLB_INVALID.to_bytes(8, "little")}
+
+
+def test_the_first_access_of_all_may_be_to_page_0(vcpu: SoftVcpu) -> None:
+    vcpu.ram.write(0, b"\x34\x12")
+    vcpu.ram.write(CODE, bytes.fromhex("a10000a30200f4"))  # mov ax, [0]; mov [2], ax; hlt
+    assert vcpu.run() == Halted()
+    assert vcpu.ram.read(0, 4) == b"\x34\x12\x34\x12"
