@@ -59,8 +59,8 @@ class DebugException:
     """A #DB, not yet delivered to anybody: the router splits it between debugger and guest.
 
     `causes` holds the DR6 bits of what happened, all active high (`DR6 ^ FFFF0FF0`), without bits 0-3.
-    `hits` has bit n set when armed breakpoint n of `Vcpu.armed()` matched; an exec hit is a fault (RIP on the instruction), all else a trap.
-    `icebp` marks INT1: no cause bit at all.
+    `hits` has bit n set when armed breakpoint n of `Vcpu.armed()` matched; an exec hit is a fault (RIP on the instruction), all
+    else a trap. `icebp` marks INT1: no cause bit at all.
     """
 
     causes: int
@@ -86,6 +86,4 @@ class BusLock:
     cpl: int
 
 
-Exit = (
-    PortRead | PortWrite | MmioRead | MmioWrite | Halted | Shutdown | Interrupted | DebugException | SoftwareBreakpoint | BusLock
-)
+Exit = PortRead | PortWrite | MmioRead | MmioWrite | Halted | Shutdown | Interrupted | DebugException | SoftwareBreakpoint | BusLock

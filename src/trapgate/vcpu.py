@@ -27,7 +27,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Breakpoint:
-    """An armed hardware breakpoint. `slot` is the guest's DR number (0-3) when the guest owns it, else the debugger's own number."""
+    """An armed hardware breakpoint. `slot` is the guest's DR number (0-3) if the guest owns it, else the debugger's number."""
 
     owner: Owner
     slot: int
@@ -78,7 +78,7 @@ class Vcpu(Protocol):
         ...
 
     def get(self, register: str) -> int:
-        """The value of a register by its name in `arch.registers` (rax, rip, rflags, cs, cs_base, cr3, dr6, mxcsr, st0, xmm15 ...)."""
+        """The value of a register by its name in `arch.registers` (rax, rip, rflags, cs, cs_base, cr3, dr6, mxcsr, st0, xmm15)."""
         ...
 
     def set(self, register: str, value: int) -> None:
@@ -126,5 +126,5 @@ class Vcpu(Protocol):
         ...
 
     def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
-        """Deliver #DB to the guest with its share of the last DebugException: causes active high, `hits` bit n = the guest's DR n."""
+        """Deliver #DB to the guest with its share of the last DebugException: causes active high, `hits` bit n = its DR n."""
         ...

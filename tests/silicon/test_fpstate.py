@@ -1,7 +1,6 @@
 """Saving and restoring x87 and SSE state, x87 under unmasked exceptions: short sequences, judged by the host CPU."""
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,7 +21,7 @@ CROSSING = 0x1000 - 0x100
 
 
 @pytest.fixture(scope="module")
-def soft() -> Iterator[SoftCpu]:
+def soft() -> SoftCpu:
     """The software CPU with CR4.OSXSAVE and XCR0 = x87 and SSE."""
     runner = soft_module.make_soft_cpu()
     begin = runner._start
@@ -31,7 +30,7 @@ def soft() -> Iterator[SoftCpu]:
         begin(vcpu, {**registers, "cr4": registers["cr4"] | OSXSAVE, "xcr0": 3})  # type: ignore[arg-type]
 
     runner._start = start  # type: ignore[assignment]
-    yield runner
+    return runner
 
 
 def _fx(rng: random.Random, mxcsr: int = 0x1F80, control: int = 0x37F) -> bytes:

@@ -1,8 +1,9 @@
 """The six status flags: how operations leave them behind, and what conditions make of them.
 
-CF, OF and AF follow from the *carry vector* of an addition or subtraction (bit n: carry or borrow out of bit n); ZF, SF and PF from the
-result. Both are stored, nothing is computed until somebody asks: see `isa.state` for the format. A body whose flags nobody reads
-(`trace.memo["dead_flags"]`) stores nothing. Where setter and condition meet in one trace, the condition looks at the operands.
+CF, OF and AF follow from the *carry vector* of an addition or subtraction (bit n: carry or borrow out of bit n); ZF, SF and PF
+from the result. Both are stored, nothing is computed until somebody asks: see `isa.state` for the format. A body whose flags
+nobody reads (`trace.memo["dead_flags"]`) stores nothing. Where setter and condition meet in one trace, the condition looks at the
+operands.
 """
 
 from trapgate.isa.vocabulary import Operand, Trace, Value

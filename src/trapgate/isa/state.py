@@ -37,9 +37,25 @@ MODE_IOPL = 1 << 11  # CPL <= IOPL
 MODE_SSE_UNMASKED = 1 << 12  # MXCSR unmasks an exception: whatever may raise #XM is Python's
 
 # Why native code left: the value of `exit_reason`.
-EXIT_TRANSLATE, EXIT_INTERRUPTED, EXIT_INSTRUCTION, EXIT_ACCESS, EXIT_DELIVER, EXIT_STEPPED, EXIT_DEBUG, EXIT_SEGMENT, EXIT_FETCH, EXIT_BREAKPOINT = range(10)
+(
+    EXIT_TRANSLATE,
+    EXIT_INTERRUPTED,
+    EXIT_INSTRUCTION,
+    EXIT_ACCESS,
+    EXIT_DELIVER,
+    EXIT_STEPPED,
+    EXIT_DEBUG,
+    EXIT_SEGMENT,
+    EXIT_FETCH,
+    EXIT_BREAKPOINT,
+) = range(10)
 
-FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE, FLAG_LOCAL = 1, 2, 4, 8  # of a TLB entry, none for an unused one; FLAG_CODE: may be written, but holds translated code
+FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE, FLAG_LOCAL = (
+    1,
+    2,
+    4,
+    8,
+)  # of a TLB entry, none for an unused one; FLAG_CODE: may be written, but holds translated code
 
 # What an access wants: the argument of the native `access` and `access_kind`.
 ACCESS_WRITE, ACCESS_FETCH, ACCESS_USER, ACCESS_AC, ACCESS_PEEK = 1, 2, 4, 8, 16

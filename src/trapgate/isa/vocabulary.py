@@ -5,9 +5,9 @@ does: a list of operations on `Value`s, with nested lists for control flow. Ever
 LLVM IR of it, `isa.facts` finds what it touches. Nothing is executed while a body is recorded, so `bool(value)` raises.
 
 Theory: a Value is the result of one operation, has a width in bits and never changes. What changes is named: a *field* of the CPU
-state, a byte of host memory, a `Variable` of the body itself, and the *transients*, a few values that stay in host registers between
-one stencil and the next (`T0`-`T2`, the effective address `EA`, a host address `HOST`, the address to `RESUME` at).
-A *hole* is a constant that is known only when the stencil is copied: a register's offset, an immediate, an address.
+state, a byte of host memory, a `Variable` of the body itself, and the *transients*, a few values that stay in host registers
+between one stencil and the next (`T0`-`T2`, the effective address `EA`, a host address `HOST`, the address to `RESUME` at). A
+*hole* is a constant that is known only when the stencil is copied: a register's offset, an immediate, an address.
 
 Ugly but needed: shifts by the width or more are undefined here, as in LLVM; a body masks its counts.
 """
@@ -329,11 +329,11 @@ class Trace:
         self.emit("leave", 0)
 
     def jump(self, target: str) -> None:
-        """Go on at another stencil or native function, transients in hand. `NEXT`, `TAKEN`, `COLD_name` or a native function's name."""
+        """Go on at another stencil or native function, transients in hand: `NEXT`, `TAKEN`, `COLD_name` or a native one's name."""
         self.emit("jump", 0, attr=target)
 
     def cold(self, function: str) -> None:
-        """Go on, out of line, at a native function that may RESUME behind this stencil; cpu.rip is set to the instruction before."""
+        """Go on, out of line, at a native function that may RESUME behind this stencil; cpu.rip is set to the instruction."""
         self.jump(f"COLD_{function}")
 
     def jump_to(self, host: Value) -> None:

@@ -1,7 +1,8 @@
 """Translated blocks: found by (RIP, physical address, mode), chained to each other, dropped when their bytes change.
 
-Native code searches the same table (`isa.native.flows.dispatch`): open addressing, 32 bytes an entry: RIP, physical address, mode, code.
-A page with translated code has one bit for each 64 bytes of it in `code_lines`, which is what the native store path tests.
+Native code searches the same table (`isa.native.flows.dispatch`): open addressing, 32 bytes an entry: RIP, physical address,
+mode, code. A page with translated code has one bit for each 64 bytes of it in `code_lines`, which is what the native store path
+tests.
 """
 
 import ctypes
@@ -132,10 +133,12 @@ class Blocks:
         return found
 
     def written(self, physical: int, length: int) -> bool:
-        """Bytes changed: forget the blocks made of them, or all of a page that changes again and again. Whether any block was forgotten."""
+        """Bytes changed: forget the blocks made of them, or all of a page that changes over and over. Whether any was."""
         gone = self.touching(physical, length)
         for page in range(physical & ~4095, physical + length, 4096):
-            if page in self.by_page and self.holds_code(max(page, physical), min(page + 4096, physical + length) - max(page, physical)):
+            if page in self.by_page and self.holds_code(
+                max(page, physical), min(page + 4096, physical + length) - max(page, physical)
+            ):
                 self._hits[page] = hits = self._hits.get(page, 0) + 1
                 if hits >= PATIENCE:
                     del self._hits[page]

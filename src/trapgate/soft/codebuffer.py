@@ -27,7 +27,9 @@ class CodeBuffer:
             self.base = _map_executable(descriptor, size)
             os.close(descriptor)
         except OSError as error:
-            raise CodeError(f"the host gives no executable memory ({error.strerror}): use --engine kvm, or allow execmem") from error
+            raise CodeError(
+                f"the host gives no executable memory ({error.strerror}): use --engine kvm, or allow execmem"
+            ) from error
         self.view = memoryview(self._writable)
         self._finalizer = weakref.finalize(self, _unmap, self.base, size)
         self.size = size

@@ -1,8 +1,8 @@
 """Translated blocks on disk: the second boot of a guest translates almost nothing.
 
-One file for each CPU model (features included) and version of the translator, found by a digest of all that decides what a block looks
-like. It is loaded whole and written back whole when a run has added enough to be worth it. A kernel loaded elsewhere (KASLR) finds its blocks
-all the same: they are kept by guest bytes, not by address.
+One file for each CPU model (features included) and version of the translator, found by a digest of all that decides what a block
+looks like. It is loaded whole and written back whole when a run has added enough to be worth it. A kernel loaded elsewhere
+(KASLR) finds its blocks all the same: they are kept by guest bytes, not by address.
 """
 
 import hashlib

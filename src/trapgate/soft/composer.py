@@ -1,8 +1,8 @@
 """A whole block before it has a place: templates strung together, out-of-line parts behind them, and almost nothing left to fill.
 
-A block begins with its own RIP (8 bytes of data, 8 of padding); out-of-line code finds RIP there, relative to itself, and reaches native
-functions through the table in the CPU state. So a block can be kept, in memory and on disk, and copied to wherever its bytes are met again:
-only the 64-bit constants that contain RIP are filled in, and the branches out are chained.
+A block begins with its own RIP (8 bytes of data, 8 of padding); out-of-line code finds RIP there, relative to itself, and reaches
+native functions through the table in the CPU state. So a block can be kept, in memory and on disk, and copied to wherever its
+bytes are met again: only the 64-bit constants that contain RIP are filled in, and the branches out are chained.
 """
 
 import marshal

@@ -1,8 +1,8 @@
 """The software CPU as a vCPU: the loop between translated code and Python, single steps, breakpoints, interrupts.
 
-Translated code runs until it needs Python; `exit_reason` says why. Whatever Python must see instruction by instruction (single steps of
-the guest or the debugger, watched accesses, stores into code, shadows) runs as a *step*: one instruction, translated into a block of its
-own, with everything that happened to it noted and turned into at most one DebugException behind it.
+Translated code runs until it needs Python; `exit_reason` says why. Whatever Python must see instruction by instruction (single
+steps of the guest or the debugger, watched accesses, stores into code, shadows) runs as a *step*: one instruction, translated
+into a block of its own, with everything that happened to it noted and turned into at most one DebugException behind it.
 """
 
 import struct
@@ -42,7 +42,14 @@ class SoftVcpu(SoftCore):
     """A vCPU of the software engine; see `trapgate.vcpu.Vcpu` for the protocol."""
 
     def __init__(
-        self, ram: Ram, model: CpuModel, library: Library, clock: Clock, lapic: LocalApic | None = None, tsc_hz: int = 0, counting: bool = False
+        self,
+        ram: Ram,
+        model: CpuModel,
+        library: Library,
+        clock: Clock,
+        lapic: LocalApic | None = None,
+        tsc_hz: int = 0,
+        counting: bool = False,
     ) -> None:
         super().__init__(ram, model, CodeBuffer(library))
         self.clock, self.lapic, self.tsc_hz = clock, lapic, tsc_hz or model.tsc_hz
@@ -87,7 +94,8 @@ class SoftVcpu(SoftCore):
         st.budget = NO_BUDGET
         self._reasons: dict[int, Callable[[], Exit | None]] = {
             s.EXIT_TRANSLATE: self._translate, s.EXIT_INTERRUPTED: self._interrupted, s.EXIT_INSTRUCTION: self._instruction,
-            s.EXIT_ACCESS: self._access, s.EXIT_DELIVER: self._deliver_prepared, s.EXIT_STEPPED: self._stepped, s.EXIT_DEBUG: self._debug_trap,
+            s.EXIT_ACCESS: self._access, s.EXIT_DELIVER: self._deliver_prepared, s.EXIT_STEPPED: self._stepped,
+            s.EXIT_DEBUG: self._debug_trap,
             s.EXIT_SEGMENT: self._segment, s.EXIT_FETCH: self._fetch_nowhere, s.EXIT_BREAKPOINT: self._breakpoint,
         }  # fmt: skip
 
@@ -153,7 +161,9 @@ class SoftVcpu(SoftCore):
         if self._want_step or self._stepping or st.rflags & (TF | RF) or self._skip_breakpoint == st.rip:
             return self._begin_step()
         st.request = 0
-        if self._kicked or (self._nmi and not st.nmi_blocked):  # looked at behind the store: a kick from another thread is never lost
+        if self._kicked or (
+            self._nmi and not st.nmi_blocked
+        ):  # looked at behind the store: a kick from another thread is never lost
             st.request = 1
         return self._go(self._dispatch)
 
@@ -197,7 +207,7 @@ class SoftVcpu(SoftCore):
         return None
 
     def _remember_jump(self, block: Block) -> None:
-        """Put a block that the dispatcher's table does not hold (it lies in two pages) into the jump cache, until the TLB forgets a page of it."""
+        """Put a block in two pages, which the dispatcher's table does not hold, into the jump cache while the TLB knows it."""
         st, (rip, _, mode) = self.state, block.key
         half, index = rip >> 63, (rip ^ rip >> 11) & s.JUMP_ENTRIES - 1
         entry = struct.pack("<QQ", rip & (1 << 48) - 1 | mode << 48, self.code.base + block.code)
@@ -266,7 +276,7 @@ class SoftVcpu(SoftCore):
         return self.deliver(self.prepared_fault())
 
     def _segment(self) -> Exit | None:
-        """A legacy-mode access that the plain segment check did not settle: `isa.families.memory.segment_check` says what X holds."""
+        """A legacy-mode access that the plain check did not settle: `isa.families.memory.segment_check` says what X holds."""
         st = self.state
         request = st.saved_X
         name = s.SEGMENTS[request & 0xFF]
@@ -502,7 +512,8 @@ class SoftVcpu(SoftCore):
         self.state.bounce[: len(data)] = data
 
 
-def make(ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic | None, library: Library, counting: bool = False) -> SoftVcpu:
+def make(
+    ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic | None, library: Library, counting: bool = False
+) -> SoftVcpu:
     """A vCPU for `trapgate.machine`."""
     return SoftVcpu(ram, CpuModel.parse(model), library, clock, lapic, tsc_hz, counting)
-

@@ -294,4 +294,3 @@ def read_debug_register(cpu: "SoftVcpu", number: int) -> int:
     if number == 6:
         return debugregs.read_dr6(st.dr6, amd=cpu.model.amd, bus_lock=cpu.model.has("bus-lock-detect"), debugctl=st.debugctl)
     return int(getattr(st, f"dr{number}"))
-

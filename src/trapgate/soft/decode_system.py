@@ -83,5 +83,3 @@ def _invlpg(b: Builder, i: Instruction) -> None:
         return
     b.memory(i, 1)
     b.native("invlpg")
-
-

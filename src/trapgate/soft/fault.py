@@ -1,7 +1,7 @@
 """A fault of the guest on its way through Python code.
 
-Faults are values everywhere else; inside one instruction that is written in Python they unwind as an exception, because every one of its
-memory accesses may fault: it is caught at exactly one place (`SoftVcpu`), and delivered.
+Faults are values everywhere else; inside one instruction that is written in Python they unwind as an exception, because every one
+of its memory accesses may fault: it is caught at exactly one place (`SoftVcpu`), and delivered.
 """
 
 

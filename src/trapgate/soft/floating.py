@@ -61,7 +61,10 @@ def _full_tags(image: bytes) -> int:
             tag = 3
         else:
             at = _ST0 + 16 * (physical - top & 7)
-            mantissa, exponent = int.from_bytes(image[at : at + 8], "little"), int.from_bytes(image[at + 8 : at + 10], "little") & 0x7FFF
+            mantissa, exponent = (
+                int.from_bytes(image[at : at + 8], "little"),
+                int.from_bytes(image[at + 8 : at + 10], "little") & 0x7FFF,
+            )
             tag = 1 if not mantissa and not exponent else 2 if exponent in (0, 0x7FFF) or not mantissa >> 63 else 0
         word |= tag << 2 * physical
     return word

@@ -1,8 +1,8 @@
 """The instructions that Python executes: a table from iced-x86 mnemonic to handler, filled by the files that import `handles`.
 
-A handler gets the CPU and the decoded instruction. `state.rip` is on the instruction and `state.next_rip` behind it; a handler that jumps
-changes `state.next_rip`; one that faults raises GuestFault (and must not have changed anything yet). What it returns, if not None, is
-an Exit for the machine, taken after the instruction has completed.
+A handler gets the CPU and the decoded instruction. `state.rip` is on the instruction and `state.next_rip` behind it; a handler
+that jumps changes `state.next_rip`; one that faults raises GuestFault (and must not have changed anything yet). What it returns,
+if not None, is an Exit for the machine, taken after the instruction has completed.
 """
 
 from collections.abc import Callable

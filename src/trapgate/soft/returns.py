@@ -142,9 +142,7 @@ def _check_return(cpu: SoftCore, selector: int) -> Loaded:
     return code
 
 
-def to_outer(
-    cpu: SoftCore, stack: Stack, selector: int, offset: int, size: int, *, extra: int = 0, always_stack: bool
-) -> None:
+def to_outer(cpu: SoftCore, stack: Stack, selector: int, offset: int, size: int, *, extra: int = 0, always_stack: bool) -> None:
     """Return to selector:offset at the same or an outer level: CS, SS:rSP, `next_rip`. GuestFault before any change.
 
     `stack` stands behind what was popped; `extra` bytes of parameters are released on both stacks (RETF imm16); `always_stack`:

@@ -1,7 +1,7 @@
 """A translated instruction, not yet placed: machine code whose remaining holes depend on where it runs.
 
-The `Builder` strings micro-ops (stencils) together for one instruction; `finish` lays them out, fills every hole that is known already, and
-gives the `Template` that is copied for each occurrence of the same bytes in the same mode.
+The `Builder` strings micro-ops (stencils) together for one instruction; `finish` lays them out, fills every hole that is known
+already, and gives the `Template` that is copied for each occurrence of the same bytes in the same mode.
 """
 
 from dataclasses import dataclass

@@ -37,9 +37,13 @@ class Cache:
             self.notes.append(f"cache {self.directory} cannot be used, nothing will be kept: {error.strerror}")
             return False
         if not stat.S_ISDIR(status.st_mode):
-            raise CacheError(f"cache {self.directory} is not a directory (a link is not followed): set TRAPGATE_CACHE to another place")
+            raise CacheError(
+                f"cache {self.directory} is not a directory (a link is not followed): set TRAPGATE_CACHE to another place"
+            )
         if status.st_uid != os.getuid() or status.st_mode & 0o022:
-            raise CacheError(f"cache {self.directory} may be written by others: it holds code to execute; chmod 700 it, or set TRAPGATE_CACHE")
+            raise CacheError(
+                f"cache {self.directory} may be written by others: it holds code to execute; chmod 700 it, or set TRAPGATE_CACHE"
+            )
         return True
 
     def load(self, key: str) -> bytes | None:

@@ -22,11 +22,15 @@ class Compiler:
         llvm.initialize_native_asmprinter()
         llvm.initialize_native_asmparser()
         self._machine = llvm.Target.from_default_triple().create_target_machine(
-            cpu=llvm.get_host_cpu_name(), features="-avx512f,-vzeroupper", opt=2, reloc="pic" if position_independent else "static", codemodel="small"
+            cpu=llvm.get_host_cpu_name(),
+            features="-avx512f,-vzeroupper",
+            opt=2,
+            reloc="pic" if position_independent else "static",
+            codemodel="small",
         )
 
     def compile(self, text: str) -> dict[str, Stencil]:
-        """Every function of an LLVM IR module by its name, as code with holes; constants it needs are appended as `.rodata` stencils."""
+        """Every function of an LLVM IR module by its name, as code with holes; constants it needs follow as `.rodata` stencils."""
         module = llvm.parse_assembly(text)
         module.verify()
         passes = llvm.create_pass_builder(self._machine, llvm.create_pipeline_tuning_options(speed_level=2))

@@ -141,7 +141,8 @@ def compile_native() -> tuple[bytes, dict[str, int]]:
 
 def _pack(library: Library) -> bytes:
     stencils = {
-        name: (s.code, tuple((h.offset, h.size, h.relative, h.name, h.addend) for h in s.holes)) for name, s in library.stencils.items()
+        name: (s.code, tuple((h.offset, h.size, h.relative, h.name, h.addend) for h in s.holes))
+        for name, s in library.stencils.items()
     }
     return marshal.dumps((stencils, library.blob, library.entries))
 

@@ -65,10 +65,10 @@ class Lowering:
         self.defined.add(name)
         body = _Body(self, trace, flow)
         if flow:
-            head = f"define dso_local {CONVENTION} void @{name}{FLOW_PARAMETERS} #0 section \".text.{name}\" {{"
+            head = f'define dso_local {CONVENTION} void @{name}{FLOW_PARAMETERS} #0 section ".text.{name}" {{'
         else:
             parameters = ", ".join(["ptr noalias %cpu", *(f"i{a.width} %a{a.attr}" for a in trace.arguments)])
-            head = f"define dso_local {_type(width) if width else 'void'} @{name}({parameters}) #1 section \".text.{name}\" {{"
+            head = f'define dso_local {_type(width) if width else "void"} @{name}({parameters}) #1 section ".text.{name}" {{'
         self.functions.append("\n".join([head, *body.lines, "}"]))
 
 

@@ -83,7 +83,12 @@ def _split(stencil: Stencil) -> list[_Piece]:
             assert code[0] == 0x0F or 0x70 <= code[0] < 0x80, "only Jcc may be conditional"
             if own:
                 own = [Hole(2, 4, True, own[0].name, -4)]
-        ends = i.flow_control in (FlowControl.UNCONDITIONAL_BRANCH, FlowControl.INDIRECT_BRANCH, FlowControl.RETURN, FlowControl.EXCEPTION)
+        ends = i.flow_control in (
+            FlowControl.UNCONDITIONAL_BRANCH,
+            FlowControl.INDIRECT_BRANCH,
+            FlowControl.RETURN,
+            FlowControl.EXCEPTION,
+        )
         pieces.append(_Piece(code, own, cc, jumps, target, ends))
     return pieces
 

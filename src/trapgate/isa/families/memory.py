@@ -146,7 +146,7 @@ def aligned(m: Trace, size: int) -> None:
 
 
 def alignment(m: Trace, size: int, write: bool) -> None:
-    """Before an access at CPL 3 while CR0.AM and RFLAGS.AC are set: #AC(0), unless the page faults first (SDM vol. 3, 7.9, 7.15)."""
+    """Before an access at CPL 3 with CR0.AM and RFLAGS.AC set: #AC(0), unless the page faults first (SDM vol. 3, 7.9, 7.15)."""
     with m.when((m["EA"] & (size - 1)) != 0, likely=False):
         m["X"] = m.const(size | write << 16, 64)
         m.cold("raise_ac")

@@ -1,4 +1,4 @@
-"""Exceptions and system calls of 64-bit mode, the plain case: gates to ring 0, frames inside one page of RAM (SDM vol. 3, 7.12-7.14; 6.8.8).
+"""Exceptions and system calls of 64-bit mode, plainly: gates to ring 0, frames inside one page (SDM vol. 3, 7.12-7.14; 6.8.8).
 
 Whatever is not plain leaves for Python (`soft.interrupts`) before anything has changed.
 """
@@ -89,7 +89,9 @@ def deliver(m: Trace) -> None:
     with m.when(descriptor_at == 0, likely=False):
         give_up()
     attributes = (m.load(descriptor_at, 64) >> 40) & ATTRIBUTES
-    with m.when((attributes & 0x60FD) != (CODE64_KERNEL & 0x60FD), likely=False):  # not conforming, DPL 0, present, accessed, L, not D
+    with m.when(
+        (attributes & 0x60FD) != (CODE64_KERNEL & 0x60FD), likely=False
+    ):  # not conforming, DPL 0, present, accessed, L, not D
         give_up()
     cpl = m.get("cs_selector", 64) & 3
     outer = cpl != 0
@@ -175,7 +177,7 @@ def iret64(m: Trace) -> None:
     rip, cs = m.load(frame, 64), m.load(frame + 8, 64) & 0xFFFF
     popped, rsp, ss = m.load(frame + 16, 64), m.load(frame + 24, 64), m.load(frame + 32, 64) & 0xFFFF
     cpl = cs & 3
-    odd = ((cs & 4) != 0) | ((cs & 0xFFF8) == 0) | (((cpl != 0) & (cpl != 3))) | (((rip << 16).sar(16)) != rip)
+    odd = ((cs & 4) != 0) | ((cs & 0xFFF8) == 0) | ((cpl != 0) & (cpl != 3)) | (((rip << 16).sar(16)) != rip)
     odd = odd | (cs | 7).ugt(m.get("gdt_limit", 64)) | ((popped & VM) != 0)
     with m.when(odd, likely=False):
         other()

@@ -150,7 +150,9 @@ def dispatch(m: Trace) -> None:
     long_code = (mode & s.MODE_CODE64) != 0
     linear = long_code.select(rip, (rip + m.get("cs_base", 64)) & 0xFFFFFFFF)
     rights = present_rights(m)
-    table = ((rights & s.ACCESS_USER) != 0).select(m.const(1, 64), ((rights & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64)))
+    table = ((rights & s.ACCESS_USER) != 0).select(
+        m.const(1, 64), ((rights & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64))
+    )
     slot = (table * s.TLB_ENTRIES) | ((linear >> 12) & (s.TLB_ENTRIES - 1))
     page = linear & ~m.const(0xFFF, 64)
     host = m.variable(64, linear + m.get_at("tlb", (slot << 5) + 24, 64))

@@ -1,8 +1,8 @@
 """The page walk and the TLB (SDM vol. 3, chapter 5; APM vol. 2, chapter 5).
 
 `walk` translates one guest-virtual address, sets accessed and dirty bits, and leaves `walk_physical` and `walk_rights`.
-`access` puts the page into the TLB of the present rights and answers the host address, or ACCESS_FAULT with the #PF or #GP prepared,
-or ACCESS_HARD when Python must do it: a device, two pages, a watched page, a write into translated code.
+`access` puts the page into the TLB of the present rights and answers the host address, or ACCESS_FAULT with the #PF or #GP
+prepared, or ACCESS_HARD when Python must do it: a device, two pages, a watched page, a write into translated code.
 """
 
 from trapgate.isa import state as s
@@ -77,7 +77,9 @@ def walk(m: Trace) -> None:
         found = entry.value
         with m.when((found & PRESENT) == 0):
             page_fault(m, address, wanted, 0)
-        leaf = (shift.value == 12) | (((found & LARGE) != 0) & ((shift.value == 21) | (shift.value == 22) | (shift.value == 30)) & ~top)
+        leaf = (shift.value == 12) | (
+            ((found & LARGE) != 0) & ((shift.value == 21) | (shift.value == 22) | (shift.value == 30)) & ~top
+        )
         leaf = leaf & ((shift.value != 22) | ((cr4 & CR4_PSE) != 0))
         no_nx = ((efer & EFER_NXE) == 0).select(m.const(NO_EXECUTE, 64), m.const(0, 64))
         outside = ~m.get("physical_mask", 64) & 0x000FFFFFFFFFFFFF
@@ -159,7 +161,9 @@ def access(m: Trace) -> None:
     with m.when(((address & 0xFFF) + size).ugt(0x1000), likely=False):
         m.result(s.ACCESS_HARD)
     page = address & ~m.const(0xFFF, 64)
-    table = ((wanted & s.ACCESS_USER) != 0).select(m.const(1, 64), ((wanted & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64)))
+    table = ((wanted & s.ACCESS_USER) != 0).select(
+        m.const(1, 64), ((wanted & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64))
+    )
     slot = (table * s.TLB_ENTRIES) | ((address >> 12) & (s.TLB_ENTRIES - 1))
     entry = slot << 5
     known = (m.get_at("tlb", entry, 64) == page) & ((m.get_at("tlb_flags", slot, 8) & s.FLAG_CODE) != 0)
@@ -294,7 +298,9 @@ def flush_page(m: Trace) -> None:
     (address,) = m.arguments
     page = address & ~m.const(0xFFF, 64)
     word, bit = large_filter(address)
-    inside = (page.uge(m.get("large_start", 64)) & page.ule(m.get("large_end", 64))) | ((m.get_at("large_filter", word, 64) & bit) != 0)
+    inside = (page.uge(m.get("large_start", 64)) & page.ule(m.get("large_end", 64))) | (
+        (m.get_at("large_filter", word, 64) & bit) != 0
+    )
     with m.when(inside):
         slot = m.variable(64, 0)
         with m.loop():
