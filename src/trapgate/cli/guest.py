@@ -75,7 +75,8 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
     vcpu = machine.vcpu
     assert isinstance(vcpu, soft.SoftVcpu)
     vcpu.state.bus_lock_report = config.bus_locks is not Mode.OFF
-    TranslationCache(cache, vcpu.model).load(vcpu.translator.known_blocks)
+    if not counting:  # where blocks end must not depend on earlier runs when time is counted by blocks
+        TranslationCache(cache, vcpu.model).load(vcpu.translator.known_blocks)
     tell_notes(cache)
     return machine
 
@@ -83,6 +84,8 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
 def keep_translations(machine: Machine) -> None:
     """Write back what the software CPU has translated, once the machine has stopped for good."""
     assert isinstance(machine.vcpu, soft.SoftVcpu)
+    if machine.vcpu.translator.counting:
+        return
     cache = open_cache()
     TranslationCache(cache, machine.vcpu.model).store(machine.vcpu.translator.known_blocks)
     tell_notes(cache)
