@@ -1,0 +1,72 @@
+"""A small C guest on the software CPU under a real gdb: built at test time, run in this process, driven by gdb's batch mode."""
+
+import subprocess
+import threading
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from types import TracebackType
+
+from trapgate.cli.guest import load_guest, make_machine
+from trapgate.gdb.address import Address, TcpAddress
+from trapgate.gdb.host import DebugHost
+from trapgate.machine import MachineConfig
+from trapgate.stops import MachineExit
+
+SOURCES = Path(__file__).with_name("gdb_guest")
+FLAGS = (
+    "-g -O0 -ffreestanding -nostdlib -static -no-pie -mno-red-zone -fno-stack-protector -fno-asynchronous-unwind-tables "
+    "-fcf-protection=none -Wl,-Ttext=0x100000,--build-id=none,-e,pvh_entry"
+)
+
+
+@cache
+def image() -> str:
+    """The guest as an ELF file with symbols."""
+    out = Path(mkdtemp()) / "guest.elf"
+    sources = [str(SOURCES / name) for name in ("start.S", "main.c")]
+    subprocess.run(["gcc", *FLAGS.split(), "-o", str(out), *sources], check=True, timeout=60)
+    return str(out)
+
+
+class GuestUnderGdb:
+    """The guest on a thread of its own, with a stub."""
+
+    def __init__(
+        self, wait: bool = True, path: str | None = None, address: Address | None = None, append: str = "", memory: int = 8
+    ) -> None:
+        self.machine = make_machine(MachineConfig(memory=memory << 20), "soft")
+        load_guest(self.machine, path or image(), append)
+        self.host = DebugHost(self.machine, address or TcpAddress("127.0.0.1", 0), wait=wait)
+        self.end: MachineExit | BaseException | None = None
+        self.thread = threading.Thread(target=self._main, daemon=True)
+
+    def _main(self) -> None:
+        try:
+            self.end = self.host.run()
+        except BaseException as error:
+            self.end = error
+
+    def __enter__(self) -> "GuestUnderGdb":
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.thread.is_alive():
+            self.host.post(self.host.target.kill)
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        assert not isinstance(self.end, BaseException), self.end
+        self.machine.close()
+
+    def gdb(self, *commands: str, timeout: float = 60, symbols: bool = True) -> str:
+        """What gdb prints for these commands after it attached."""
+        where = str(self.host.address).removeprefix("unix:")
+        arguments = ["gdb", "-nx", "-nh", "-batch"]
+        for command in ("set confirm off", "set pagination off", f"target remote {where}", *commands):
+            arguments += ["-ex", command]
+        done = subprocess.run(
+            [*arguments, *([image()] if symbols else [])], capture_output=True, text=True, timeout=timeout, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return done.stdout + done.stderr
