@@ -99,7 +99,7 @@ def kvm() -> Finding:
         return Finding("/dev/kvm", Verdict.LACKING, f"cannot be used: {error.strerror}")
     have, lack = ([name for name, on in found.items() if on is wanted] for wanted in (True, False))
     text = "; ".join(part for part in (", ".join(have), "lacks " + ", ".join(lack) if lack else "") if part)
-    return Finding("/dev/kvm", Verdict.LACKING if lack else Verdict.GOOD, text)
+    return Finding("/dev/kvm", Verdict.LACKING if lack else Verdict.GOOD, f"{text} (this version runs guests on the software CPU)")
 
 
 def caches() -> Finding:

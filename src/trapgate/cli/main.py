@@ -34,11 +34,12 @@ Examples:
 
 \b
 Exit status:
-  0    the guest powered off, or you pressed Ctrl-A x
-  1    the guest failed (triple fault)
+  0    the guest powered off, asked for a reset or halted for good; or you quit: Ctrl-A x, gdb's `kill`
+  1    the guest failed: a triple fault, a device of ours that broke under it
   2    wrong usage, or an image that cannot be used
-  130  interrupted by Ctrl-C
-  else what the guest wrote to its exit port: value * 2 + 1 (ports F4h, 501h)
+  70   a fault of trapgate itself
+  130  SIGINT (Ctrl-C where standard input is no terminal); 143: SIGTERM
+  else what the guest wrote to its exit port (F4h, 501h): value * 2 + 1, low 8 bits. Writing 0 gives 1.
 """
 
 
@@ -64,10 +65,10 @@ def cli() -> None:
 @click.option("--initrd", metavar="FILE", help="Initial RAM disk of a Linux kernel, or the module of a multiboot or PVH image.")
 @click.option("--append", "command_line", metavar="TEXT", default="", help="The kernel's command line.")
 @click.option("--memory", "-m", type=Size(), default="512M", show_default=True, help="Guest RAM: 512M, 2G; a plain number is MiB.")
-@click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of vCPUs.")
+@click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of vCPUs; this version runs one.")
 @click.option("--cpu", metavar="MODEL[,+F,-F]", default=None, help="CPU model, with features added or taken away.")
 @click.option(
-    "--engine", type=click.Choice(["soft", "kvm"]), default="soft", show_default=True, help="The CPU that executes the guest."
+    "--engine", type=click.Choice(["soft", "kvm"]), default="soft", show_default=True, help="The CPU; kvm is not in this version."
 )
 @click.option("--gdb", type=GdbAddress(), help="Listen for gdb: [HOST]:PORT or unix:PATH.")
 @click.option("--wait", is_flag=True, help="Start stopped; the debugger lets the guest go.")

@@ -166,6 +166,8 @@ def _status(end: MachineExit) -> int:
     """The exit status of a run that ended by itself, with its story told."""
     if end.kind is ExitKind.RESET:
         tell("the guest asked for a reset; the machine ends here")
-    elif end.story:
+    elif end.kind is ExitKind.SHUTDOWN:
+        tell("triple fault: the guest has shut down; what led to it:")
+    if end.story:
         tell(end.story)
     return end.status & 0xFF
