@@ -33,10 +33,11 @@ class GuestUnderGdb:
     """The guest on a thread of its own, with a stub."""
 
     def __init__(
-        self, wait: bool = True, path: str | None = None, address: Address | None = None, append: str = "", memory: int = 8
-    ) -> None:
+        self, wait: bool = True, path: str | None = None, address: Address | None = None, append: str = "", memory: int = 8,
+        initrd: str | None = None,
+    ) -> None:  # fmt: skip
         self.machine = make_machine(MachineConfig(memory=memory << 20), "soft")
-        load_guest(self.machine, path or image(), append)
+        load_guest(self.machine, path or image(), append, initrd)
         self.host = DebugHost(self.machine, address or TcpAddress("127.0.0.1", 0), wait=wait)
         self.end: MachineExit | BaseException | None = None
         self.thread = threading.Thread(target=self._main, daemon=True)

@@ -24,7 +24,7 @@ REPORT = 1 << 31  # in `pending_debug`: a bus lock for the machine to hear of, n
 
 
 class NeedsStep(Exception):
-    """The instruction must start again in a block of its own: it hit a watched range or the code it belongs to."""
+    """The instruction must start again in a block of its own: it hit a watched range, a device, or the code it belongs to."""
 
 
 def perform(cpu: "SoftVcpu") -> Activity:
@@ -43,7 +43,8 @@ def perform(cpu: "SoftVcpu") -> Activity:
     pieces = cpu.pieces(address, size, wanted | (s.ACCESS_WRITE if writes else 0))
     if not cpu.in_step:
         watched = (reads and cpu.watched(address, size, False)) or (writes and cpu.watched(address, size, True))
-        if watched or (writes and any(cpu.is_code(at, n) for at, n in pieces)):
+        device = any(not cpu.ram.contains(at, n) for at, n in pieces)  # a debugger may stop the guest while it waits for one
+        if device or watched or (writes and any(cpu.is_code(at, n) for at, n in pieces)):
             raise NeedsStep
     if locked:
         _lock(cpu, address, size, wanted)
@@ -69,8 +70,9 @@ def perform(cpu: "SoftVcpu") -> Activity:
 def _lock(cpu: "SoftVcpu", address: int, size: int, wanted: int) -> None:
     """A locked access that may lock the bus: #AC before it where split locks are forbidden, a note for the trap behind it."""
     crosses = address % LINE + size > LINE
-    cpu.pieces(address, size, wanted | s.ACCESS_WRITE)  # an instruction that faults locks nothing
-    uncached = bool(cpu.state.walk_rights & s.RIGHT_UNCACHED)
+    pieces = cpu.pieces(address, size, wanted | s.ACCESS_WRITE)  # an instruction that faults locks nothing
+    device = any(not cpu.ram.contains(at, length) for at, length in pieces)
+    uncached = device or bool(cpu.state.walk_rights & s.RIGHT_UNCACHED)
     if crosses and not uncached and cpu.state.split_lock_ac:
         raise GuestFault(ALIGNMENT_CHECK, 0)
     if crosses or uncached:

@@ -496,8 +496,10 @@ class SoftVcpu(SoftCore):
         self.state.stepping = 0
 
     def step(self, on: bool) -> None:
-        """While on, `run` returns after one instruction."""
+        """While on, `run` returns after one instruction; one that waits for a device counts."""
         self._stepping = on
+        if self._activity is not None:
+            self._step_asked = on
 
     def resume_over(self) -> None:
         """The next instruction runs without the debugger's execution breakpoints on it."""

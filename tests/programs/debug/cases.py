@@ -15,6 +15,7 @@ from programs.debug.harness import (
     IF,
     KEEP_DR6,
     NO_DR,
+    PT,
     RF,
     SET_RF,
     TF,
@@ -30,6 +31,8 @@ EXEC, WRITE, IO, ACCESS = range(4)
 GD = 1 << 13
 INTEL = "SapphireRapids"
 LINE = DATA + 60  # a line ends in the middle of four, eight bytes from here
+
+DEVICE = {PT + 8 * 0x50: (0xFEE00000 | 7).to_bytes(8, "little")}  # 50000h: the local APIC
 
 Record = tuple[int, int, int, int]
 
@@ -83,6 +86,7 @@ def _bus_locks() -> list[Case]:
     edge = "mov edi, {at:#x}\nlock inc dword ptr [rdi]\nnop"
     return [
         *rows,
+        Case("a device", "lock or dword ptr [0x50030], 0\nnop", Armed(debugctl=4, fixed=DEVICE), ((DB, BLD, 1, 0),)),
         Case("uncached, no lock", "inc dword ptr [rsi]\nnop", armed),
         Case("wide, misaligned: #GP first", "lock cmpxchg16b [rdi+60]\nnop", armed, ((GP, NONE, 0, RF),)),
         Case("faults on its second page", edge.format(at=EDGE + 61), armed, ((PF, NONE, 1, RF),)),

@@ -5,10 +5,10 @@ from functools import partial
 import pytest
 
 from programs.debug.cases import BLD, DB, NONE, arm
-from programs.debug.harness import CASE, DATA, TF, Armed, Guest, library
+from programs.debug.harness import CASE, DATA, PT, TF, Armed, Guest, library
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.soft import cpu as soft
-from trapgate.stops import BreakpointHit, ExitKind, MachineExit, SoftwareHit, StepDone
+from trapgate.stops import BreakpointHit, ExitKind, MachineExit, Paused, SoftwareHit, StepDone
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
 WRITE = 1
@@ -160,3 +160,20 @@ def test_debugctl_by_vendor() -> None:
         guest = Guest(f"mov ecx, 0x1d9\nmov eax, {value}\nxor edx, edx\nwrmsr\nnop", Armed(ring=0), cpu)
         guest.run()
         assert [one.vector for one in guest.log[:-1]] == ([13] if faults else []), cpu
+
+
+def test_a_pause_amid_a_device_access_leaves_the_instruction_to_be_stepped() -> None:
+    guest = Guest("mov eax, [0x50030]\nmov ebx, 1\nnop", Armed(fixed={PT + 8 * 0x50: (0xFEE00000 | 0x17).to_bytes(8, "little")}))
+    lapic, read = guest.machine.lapic, guest.machine.lapic.read
+
+    def pausing(offset: int, size: int) -> int:
+        guest.machine.pause()
+        return read(offset, size)
+
+    lapic.read = pausing  # type: ignore[method-assign]
+    assert guest.machine.resume() == Paused()
+    assert guest.vcpu.get("rip") == guest.starts[0]
+    assert guest.machine.resume(step=True) == StepDone()
+    assert guest.vcpu.get("rip") == guest.starts[1]
+    assert guest.vcpu.get("rax") & 0xFF == read(0x30, 4) & 0xFF
+    guest.run()
