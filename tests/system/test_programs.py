@@ -12,7 +12,7 @@ from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.soft.cpu import SoftVcpu
 
 pytestmark = pytest.mark.skipif(bool(build.missing_tools()), reason=f"not installed: {build.missing_tools()}")
-LIMIT = 400_000_000  # instructions: the longest program needs a fraction of it
+LIMIT = 20_000_000_000  # ns, or instructions: the longest program needs a fraction of it
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def run(program: build.Program, image: Path, block_limit: int = 0, chaining: bool = True) -> tuple[Machine, str, str]:
     """(machine, how it ended, what it wrote to port E9h)."""
     written: list[bytes] = []
-    config = MachineConfig(memory=64 << 20, cpu=program.cpu, clock=ClockKind.INSTRUCTIONS, debugcon=written.append)
+    config = MachineConfig(memory=64 << 20, cpu=program.cpu, clock=ClockKind(program.clock), debugcon=written.append)
     machine = make_machine(config, "soft")
     load_guest(machine, str(image))
     assert isinstance(machine.vcpu, SoftVcpu)
@@ -32,7 +32,10 @@ def run(program: build.Program, image: Path, block_limit: int = 0, chaining: boo
         machine.vcpu.translator.block_limit = block_limit
     machine.vcpu.translator.chaining = chaining
     machine.clock.at(LIMIT, machine.pause)
-    end = machine.run()
+    try:
+        end = machine.run()
+    finally:
+        machine.close()
     return machine, f"{end.kind.name.lower()}\n{end.story}", b"".join(written).decode()
 
 
@@ -40,7 +43,7 @@ def check(program: build.Program, image: Path, **options: object) -> None:
     _, end, text = run(program, image, **options)  # type: ignore[arg-type]
     lines = text.splitlines()
     assert [line for line in lines if not line.startswith(("ok ", "finished"))] == [], end
-    assert len(lines) > program.checks, "fewer checks than the source has"
+    assert len([line for line in lines if line.startswith("ok ")]) >= program.checks, "fewer checks than the source has"
     assert end.splitlines()[0] == program.end, end
 
 

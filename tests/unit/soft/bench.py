@@ -34,9 +34,9 @@ def library() -> Library:
 class Bench:
     """A CPU with flat tables in RAM: `mode` is 'real', 'v86', '32', '64' or 'compat'."""
 
-    def __init__(self, mode: str = "64", cpl: int = 0, model: str = "EPYC-Turin", **msrs: int) -> None:
+    def __init__(self, mode: str = "64", cpl: int = 0, model: str = "EPYC-Turin", counting: bool = False) -> None:
         self.ram = Ram(4 << 20)
-        self.cpu = SoftVcpu(self.ram, CpuModel.parse(model), library(), InstructionClock(lambda: 1000))
+        self.cpu = SoftVcpu(self.ram, CpuModel.parse(model), library(), InstructionClock(lambda: 1000), counting=counting)
         self.st = self.cpu.state
         self.mode, self.bits = mode, {"real": 16, "v86": 16, "64": 64}.get(mode, 32)
         if mode != "real":
