@@ -1,4 +1,5 @@
 # Self-modifying code (SDM vol. 3, 9.1.3: on one CPU a store is seen by the next jump, on those of today by the next instruction).
+# qemu: yes
         .include "long.inc"
 
         .set    WINDOW, 0x40000000      # pages of `table`

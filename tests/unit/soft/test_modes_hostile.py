@@ -11,7 +11,7 @@ EXITS = 20  # of one program
 BUDGET = 300  # instructions of one stay in translated code
 PROGRAMS = 5
 HANDLER = CODE + 0x8000
-# What makes random bytes go on instead of faulting at once: moves, arithmetic, stores near the stack, jumps of a few bytes, strings.
+# What lets random bytes go on instead of faulting at once: moves, stores near the stack, short jumps, strings.
 FRAGMENTS = [
     bytes.fromhex(text)
     for text in "90 48ffc0 01d8 29c3 8b0424 890424 50 58 eb02 7502 e2fa f3aa f3a4 f2ae a4 ab 0fa2 0f31 9c 9d e800000000 c3 c9 "
