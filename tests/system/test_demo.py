@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("trapgate.soft.cpu", reason="the software CPU is not there yet")
+from trapgate.cli.demo import run_debugged
+from trapgate.cli.demo_debugger import Step, find_gdb
+from trapgate.cli.demo_guest import DemoGuest
 
 TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
 
@@ -41,3 +43,14 @@ def test_every_row_is_right_under_gdb() -> None:
 def test_every_row_is_right_under_our_own_client() -> None:
     done = demo("/nonexistent", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb")
+def test_a_breakpoint_where_gdb_has_moved_the_guest_stops_it() -> None:
+    """gdb "steps" an INT3 on which it has a breakpoint by moving the PC behind it, a breakpoint there, and going on."""
+    guest = DemoGuest()
+    int3 = next(case for case in guest.cases if case.name == "INT3")
+    steps = [Step(int3.number, "hbreak", int3.at), Step(int3.number, "stepi")]
+    results, session = run_debugged(guest, steps, find_gdb())
+    assert [stop.pc for stop in session.stops] == [int3.at, int3.at + 1]
+    assert results.of(int3) == ()  # so it was never executed

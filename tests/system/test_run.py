@@ -14,8 +14,6 @@ import pytest
 
 from trapgate import guests
 
-pytest.importorskip("trapgate.soft.cpu", reason="the software CPU is not there yet")
-
 TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
 LOOP = bytes.fromhex("ebfe")  # jmp .
 DEAD = bytes.fromhex("faf4")  # cli; hlt

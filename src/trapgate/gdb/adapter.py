@@ -36,6 +36,7 @@ class MachineTarget:
         self._reset = reset
         self._table = BreakpointTable()
         self._armed: tuple[frozenset[Breakpoint], frozenset[int]] = frozenset(), frozenset()
+        self._moved = False  # the debugger has put RIP where it is
         self.going = going
         """Whether the guest is to run now."""
         self.action = Resume(THREAD)
@@ -53,7 +54,10 @@ class MachineTarget:
         self._machine.pause()
 
     def resume(self, actions: Sequence[Resume]) -> None:
-        """Let the guest go; execution breakpoints on the instruction it stands on do not stop it again."""
+        """Let the guest go; execution breakpoints on the instruction it stands on do not stop it again.
+
+        Where the debugger has put it, they do: gdb moves the PC behind an INT3 of the guest's own, breaks there and continues.
+        """
         mine = next((action for action in actions if action.thread == THREAD), None)
         if mine is None:
             raise TargetError("there is no such vCPU")
@@ -63,7 +67,9 @@ class MachineTarget:
             raise TargetError(str(error)) from error
         self.action = mine
         self.interrupted = False
-        self._vcpu.resume_over()
+        if not self._moved:
+            self._vcpu.resume_over()
+        self._moved = False
         self.going = True
 
     def interrupt(self) -> None:
@@ -151,6 +157,7 @@ class MachineTarget:
     def set_register(self, thread: int, name: str, value: int) -> None:
         """Change a register."""
         try:
+            self._moved |= name == "rip" and value != self._vcpu.get("rip")
             self._vcpu.set(name, value)
         except KeyError:
             raise TargetError(f"this vCPU has no register {name}") from None
