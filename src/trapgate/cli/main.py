@@ -70,7 +70,7 @@ def cli() -> None:
 @click.option(
     "--engine", type=click.Choice(["soft", "kvm"]), default="soft", show_default=True, help="The CPU; kvm is not in this version."
 )
-@click.option("--gdb", type=GdbAddress(), help="Listen for gdb: [HOST]:PORT or unix:PATH.")
+@click.option("--gdb", type=GdbAddress(), help="Listen for gdb: [HOST]:PORT or unix:PATH; :PORT is for this host only.")
 @click.option("--wait", is_flag=True, help="Start stopped; the debugger lets the guest go.")
 @click.option("--serial", type=Serial(), default="stdio", show_default=True, help="COM1: stdio, file:PATH or pty.")
 @click.option(
