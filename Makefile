@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test test-long check bench linux linux-guests guests format clean
+.PHONY: setup run test test-long check bench linux test-linux linux-guests guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -29,6 +29,9 @@ linux-guests: $(READY)
 	$(BIN)/python -m tools.linux_guest
 
 linux: $(READY)
+	$(BIN)/python -m tools.show_linux
+
+test-linux: $(READY)
 	$(BIN)/python -m pytest -m linux --timeout 3600
 
 check: $(READY)
