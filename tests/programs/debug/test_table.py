@@ -84,10 +84,10 @@ def executed(case: Case) -> set[int]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=ident)
-@pytest.mark.parametrize("kind", [Kind.WRITE, Kind.READ, Kind.ACCESS])
-def test_watchpoints_on_the_same_bytes(case: Case, kind: Kind) -> None:
+def test_watchpoints_on_the_same_bytes(case: Case) -> None:
     guest = guest_of(case)
-    guest.vcpu.arm(ours((kind, DATA, 256), (kind, 0x41000, 16)), ())
+    kinds = (Kind.WRITE, Kind.READ, Kind.ACCESS)
+    guest.vcpu.arm(ours(*((kind, *where) for kind in kinds for where in ((DATA, 256), (0x41000, 16)))), ())
     stops = guest.run()
     assert all(type(stop) is BreakpointHit and not stop.fault for stop, _ in stops)
     check(case, guest)
