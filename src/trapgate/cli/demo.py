@@ -7,13 +7,12 @@ import threading
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from trapgate import guests
 from trapgate.cli import demo_debugger, errors
 from trapgate.cli.demo_guest import DemoGuest, Results
 from trapgate.cli.demo_table import Row, main_table, others_table, own_db, rows
 from trapgate.cli.guest import load_guest, make_machine
+from trapgate.cli.screen import Screen
 from trapgate.gdb.address import UnixAddress
 from trapgate.gdb.host import DebugHost
 from trapgate.machine import Machine, MachineConfig
@@ -82,7 +81,7 @@ def run(quiet: bool) -> int:
     wrong += [f"{row.case.name}: {text}" for row in table for text in row.wrong]
     if not quiet:
         show(table, guest)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Screen(highlight=False, soft_wrap=True)
     for text in wrong:
         console.print(f"wrong: {text}", style="red", markup=False)
     if not quiet:
@@ -93,9 +92,9 @@ def run(quiet: bool) -> int:
 
 def show(table: list[Row], guest: DemoGuest) -> None:
     """Both tables, as wide as the terminal lets them."""
-    console = Console(highlight=False)
+    console = Screen(highlight=False)
     width = max(console.width, NARROWEST) if console.is_terminal or "COLUMNS" in os.environ else USUAL
-    console = Console(highlight=False, width=width)
+    console = Screen(highlight=False, width=width)
     console.print(main_table(table, width))
     right = {row.case.number for row in table if not row.wrong}
     console.print(others_table(guest.cases, sum(case.number in right for case in own_db(guest.cases))))

@@ -10,13 +10,13 @@ from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
 from trapgate.cli import errors, hostkvm
 from trapgate.cli.cache import KINDS, entries
 from trapgate.cli.demo_debugger import find_gdb
+from trapgate.cli.screen import Screen
 from trapgate.stencil.cache import Cache, CacheError
 
 
@@ -127,7 +127,7 @@ def findings() -> Iterator[Finding]:
 
 def run() -> int:
     """Print the report; the status says whether guests can run here."""
-    console = Console(highlight=False)
+    console = Screen(highlight=False)
     worst = errors.OK
     for finding in findings():
         mark = {Verdict.GOOD: "ok", Verdict.LACKING: "--", Verdict.MISSING: "!!"}[finding.verdict]

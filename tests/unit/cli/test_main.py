@@ -96,10 +96,11 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status_of(["doctor"]) == 130
 
 
-def test_output_that_nobody_reads() -> None:
+@pytest.mark.parametrize("words", [("cache", "show"), ("doctor",)], ids=" ".join)
+def test_output_that_nobody_reads(words: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [str(Path(sys.executable).with_name("trapgate")), "cache", "show"]
+    command = [str(Path(sys.executable).with_name("trapgate")), *words]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
