@@ -5,7 +5,6 @@ steps of the guest or the debugger, watched accesses, stores into code, shadows)
 into a block of its own, with everything that happened to it noted and turned into at most one DebugException behind it.
 """
 
-import struct
 from collections.abc import Callable
 
 from trapgate.arch import vectors
@@ -19,9 +18,7 @@ from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft import accesses, debugging, handlers, inspection  # noqa: F401  (handlers fills HANDLERS)
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
 from trapgate.soft.apic import LocalApic
-from trapgate.soft.blocks import TABLE_BITS, Block, Blocks
-from trapgate.soft.codebuffer import CodeBuffer
-from trapgate.soft.core import IF, NOWHERE, RF, TF, SoftCore
+from trapgate.soft.core import IF, NOWHERE, RF, TF
 from trapgate.soft.fault import GuestFault
 from trapgate.soft.instructions import HANDLERS
 from trapgate.soft.interrupts import TripleFault
@@ -30,15 +27,14 @@ from trapgate.soft.operands import linear_address
 from trapgate.soft.reset import reset
 from trapgate.soft.stackfault import by_stack
 from trapgate.soft.story import new_history, story
-from trapgate.soft.translate import Translator
+from trapgate.soft.translating import TranslatingCore
 from trapgate.stencil.library import Library
 from trapgate.vcpu import Breakpoint, GuestDebug
 
 UNDEFINED_OPCODE = 6
-NO_BUDGET = 1 << 62
 
 
-class SoftVcpu(SoftCore):
+class SoftVcpu(TranslatingCore):
     """A vCPU of the software engine; see `trapgate.vcpu.Vcpu` for the protocol."""
 
     def __init__(
@@ -51,20 +47,11 @@ class SoftVcpu(SoftCore):
         tsc_hz: int = 0,
         counting: bool = False,
     ) -> None:
-        super().__init__(ram, model, CodeBuffer(library))
-        self.clock, self.lapic, self.tsc_hz = clock, lapic, tsc_hz or model.tsc_hz
-        self.blocks = Blocks(ram, self.code)
-        self.translator = Translator(ram, self.code, self.blocks, model)
+        super().__init__(ram, model, library, clock, lapic, tsc_hz)
         self.translator.counting = counting
         self.deterministic = counting
-        st = self.state
-        st.code_lines, st.block_table, st.block_mask = self.blocks.lines_address, self.blocks.table_address, (1 << TABLE_BITS) - 1
-        st.guest_mxcsr = 0x1F80
-        st.physical_mask = (1 << model.physical_bits) - 1
         self._enter = self.code.enter()
         self._dispatch, self._resume_code = self.code.entries["dispatch"], self.code.entries["resume"]
-        ram.on_write = self.written
-        self.tsc_offset = 0
         self.pending_read: Callable[[int], None] | None = None
         self.bus_lock: BusLock | None = None
         self.in_step = False
@@ -88,10 +75,7 @@ class SoftVcpu(SoftCore):
         self._dead: Shutdown | None = None
         self.pending_hits = 0
         self.last_debug = GuestDebug(False, False, False, False)
-        self._executed = 0
-        self._granted = 0
         reset(self)
-        st.budget = NO_BUDGET
         self._reasons: dict[int, Callable[[], Exit | None]] = {
             s.EXIT_TRANSLATE: self._translate, s.EXIT_INTERRUPTED: self._interrupted, s.EXIT_INSTRUCTION: self._instruction,
             s.EXIT_ACCESS: self._access, s.EXIT_DELIVER: self._deliver_prepared, s.EXIT_STEPPED: self._stepped,
@@ -154,7 +138,7 @@ class SoftVcpu(SoftCore):
                 return Interrupted()
             if not self._stepping:
                 self._want_step = True
-        if self.translator.counting and self._left() <= 0:
+        if self.translator.counting and self.left() <= 0:
             return Interrupted()
         if st.rflags & RF and self.linear(st.rip) not in self.translator.breakpoints:
             st.rflags &= ~RF  # nothing here for it to suppress
@@ -167,11 +151,6 @@ class SoftVcpu(SoftCore):
             st.request = 1
         return self._go(self._dispatch)
 
-    def linear(self, rip: int) -> int:
-        """The linear address of a place in the running code segment."""
-        st = self.state
-        return int(rip if st.mode & s.MODE_CODE64 else rip + st.cs_base & 0xFFFFFFFF)
-
     def _interrupted(self) -> Exit | None:
         st = self.state
         if self.in_step:  # a kick came before the instruction began: the step has not happened
@@ -180,7 +159,7 @@ class SoftVcpu(SoftCore):
             st.rflags |= resume_flag
             return None
         if self.translator.counting and not st.request:
-            if self._left() <= 0:
+            if self.left() <= 0:
                 return Interrupted()
             self._want_step = True  # fewer instructions are left than the next block has: one by one
         return None
@@ -201,49 +180,10 @@ class SoftVcpu(SoftCore):
 
     def _translate(self) -> Exit | None:
         st = self.state
-        block = self._block(st.walk_physical, st.mode)
+        block = self.block_at(st.walk_physical, st.mode)
         if block.slot < 0:
-            self._remember_jump(block)
+            self.remember_jump(block)
         return None
-
-    def _remember_jump(self, block: Block) -> None:
-        """Put a block in two pages, which the dispatcher's table does not hold, into the jump cache while the TLB knows it."""
-        st, (rip, _, mode) = self.state, block.key
-        half, index = rip >> 63, (rip ^ rip >> 11) & s.JUMP_ENTRIES - 1
-        entry = struct.pack("<QQ", rip & (1 << 48) - 1 | mode << 48, self.code.base + block.code)
-        st.jumps[(at := half * s.JUMP_BYTES + index * 16) : at + 16] = entry
-        for page in (rip >> 12, (rip >> 12) + 1):
-            st.jump_pages[half * s.JUMP_FILTER_BYTES + (page & 0xFFF) // 8] |= 1 << (page & 7)
-
-    def _block(self, physical: int, mode: int) -> Block:
-        """The block at RIP, translated if need be."""
-        st = self.state
-        key = (st.rip, physical, mode)
-        block = self.blocks.by_key.get(key)
-        linear = st.rip if mode & s.MODE_CODE64 else st.rip + st.cs_base & 0xFFFFFFFF
-        if block is not None and block.second >= 0 and self._second(linear) != block.second:
-            self.blocks.drop([block])
-            block = None
-        if block is None:
-            if self.blocks.full or self.translator.crowded:
-                self.blocks.clear()
-                self.translator.forget()
-                self.flush_jumps()
-            block = self.translator.translate(st.rip, physical, mode, linear, lambda: self._second(linear))
-            fresh = [page for page in block.pages if not self.blocks.lines[page >> 12]]
-            self.blocks.add(block, findable=block.second < 0 and not mode & s.MODE_STEP)
-            for page in fresh:
-                self._protect(self.address, page)
-        return block
-
-    def _second(self, linear: int) -> int:
-        """The guest-physical page behind the one of `linear`; GuestFault when it may not be fetched."""
-        following = (linear & ~(PAGE_SIZE - 1)) + PAGE_SIZE
-        if self.state.mode & s.MODE_CODE64:
-            following &= NOWHERE
-        else:
-            following &= 0xFFFFFFFF
-        return self.walk(following, self.rights() | s.ACCESS_FETCH)
 
     def _instruction(self) -> Exit | None:
         """An instruction that Python executes."""
@@ -319,7 +259,7 @@ class SoftVcpu(SoftCore):
         physical = self.walk(self.linear(st.rip), self.rights() | s.ACCESS_FETCH)
         if not self.ram.contains(physical):
             raise GuestFault(UNDEFINED_OPCODE)
-        block = self._block(physical, mode)
+        block = self.block_at(physical, mode)
         self._step_next = st.rip + block.length & (NOWHERE if mode & s.MODE_CODE64 else 0xFFFFFFFF)
         self._step_code = bytes(self.ram.read(physical, min(block.length, PAGE_SIZE - physical % PAGE_SIZE)))
         st.rflags &= ~RF
@@ -436,33 +376,6 @@ class SoftVcpu(SoftCore):
             self.pending_read(value)
             self.pending_read = None
 
-    # --- the instruction clock
-
-    def executed(self) -> int:
-        """Instructions executed so far (only counted with the instruction clock)."""
-        return self._executed + self._granted - self._left()
-
-    def budget(self, instructions: int) -> None:
-        """`run` returns Interrupted after so many more instructions, or a block's worth sooner."""
-        self._executed = self.executed()
-        self._granted = min(instructions, NO_BUDGET)
-        self.state.budget = self._granted
-
-    def _left(self) -> int:
-        left = self.state.budget
-        return int(left - (1 << 64) if left >> 63 else left) if self._granted else 0
-
-    # --- code
-
-    def is_code(self, physical: int, length: int) -> bool:
-        """Whether any of these bytes may have been translated."""
-        return self.ram.contains(physical, length) and self.blocks.holds_code(physical, length)
-
-    def written(self, physical: int, length: int) -> None:
-        """RAM was written by Python: translations of these bytes are stale."""
-        if self.blocks.by_page and length and self.blocks.written(physical, length):
-            self.flush_jumps()
-
     # --- the rest of the protocol lives in its own files
 
     watched = debugging.watched
@@ -478,16 +391,6 @@ class SoftVcpu(SoftCore):
     read_virtual = inspection.read_virtual
     write_virtual = inspection.write_virtual
     translate = inspection.translate
-
-    def tsc(self) -> int:
-        """The time-stamp counter: guest time at the model's rate."""
-        return self.clock.now() * self.tsc_hz // 1_000_000_000 + self.tsc_offset & NOWHERE
-
-    def set_tsc(self, value: int) -> None:
-        """The guest wrote its TSC."""
-        self.tsc_offset = value - self.clock.now() * self.tsc_hz // 1_000_000_000 & NOWHERE
-        if self.lapic is not None:
-            self.lapic.set_tsc_offset(self.tsc_offset)
 
     def abandon(self) -> None:
         """Somebody moved RIP: an access that waits for a device is not resumed."""

@@ -1,0 +1,80 @@
+"""A core with translated code: which block runs at RIP, and what happens to blocks when memory changes."""
+
+import struct
+
+from trapgate.arch.models import CpuModel
+from trapgate.clock import Clock
+from trapgate.isa import state as s
+from trapgate.memory import PAGE_SIZE, Ram
+from trapgate.soft.apic import LocalApic
+from trapgate.soft.blocks import TABLE_BITS, Block, Blocks
+from trapgate.soft.codebuffer import CodeBuffer
+from trapgate.soft.core import NOWHERE
+from trapgate.soft.timing import TimedCore
+from trapgate.soft.translate import Translator
+from trapgate.stencil.library import Library
+
+
+class TranslatingCore(TimedCore):
+    """The one owner of blocks: running and stepping use the same lookup and the same invalidation."""
+
+    def __init__(self, ram: Ram, model: CpuModel, library: Library, clock: Clock, lapic: LocalApic | None, tsc_hz: int) -> None:
+        super().__init__(ram, model, CodeBuffer(library), clock, lapic, tsc_hz)
+        self.blocks = Blocks(ram, self.code)
+        self.translator = Translator(ram, self.code, self.blocks, model)
+        st = self.state
+        st.code_lines, st.block_table, st.block_mask = self.blocks.lines_address, self.blocks.table_address, (1 << TABLE_BITS) - 1
+        ram.on_write = self.written
+
+    def linear(self, rip: int) -> int:
+        """The linear address of a place in the running code segment."""
+        st = self.state
+        return int(rip if st.mode & s.MODE_CODE64 else rip + st.cs_base & 0xFFFFFFFF)
+
+    def remember_jump(self, block: Block) -> None:
+        """Put a block in two pages, which the dispatcher's table does not hold, into the jump cache while the TLB knows it."""
+        st, (rip, _, mode) = self.state, block.key
+        half, index = rip >> 63, (rip ^ rip >> 11) & s.JUMP_ENTRIES - 1
+        entry = struct.pack("<QQ", rip & (1 << 48) - 1 | mode << 48, self.code.base + block.code)
+        st.jumps[(at := half * s.JUMP_BYTES + index * 16) : at + 16] = entry
+        for page in (rip >> 12, (rip >> 12) + 1):
+            st.jump_pages[half * s.JUMP_FILTER_BYTES + (page & 0xFFF) // 8] |= 1 << (page & 7)
+
+    def block_at(self, physical: int, mode: int) -> Block:
+        """The block at RIP, translated if need be."""
+        st = self.state
+        key = (st.rip, physical, mode)
+        block = self.blocks.by_key.get(key)
+        linear = self.linear(st.rip)
+        if block is not None and block.second >= 0 and self._second(linear) != block.second:
+            self.blocks.drop([block])
+            block = None
+        if block is None:
+            if self.blocks.full or self.translator.crowded:
+                self.blocks.clear()
+                self.translator.forget()
+                self.flush_jumps()
+            block = self.translator.translate(st.rip, physical, mode, linear, lambda: self._second(linear))
+            fresh = [page for page in block.pages if not self.blocks.lines[page >> 12]]
+            self.blocks.add(block, findable=block.second < 0 and not mode & s.MODE_STEP)
+            for page in fresh:
+                self._protect(self.address, page)
+        return block
+
+    def _second(self, linear: int) -> int:
+        """The guest-physical page behind the one of `linear`; GuestFault when it may not be fetched."""
+        following = (linear & ~(PAGE_SIZE - 1)) + PAGE_SIZE
+        if self.state.mode & s.MODE_CODE64:
+            following &= NOWHERE
+        else:
+            following &= 0xFFFFFFFF
+        return self.walk(following, self.rights() | s.ACCESS_FETCH)
+
+    def is_code(self, physical: int, length: int) -> bool:
+        """Whether any of these bytes may have been translated."""
+        return self.ram.contains(physical, length) and self.blocks.holds_code(physical, length)
+
+    def written(self, physical: int, length: int) -> None:
+        """RAM was written by Python: translations of these bytes are stale."""
+        if self.blocks.by_page and length and self.blocks.written(physical, length):
+            self.flush_jumps()
