@@ -19,6 +19,7 @@ from trapgate.gdb.host import DebugHost
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.stops import ExitKind, MachineExit
 
+SWITCH = 0.0005  # seconds until a thread that waits for a deadline gets its turn while another translates
 PATIENCE = 5.0  # seconds for the machine to stop when the user wants to quit
 
 
@@ -92,6 +93,7 @@ def run(request: Request) -> int:
     """Run the guest; the exit status of the command."""
     if request.cpus != 1:
         raise errors.Failure(f"--cpus {request.cpus}: this version runs guests with one vCPU; leave the option out")
+    sys.setswitchinterval(SWITCH)
     with contextlib.ExitStack() as stack:
         return _run(request, stack)
 
