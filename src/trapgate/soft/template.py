@@ -44,6 +44,14 @@ class Template:
     exits: tuple[Exit, ...]
     ends: bool  # nothing behind it runs in this block
     python: tuple[int, ...] = ()  # offsets of the 4-byte numbers of Python-executed instructions
+    reads_flags: bool = True  # the flags before it matter
+    sets_flags: bool = False  # no flag from before it survives, but those it reads
+    has_dead: bool = False  # there is a variant for places where nobody reads its flags
+
+    @property
+    def leaves(self) -> bool:
+        """Whether native or Python code may see the state in its middle, and the flags from before it."""
+        return bool(self.colds or self.natives or self.python)
 
 
 class Builder:
@@ -244,6 +252,7 @@ class Builder:
                 pending.append((start + hole.offset, hole.size, hole.name, 0 if hole.relative else hole.addend, number))
             ends.append(len(code))
         starts.append(len(code))
+        reads, sets, has_dead = self._flags()
         rips: list[tuple[int, int]] = []
         colds: list[tuple[int, str, int]] = []
         natives: list[tuple[int, str]] = []
@@ -277,7 +286,23 @@ class Builder:
         for by in self.direct_exits:
             exits.append(Exit(len(code) + 1, by))
             code += b"\xe9\0\0\0\0"
-        return Template(bytes(code), tuple(rips), tuple(colds), tuple(natives), tuple(exits), self.ends, tuple(numbers))
+        return Template(
+            bytes(code), tuple(rips), tuple(colds), tuple(natives), tuple(exits), self.ends, tuple(numbers), reads, sets, has_dead
+        )  # fmt: skip
+
+    def _flags(self) -> tuple[bool, bool, bool]:
+        """`reads_flags`, `sets_flags` and `has_dead` of the micro-ops together."""
+        reads = sets = has_dead = False
+        certain = not self.labels  # behind a branch inside the instruction nothing is certain
+        stencils = self.library.stencils
+        for name, holes in self.ops:
+            stencil = stencils[name]
+            reads = reads or (stencil.reads_flags and not sets)
+            sets = sets or (stencil.sets_flags and certain)
+            certain = certain and "TAKEN" not in holes
+            has_dead = has_dead or f"{name}!" in stencils
+        trapped = any(name == "lock_end" for name, _ in self.ops)  # a debug exception behind it shows its flags
+        return reads, sets, has_dead and not trapped
 
 
 def _signed32(value: int, width: int) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, RflagsBits
+from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic
 
 from trapgate.arch.models import CpuModel
 from trapgate.isa import state as s
@@ -26,7 +26,6 @@ BLOCK_LIMIT = 64  # instructions
 MAX_LENGTH = 15
 MOST_INSTRUCTIONS = 1 << 16  # kept decoded for Python
 MOST_BLOCKS = 1 << 18  # kept by their bytes
-STATUS = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF
 SHARED_MNEMONICS = (Mnemonic.MOVSD, Mnemonic.CMPSD)  # string and SSE instructions of the same name
 
 
@@ -36,9 +35,6 @@ class Decoded:
 
     instruction: Instruction
     length: int
-    reads_flags: bool
-    sets_flags: bool  # all six, whatever the operands
-    faults: bool  # may leave in the middle: flags must be right before it
     fuses: bool  # Jcc
     live: Template | None = None
     dead: Template | None = None
@@ -139,15 +135,7 @@ class Translator:
     def _decode(self, raw: bytes, bits: int, mode: int) -> Decoded:
         decoder = Decoder(bits, raw, ip=0)
         i = decoder.decode()
-        shifts_by_cl = i.op_count > 1 and i.mnemonic in _SHIFTS
-        memory = any(i.op_kind(n) >= _FIRST_MEMORY_KIND for n in range(i.op_count))
-        faults = memory or i.is_stack_instruction or i.flow_control != FlowControl.NEXT or i.mnemonic in _MAY_FAULT or not _plain(i)
-        faults = faults or meaning(i, self.model) is None
-        return Decoded(
-            i, len(raw), bool(i.rflags_read & STATUS) or shifts_by_cl,
-            i.rflags_modified & STATUS == STATUS and not shifts_by_cl, faults,
-            i.mnemonic in _JCC,
-        )  # fmt: skip
+        return Decoded(i, len(raw), i.mnemonic in _JCC)
 
     def _template(self, entry: Decoded, raw: bytes, mode: int, dead: bool = False) -> Template:
         found = entry.dead if dead else entry.live
@@ -249,18 +237,17 @@ class Translator:
             branch, branch_raw = parts[index]
             fused = self._fused(first, first_raw, branch, branch_raw, mode)
             if fused is not None:
-                joined = Decoded(first.instruction, first.length + branch.length, False, True, True, False)
+                joined = Decoded(first.instruction, first.length + branch.length, False)
                 chosen.append((joined, first_raw + branch_raw, fused))
-                needed = first.reads_flags or first.faults or not first.sets_flags
+                needed = needed_before(fused, True)
                 index -= 2
         while index >= 0:
             entry, raw = parts[index]
-            dead = not needed and entry.sets_flags
-            chosen.append((entry, raw, self._template(entry, raw, mode, dead)))
-            if entry.sets_flags:
-                needed = False
-            if entry.reads_flags or entry.faults:
-                needed = True
+            template = self._template(entry, raw, mode)
+            if not needed and template.has_dead:
+                template = self._template(entry, raw, mode, dead=True)
+            chosen.append((entry, raw, template))
+            needed = needed_before(template, needed)
             index -= 1
         chosen.reverse()
         return chosen
@@ -290,19 +277,14 @@ class Translator:
         return number
 
 
-def _plain(i: Instruction) -> bool:
-    """Whether an instruction has a row of ours that cannot leave its block."""
-    return i.mnemonic in ROWS and not i.is_privileged
+def needed_before(template: Template, needed: bool) -> bool:
+    """Whether somebody reads the flags before an instruction, `needed` saying the same of those behind it."""
+    needed = needed or template.ends or bool(template.exits)  # whatever is behind an exit reads them
+    return template.reads_flags or template.leaves or (needed and not template.sets_flags)
 
 
 def _named(*names: str) -> frozenset[int]:
     return frozenset(getattr(Mnemonic, name) for name in names)
 
 
-_SHIFTS = _named("SHL", "SAL", "SHR", "SAR", "ROL", "ROR", "RCL", "RCR", "SHLD", "SHRD")
-_MAY_FAULT = _named(
-    "DIV", "IDIV", "CLI", "STI", "POPF", "POPFD", "POPFQ", "SWAPGS", "STAC", "CLAC", "INVLPG",
-    "RDFSBASE", "RDGSBASE", "WRFSBASE", "WRGSBASE",
-)  # fmt: skip
 _JCC = _named(*(f"J{name.upper()}" for name in CONDITIONS))
-_FIRST_MEMORY_KIND = 15  # iced_x86.OpKind: MEMORY_SEG_SI and everything behind it lies in memory

@@ -5,10 +5,11 @@ import marshal
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
+from trapgate.isa.facts import Facts
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.stencil import Hole, Stencil
 
@@ -89,19 +90,25 @@ def build_library(progress: Callable[[int, int], None] = lambda done, total: Non
 def compile_forms(names: Sequence[str]) -> dict[str, Stencil]:
     """The stencils of some forms; runs in a worker process."""
     from trapgate.isa import catalog
+    from trapgate.isa.facts import facts
     from trapgate.stencil.compile import Compiler
     from trapgate.stencil.lower import Lowering
     from trapgate.stencil.tidy import tidy
 
     wanted = set(names)
-    lowering, mangled = Lowering(), dict[str, str]()
+    lowering, mangled, found = Lowering(), dict[str, str](), dict[str, Facts]()
     for form in catalog.forms():
         if form.name in wanted:
             mangled[symbol := f"form{len(mangled)}"] = form.name
-            lowering.stencil(symbol, form.trace())
+            trace = form.trace()
+            found[symbol] = facts(trace)
+            lowering.stencil(symbol, trace)
     compiled = Compiler().compile(lowering.module())
     assert all(name in mangled for name in compiled), f"a stencil needs constants: {[n for n in compiled if n not in mangled]}"
-    return {mangled[symbol]: tidy(stencil) for symbol, stencil in compiled.items()}
+    return {
+        mangled[symbol]: replace(tidy(stencil), reads_flags=found[symbol].reads_flags, sets_flags=found[symbol].sets_flags)
+        for symbol, stencil in compiled.items()
+    }
 
 
 def compile_native() -> tuple[bytes, dict[str, int]]:
@@ -141,7 +148,7 @@ def compile_native() -> tuple[bytes, dict[str, int]]:
 
 def _pack(library: Library) -> bytes:
     stencils = {
-        name: (s.code, tuple((h.offset, h.size, h.relative, h.name, h.addend) for h in s.holes))
+        name: (s.code, tuple((h.offset, h.size, h.relative, h.name, h.addend) for h in s.holes), s.reads_flags, s.sets_flags)
         for name, s in library.stencils.items()
     }
     return marshal.dumps((stencils, library.blob, library.entries))
@@ -149,4 +156,5 @@ def _pack(library: Library) -> bytes:
 
 def _unpack(data: bytes) -> Library:
     stencils, blob, entries = marshal.loads(data)
-    return Library({name: Stencil(code, tuple(Hole(*h) for h in holes)) for name, (code, holes) in stencils.items()}, blob, entries)
+    unpacked = {name: Stencil(code, tuple(Hole(*h) for h in holes), *flags) for name, (code, holes, *flags) in stencils.items()}
+    return Library(unpacked, blob, entries)

@@ -20,3 +20,5 @@ class Stencil:
 
     code: bytes
     holes: tuple[Hole, ...]
+    reads_flags: bool = False  # as `isa.facts` found them in the body
+    sets_flags: bool = False

@@ -1,0 +1,49 @@
+"""Flags that nobody reads are not stored, and those that somebody may see are: decided by the facts of the stencils."""
+
+import pytest
+
+from trapgate.arch.models import CpuModel
+from trapgate.isa.state import MODE_CODE64
+from trapgate.memory import Ram
+from trapgate.soft.blocks import Blocks
+from trapgate.soft.codebuffer import CodeBuffer
+from trapgate.soft.translate import Translator
+from trapgate.stencil.cache import Cache
+from trapgate.stencil.library import load_library
+
+
+@pytest.fixture(scope="module")
+def translator() -> Translator:
+    ram = Ram(1 << 20)
+    code = CodeBuffer(load_library(Cache()), 16 << 20)
+    return Translator(ram, code, Blocks(ram, code), CpuModel.parse("EPYC-Turin"))
+
+
+@pytest.mark.parametrize(
+    ("block", "dead"),
+    [
+        ("01d1 31c0", [True, False]),  # ADD, XOR
+        ("01d1 89c0 31c0", [True, False, False]),  # ADD, MOV, XOR: MOV neither reads nor sets
+        ("ffc1 31c0", [True, False]),  # INC keeps CF: of nobody's interest before XOR
+        ("01d1 ffc1 7204", [False, False, False]),  # ADD, INC, JB: its CF
+        ("01d1 83d004 31c0", [False, True, False]),  # ADD, ADC: reads CF, flags or no flags
+        ("01d1 c1e004 31c0", [True, True, False]),  # ADD, SHL by 4
+        ("01d1 d3e0 7204", [False, False, False]),  # ADD, SHL by CL, JB: a count of 0 keeps the flags of ADD
+        ("01d1 0f28c1 31c0", [True, False, False]),  # ADD, MOVAPS between registers: cannot fault
+        ("01d1 8903 31c0", [False, False, False]),  # ADD, MOV to memory: may fault
+        ("01d1 f7f1 31c0", [False, False, False]),  # ADD, DIV: may fault
+        ("010b 31c0", [True, False]),  # ADD to memory
+        ("f0830301 31c0", [False, False]),  # LOCK ADD: a bus-lock trap behind it shows its flags
+        ("01d1 39d1 7204", [True, False]),  # ADD, CMP with JB in one
+        ("01d1 eb04", [False, False]),  # ADD, JMP: the next block may read them
+    ],
+)
+def test_which_flags_are_stored(translator: Translator, block: str, dead: list[bool]) -> None:
+    parts = []
+    for text in block.split():
+        raw = bytes.fromhex(text)
+        entry = translator._decode(raw, 64, MODE_CODE64)
+        translator._template(entry, raw, MODE_CODE64)
+        parts.append((entry, raw))
+    chosen = translator._choose(parts, MODE_CODE64)
+    assert [template is entry.dead for entry, _, template in chosen] == dead
