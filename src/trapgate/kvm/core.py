@@ -1,0 +1,241 @@
+"""A vCPU on KVM below the debugger: its VM, entering the guest, being kicked out of it, devices' answers, guest memory."""
+
+import signal
+import threading
+from dataclasses import dataclass
+from typing import Protocol
+
+from trapgate.arch.cpuid import Dynamic
+from trapgate.arch.models import CpuModel
+from trapgate.arch.msrs import Rule, msrs_of
+from trapgate.exits import Exit, MmioRead, MmioWrite, PortRead, PortWrite
+from trapgate.kvm import abi, cpuid
+from trapgate.kvm.handles import System
+from trapgate.kvm.memory import Planted, map_ram
+from trapgate.kvm.registers import Registers
+from trapgate.memory import PAGE_SIZE, Ram
+
+TSS_ADDRESS = 0xFFFB_D000  # below the place of firmware, in the hole of RAM
+KICK = signal.SIGUSR1  # blocked in our threads but while the guest runs: it ends KVM_RUN and is never handled
+NOTHING_BLOCKED = bytes(8)
+OUT = 1
+SETTABLE = (Rule.PLAIN, Rule.PAT_TYPES, Rule.MTRR_TYPES, Rule.MTRR_BASE, Rule.MTRR_MASK)
+
+
+class LocalApic(Protocol):
+    """What the CPU reaches of its local APIC (`devices.lapic` is one): CR8 and MSRs."""
+
+    cr8: int
+
+    def read_msr(self, index: int) -> int:
+        """IA32_APIC_BASE, 800h-8FFh, IA32_TSC_DEADLINE; ValueError for what is not there."""
+        ...
+
+    def write_msr(self, index: int, value: int) -> None:
+        """The same; ValueError for a value it refuses."""
+        ...
+
+
+class NoApic:
+    """For a vCPU that stands alone."""
+
+    cr8 = 0
+
+    def read_msr(self, index: int) -> int:
+        """Nothing is here."""
+        raise ValueError(f"MSR {index:#x}: no local APIC")
+
+    def write_msr(self, index: int, value: int) -> None:
+        """Nothing is here."""
+        raise ValueError(f"MSR {index:#x}: no local APIC")
+
+
+@dataclass(slots=True)
+class PortItems:
+    """An IN or OUT under way: `count` items (more than one for REP INS and OUTS), of which `done` are through."""
+
+    out: bool
+    size: int
+    port: int
+    offset: int
+    count: int
+    done: int = 0
+
+
+class Core:
+    """Owns the VM. `registers` and memory are the guest's as of the last completed instruction, once `settle` was called."""
+
+    def __init__(self, ram: Ram, model: CpuModel, lapic: LocalApic | None, *, tsc_hz: int = 0, bus_locks: bool = False) -> None:
+        self.ram, self.lapic = ram, lapic or NoApic()
+        self.system = System()
+        self.vm = self.system.create_vm()
+        self.vm.set_tss_address(TSS_ADDRESS)
+        map_ram(self.vm, ram)
+        self.payload = bool(self.system.capability(abi.CAP_EXCEPTION_PAYLOAD))
+        if self.payload:
+            self.vm.enable(abi.CAP_EXCEPTION_PAYLOAD, 1)
+        self.bus_lock_exits = bus_locks and bool(self.system.capability(abi.CAP_BUS_LOCK_EXIT) & abi.BUS_LOCK_DETECTION_EXIT)
+        if self.bus_lock_exits:
+            self.vm.enable(abi.CAP_BUS_LOCK_EXIT, abi.BUS_LOCK_DETECTION_EXIT)
+        supported = self.system.supported_cpuid()
+        self.model, self.lost_features = cpuid.filter_model(model, supported)
+        self.fd = self.vm.create_vcpu(0)
+        self.fd.set_tsc_khz((tsc_hz or model.tsc_hz) // 1000)
+        tsc_known = self.fd.tsc_khz() * 1000 == model.tsc_hz
+        self.fd.set_cpuid(list(cpuid.entries(self.model, Dynamic(), tsc_known)))
+        self.amd_host = host_is_amd(supported)
+        self.registers = Registers(self.fd)
+        self.planted = Planted(ram, self.translate)
+        self.shared = self.fd.shared
+        self.items: PortItems | None = None
+        self.unread = False  # `shared` holds an exit that nobody has looked at
+        self._reading: abi.ExitMmio | None = None
+        self._waiting = False  # an I/O instruction completes with the next KVM_RUN
+        self._kicked = False
+        self._thread: int | None = None
+        self._inside = False
+        self.known_ready = False  # whether `ready_for_interrupt_injection` is of this moment
+        for msr in msrs_of(self.model).values():
+            if msr.rule in SETTABLE and msr.reset:
+                self.fd.set_msr(msr.index, msr.reset)  # some are not KVM's: those read as KVM has them
+
+    def close(self) -> None:
+        """Give the VM back to the host."""
+        for handle in (self.fd, self.vm, self.system):
+            handle.close()
+
+    # --- entering the guest
+
+    def _own_thread(self) -> None:
+        """KICK must be blocked in whatever thread runs the vCPU, and let through while the guest runs."""
+        here = threading.get_ident()
+        if here != self._thread:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {KICK})
+            if self._thread is None:
+                self.fd.set_signal_mask(NOTHING_BLOCKED)
+            self._thread = here
+
+    def enter(self, immediate: bool = False) -> bool:
+        """KVM_RUN. False when it ended without an exit: a kick, a signal, or (`immediate`) an instruction completed."""
+        self._own_thread()
+        shared, lapic = self.shared, self.lapic
+        shared.cr8 = lapic.cr8
+        shared.immediate_exit = immediate
+        self._inside = True
+        if self._kicked:  # asked after the store above: a kick from another thread is seen either here or by KVM
+            shared.immediate_exit = 1
+        happened = self.fd.run()
+        self._inside = False
+        self._waiting, self.known_ready = False, True
+        self.registers.forget()
+        if not happened:
+            signal.sigtimedwait({KICK}, 0)
+        if shared.cr8 != lapic.cr8:
+            lapic.cr8 = shared.cr8
+        return happened
+
+    def kick(self) -> None:
+        """Make `run` return Interrupted soon; from any thread."""
+        self._kicked = True
+        self.shared.immediate_exit = 1
+        if self._inside and self._thread is not None:
+            signal.pthread_kill(self._thread, KICK)
+
+    def take_kick(self) -> bool:
+        """Whether somebody kicked; forgotten with the asking."""
+        kicked, self._kicked = self._kicked, False
+        return kicked
+
+    def settle(self) -> None:
+        """Complete the I/O instruction that `run` returned from, so that registers are those behind it."""
+        if self._waiting and self.items is None:
+            self.unread = self.enter(immediate=True)
+
+    # --- devices
+
+    def port_exit(self) -> Exit:
+        """The IN or OUT that KVM has just exited with."""
+        io = self.shared.exit.io
+        self.items = PortItems(io.direction == OUT, io.size, io.port, io.data_offset, io.count)
+        self._waiting = True
+        return self.next_item()
+
+    def next_item(self) -> Exit:
+        """The next item of the IN or OUT under way."""
+        items = self.items
+        assert items is not None
+        if not items.out:
+            return PortRead(items.port, items.size)
+        data = self.fd.io_bytes(items.offset + items.done * items.size, items.size)
+        self._item_done(items)
+        return PortWrite(items.port, items.size, int.from_bytes(data, "little"))
+
+    def _item_done(self, items: PortItems) -> None:
+        items.done += 1
+        if items.done == items.count:
+            self.items = None
+
+    def mmio_exit(self) -> Exit:
+        """The access to memory that is no RAM, which KVM has just exited with."""
+        mmio = self.shared.exit.mmio
+        self._waiting = True
+        if not mmio.is_write:
+            self._reading = mmio
+            return MmioRead(mmio.phys_addr, mmio.len)
+        return MmioWrite(mmio.phys_addr, mmio.len, int.from_bytes(bytes(mmio.data[: mmio.len]), "little"))
+
+    def complete(self, value: int) -> None:
+        """Answer the PortRead or MmioRead that `run` returned last."""
+        if self.items is not None:
+            items = self.items
+            self.fd.put_io_bytes(items.offset + items.done * items.size, value.to_bytes(items.size, "little"))
+            self._item_done(items)
+            return
+        assert self._reading is not None, "nothing waits for an answer"
+        self._reading.data[: self._reading.len] = value.to_bytes(self._reading.len, "little")
+        self._reading = None
+
+    # --- memory
+
+    def translate(self, address: int) -> int | None:
+        """The guest-physical address behind a linear one; None when unmapped."""
+        return self.fd.translate(address & (1 << 64) - 1)
+
+    def read_virtual(self, address: int, length: int) -> bytes:
+        """Guest memory without our INT3 bytes; short where a page is unmapped or not RAM."""
+        data = b""
+        for at, size in pages(address, length):
+            physical = self.translate(at)
+            if physical is None or not self.ram.contains(physical, size):
+                break
+            data += self.planted.hide(physical, self.ram.read(physical, size))
+        return data
+
+    def write_virtual(self, address: int, data: bytes) -> bool:
+        """Change guest memory whatever its page rights; False and nothing written when any of it is unmapped or not RAM."""
+        places = [(self.translate(at), size) for at, size in pages(address, len(data))]
+        if any(physical is None or not self.ram.contains(physical, size) for physical, size in places):
+            return False
+        done = 0
+        for physical, size in places:
+            assert physical is not None
+            self.ram.write(physical, self.planted.overwrite(physical, data[done : done + size]))
+            done += size
+        return True
+
+
+def pages(address: int, length: int) -> list[tuple[int, int]]:
+    """(address, size) of the part of [address, address + length) in each page."""
+    found, end = [], address + length
+    while address < end:
+        size = min(end - address, PAGE_SIZE - address % PAGE_SIZE)
+        found.append((address, size))
+        address += size
+    return found
+
+
+def host_is_amd(supported: list[abi.CpuidEntry]) -> bool:
+    """Whether KVM runs on an AMD CPU (or a compatible one), by the vendor that it offers to guests."""
+    zero = next(one for one in supported if one.function == 0)
+    vendor = b"".join(int(part).to_bytes(4, "little") for part in (zero.ebx, zero.edx, zero.ecx))
+    return vendor in (b"AuthenticAMD", b"HygonGenuine")

@@ -1,0 +1,252 @@
+"""The hardware CPU as a vCPU: the protocol of `trapgate.vcpu` on KVM.
+
+Without a debugger KVM runs the guest alone, its debug registers, TF and bus-lock traps included. As soon as the debugger has a
+hardware breakpoint or steps, every #DB comes here instead (`debugging`), and what is the guest's is injected again. Interrupt
+controllers and timers are the machine's own, in user space, so that both engines are served by the same devices.
+"""
+
+from collections.abc import Sequence
+
+from trapgate.arch import debugregs
+from trapgate.arch.models import CpuModel
+from trapgate.clock import Clock
+from trapgate.exits import BusLock, Exit, Halted, Interrupted, Shutdown, SoftwareBreakpoint
+from trapgate.kvm import abi, buslock
+from trapgate.kvm.core import LocalApic
+from trapgate.kvm.debugging import Debugging, MakePlan
+from trapgate.kvm.handles import KvmError
+from trapgate.memory import Ram
+from trapgate.vcpu import Breakpoint, GuestDebug, Kind, Owner
+
+IF = 1 << 9
+APIC_MSRS = frozenset({0x1B, 0x6E0, *range(0x800, 0x900)})
+INTERNAL = {
+    1: "it cannot emulate an instruction",
+    2: "exceptions while it delivered one",
+    3: "an exit amid a delivery",
+    4: "an exit it does not know",
+}
+
+
+class KvmVcpu(Debugging):
+    """A vCPU of the KVM engine."""
+
+    # --- the loop
+
+    def run(self) -> Exit:
+        """Execute until something happens that the CPU cannot settle alone."""
+        while (exit_ := self._turn()) is None:
+            pass
+        return exit_
+
+    def _turn(self) -> Exit | None:
+        if self.dead is not None:
+            return self.dead
+        if self.items is not None:
+            return self.next_item()
+        if self.take_kick():
+            return Interrupted()
+        if self.unread:
+            self.unread = False
+            return self._sort()
+        if self.step_under_way is not None:
+            return self._go_on_stepping()
+        if self.halting:
+            self.halting = False
+            return Halted()
+        if self.finished is not None:
+            event, self.finished = self.finished, None
+            return event
+        if self.wants_step():
+            linear = self.registers.linear(self.registers.rip)
+            if linear in self.software and linear != self.skip:
+                return SoftwareBreakpoint(linear)
+            return self._sorted(self.begin_step())
+        self.configure()
+        return self._sorted(self.enter_with_injection())
+
+    def _sorted(self, happened: bool) -> Exit | None:
+        return self._sort() if happened else self.not_entered()
+
+    def _go_on_stepping(self) -> Exit | None:
+        """An I/O instruction of a step: complete it, and see whether the step is through."""
+        if self._waiting:
+            self.settle()
+            if self.unread:
+                return None
+        if self.step_is_through():
+            return self.finish_step(0, 0)
+        return self._sorted(self.enter())
+
+    def _sort(self) -> Exit | None:
+        """What the exit in `shared` means."""
+        shared = self.shared
+        if shared.flags & abi.RUN_BUS_LOCK and shared.exit_reason != abi.EXIT_BUS_LOCK and not self._told_lock:
+            self._told_lock = self.unread = True
+            return self._bus_lock()
+        self._told_lock = False
+        match shared.exit_reason:
+            case abi.EXIT_IO:
+                return self.port_exit()
+            case abi.EXIT_MMIO:
+                return self.mmio_exit()
+            case abi.EXIT_DEBUG:
+                return self.debug_exit()
+            case abi.EXIT_HLT:
+                return self._halted()
+            case abi.EXIT_IRQ_WINDOW | abi.EXIT_INTR:
+                return Interrupted()
+            case abi.EXIT_SET_TPR:
+                return self.finish_step(0, 0) if self.step_under_way is not None else Interrupted()
+            case abi.EXIT_BUS_LOCK:
+                return self._bus_lock()
+            case abi.EXIT_SHUTDOWN:
+                self.dead = Shutdown(self.story("triple fault"))
+                return self.dead
+            case _:
+                raise self._failure()
+
+    def _halted(self) -> Exit | None:
+        if self.step_under_way is None:
+            return Halted()
+        self.halting = True  # the guest's own single-step trap comes first, and wakes it
+        event = self.finish_step(0, 0, debugger=False)
+        return event or None
+
+    def _failure(self) -> KvmError:
+        """An exit that says that KVM gave up."""
+        reason, remedy = self.shared.exit_reason, "run this guest with --engine soft"
+        rip = self.registers.rip
+        code = self.read_virtual(self.registers.linear(rip), 15).hex(" ")
+        where = f"at RIP {rip:#x}, bytes {code or '(unmapped)'}"
+        if reason == abi.EXIT_INTERNAL_ERROR:
+            why = INTERNAL.get(self.shared.exit.internal.suberror, "no reason given")
+            return KvmError(f"KVM_RUN: this host's KVM gave up {where}: {why}", 0, remedy)
+        detail = f" ({self.shared.exit.hardware_reason:#x})" if reason in (abi.EXIT_UNKNOWN, abi.EXIT_FAIL_ENTRY) else ""
+        return KvmError(f"KVM_RUN ended with exit {reason}{detail} {where}", 0, remedy)
+
+    def story(self, what: str) -> str:
+        """The CPU's state in a few lines."""
+        get = self.registers.get
+        return "\n".join((
+            f"{what} at RIP {get('rip'):#x}, RSP {get('rsp'):#x}, RFLAGS {get('rflags'):#x}",
+            f"CS {get('cs'):#x}, SS {get('ss'):#x}",
+            f"CR0 {get('cr0'):#x}, CR2 {get('cr2'):#x}, CR3 {get('cr3'):#x}, CR4 {get('cr4'):#x}",
+        ))  # fmt: skip
+
+    def _bus_lock(self) -> Exit | None:
+        """A bus-lock exit: the instruction and its operand as far as they can still be told."""
+        if not self.bus_lock_exits:
+            return None
+        find = buslock.instruction_at if self.amd_host else buslock.instruction_before
+        registers = self.registers
+        found = find(self.read_virtual, registers.linear(registers.rip), registers.rip, registers.bits)
+        if found is None:
+            return BusLock(registers.rip, 0, 0, registers.cpl)
+        place = buslock.operand(found, registers.get)
+        return BusLock(place.rip, place.address, place.size, registers.cpl)
+
+    # --- interrupts
+
+    def can_interrupt(self) -> bool:
+        """Whether an external interrupt would be taken now."""
+        if self.injection is not None or self.step_under_way is not None or self.items is not None:
+            return False
+        if self.known_ready:
+            return bool(self.shared.ready_for_interrupt_injection and self.shared.if_flag)
+        events = self.fd.events()
+        busy = events.interrupt_injected or events.interrupt_shadow or events.exception_pending or events.exception_injected
+        return bool(self.registers.general.rflags & IF) and not busy
+
+    def interrupt(self, vector: int) -> None:
+        """Deliver an external interrupt, with the next entry."""
+        self.fd.interrupt(vector)
+        self.halting = self.known_ready = False
+        self.shared.ready_for_interrupt_injection = 0
+        self.in_flight = vector
+
+    def want_interrupt(self, waiting: bool) -> None:
+        """While waiting, `run` returns Interrupted as soon as an interrupt could be taken."""
+        self.shared.request_interrupt_window = int(waiting)
+
+    def nmi(self) -> None:
+        """A non-maskable interrupt with the next entry."""
+        self.fd.nmi()
+        self.halting = False
+
+    # --- registers
+
+    def get(self, register: str) -> int:
+        """The value of a register."""
+        self.settle()
+        return self.lapic.cr8 if register == "cr8" else self.registers.get(register)
+
+    def set(self, register: str, value: int) -> None:
+        """Change a register; ValueError when the architecture forbids the value."""
+        self.settle()
+        if register == "cr8":
+            self.lapic.cr8 = value
+            return
+        if register == "rip":
+            self.abandon()
+        self.known_ready = False
+        self.registers.set(register, value)
+
+    def read_msr(self, index: int) -> int:
+        """The value of an MSR; KeyError when there is none."""
+        if index in APIC_MSRS:
+            return self.lapic.read_msr(index)
+        value = self.fd.msr(index)
+        if value is None:
+            raise KeyError(f"KVM has no MSR {index:#x} here")
+        return value
+
+    def write_msr(self, index: int, value: int) -> None:
+        """Change an MSR; KeyError when there is none, ValueError when it refuses the value."""
+        if index in APIC_MSRS:
+            self.lapic.write_msr(index, value)
+        elif not self.fd.set_msr(index, value):
+            self.read_msr(index)
+            raise ValueError(f"MSR {index:#x} cannot hold {value:#x}")
+        self.registers.forget()
+
+    # --- the debugger
+
+    def arm(self, breakpoints: Sequence[Breakpoint], software: Sequence[int]) -> None:
+        """The debugger's breakpoints from now on. ValueError when they and the guest's need more than four debug registers."""
+        self.settle()
+        self.make_plan((*self.guest_breakpoints(), *breakpoints))
+        self.debugger = tuple(breakpoints)
+        self.software = tuple(software)
+        self.planted.lift()
+
+    def armed(self) -> Sequence[Breakpoint]:
+        """The guest's enabled breakpoints, then the debugger's."""
+        return (*self.guest_breakpoints(), *self.debugger)
+
+    def guest_breakpoints(self) -> tuple[Breakpoint, ...]:
+        """What the guest's own DR0-DR7 arm."""
+        debug = self.fd.debug_registers()
+        slots = ((n, debugregs.slot(debug.dr7, n)) for n in range(debugregs.SLOTS))
+        return tuple(Breakpoint(Owner.GUEST, n, Kind(slot.rw), int(debug.db[n]), slot.length) for n, slot in slots if slot.enabled)
+
+    def step(self, on: bool) -> None:
+        """While on, `run` returns after one instruction."""
+        self.stepping = on
+        self.fd.clock_paused()
+
+    def resume_over(self) -> None:
+        """The next instruction runs without the debugger's execution breakpoints on it."""
+        self.settle()
+        self.skip = self.registers.linear(self.registers.rip)
+
+    def guest_debug(self) -> GuestDebug:
+        """What the guest had armed when the last DebugException arose."""
+        return self.last_debug
+
+
+def make(
+    ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic | None, plan: MakePlan, bus_locks: bool = False
+) -> KvmVcpu:
+    """A vCPU for `trapgate.machine`; KvmError when the host does not let us. `plan` shares the four debug registers out."""
+    return KvmVcpu(ram, CpuModel.parse(model), lapic, plan, tsc_hz=tsc_hz, bus_locks=bus_locks)

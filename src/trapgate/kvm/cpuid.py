@@ -1,0 +1,49 @@
+"""CPUID for a guest on KVM: what the model has, less what this host cannot give; pure."""
+
+from collections.abc import Iterable, Iterator
+
+from trapgate.arch import features
+from trapgate.arch.cpuid import MAX_BASIC, MAX_EXTENDED, Dynamic
+from trapgate.arch.models import CpuModel
+from trapgate.kvm import abi
+
+WITH_INDEX = {4: 4, 7: 2, 0xB: 2, 0xD: 3, 0x8000001D: 5}  # leaves that differ by ECX, and how many of theirs we give
+OURS = frozenset({"hypervisor"})  # bits that a host need not announce
+# Without an interrupt controller in the kernel KVM has no x2APIC registers and no deadline timer: both stay off, the rest of our
+# local APIC answers in user space.
+NEVER = frozenset({"x2apic", "tsc-deadline"})
+_BIT = {name: (one.leaf, one.subleaf, one.register, one.bit) for name, one in features.FEATURES.items()}
+
+
+def _host_has(name: str, host: dict[tuple[int, int], dict[str, int]]) -> bool:
+    leaf, subleaf, register, bit = _BIT[name]
+    return bool(host.get((leaf, subleaf), {}).get(register, 0) >> bit & 1)
+
+
+def filter_model(model: CpuModel, supported: Iterable[abi.CpuidEntry]) -> tuple[CpuModel, tuple[str, ...]]:
+    """The model as this host can run it, and the features it had to lose, sorted."""
+    host = {
+        (one.function, one.index): {name: int(getattr(one, name)) for name in ("eax", "ebx", "ecx", "edx")} for one in supported
+    }
+    lost = sorted(name for name in model.enabled if name in NEVER or not (name in OURS or _host_has(name, host)))
+    for name in lost:
+        model = model.with_feature(name, False)
+    return model, tuple(lost)
+
+
+def _one(model: CpuModel, number: int, subleaf: int, indexed: bool, dynamic: Dynamic) -> abi.CpuidEntry:
+    eax, ebx, ecx, edx = model.cpuid(number, subleaf, dynamic)
+    return abi.CpuidEntry(number, subleaf, abi.CPUID_SIGNIFICANT_INDEX if indexed else 0, eax, ebx, ecx, edx)
+
+
+def entries(model: CpuModel, dynamic: Dynamic, tsc_known: bool) -> Iterator[abi.CpuidEntry]:
+    """Every leaf for KVM_SET_CPUID2. Unless the TSC runs at the model's rate (`tsc_known`) leaf 15h is left out."""
+    numbers = [*range(MAX_BASIC[model.vendor] + 1), 0x40000000, *range(0x80000000, MAX_EXTENDED[model.vendor] + 1)]
+    for number in numbers:
+        if number in (0x15, 0x16) and not tsc_known:
+            continue
+        if number in WITH_INDEX:
+            for subleaf in range(WITH_INDEX[number]):
+                yield _one(model, number, subleaf, True, dynamic)
+        else:
+            yield _one(model, number, 0, False, dynamic)

@@ -1,0 +1,130 @@
+"""What a single step on KVM does beyond the instruction, and how to make up for it; pure functions over bytes.
+
+KVM steps with the real RFLAGS.TF. PUSHF, SYSCALL, interrupts and exceptions copy it to where the guest sees it; POPF, IRET and
+SYSRET replace it by the guest's own. An instruction that ends in a handler is not followed by a trap at all, so a step carries
+*nets*: execution breakpoints on the entries of the handlers that it may end in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic
+
+from trapgate.arch.flags import TF
+from trapgate.arch.vectors import BP, DB, GP, NM, OF, PF, UD
+
+Read = Callable[[int, int], bytes]  # linear address, length; short where unmapped
+
+MAX_INSTRUCTION = 15
+WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
+_PUSHF = {Mnemonic.PUSHF: 2, Mnemonic.PUSHFD: 4, Mnemonic.PUSHFQ: 8}
+_POPF = {Mnemonic.POPF: 2, Mnemonic.POPFD: 4, Mnemonic.POPFQ: 8}
+_IRET = {Mnemonic.IRET: 2, Mnemonic.IRETD: 4, Mnemonic.IRETQ: 8}
+_INT = {Mnemonic.INT3: BP, Mnemonic.INTO: OF, Mnemonic.INT1: DB}
+FAULTS = (PF, GP, UD, NM)  # what a plain instruction may raise, the likeliest first
+
+
+def decode(code: bytes, bits: int) -> Instruction | None:
+    """The instruction at the start of some bytes; None when they are none."""
+    instruction = Decoder(bits, code).decode()
+    return instruction if instruction.code else None
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """Where an event's handler begins (linear), and where the saved flags lie: at [RSP + flags_at], or in R11 when None."""
+
+    entry: int
+    flags_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What leads to handlers. `bits` is the width of gates: 64 in long mode, 32 in protected mode, 16 in real mode."""
+
+    idt_base: int
+    idt_limit: int
+    bits: int
+    syscall: int  # LSTAR
+    gdt_base: int = 0
+
+
+def handler(read: Read, tables: Tables, vector: int) -> Handler | None:
+    """Where an interrupt or exception goes; None when its gate cannot be read or is not present."""
+    size = {64: 16, 32: 8, 16: 4}[tables.bits]
+    if vector * size + size - 1 > tables.idt_limit:
+        return None
+    raw = read(tables.idt_base + vector * size, size)
+    if len(raw) < size:
+        return None
+    if tables.bits == 16:
+        return Handler(int.from_bytes(raw[2:4], "little") * 16 + int.from_bytes(raw[:2], "little"), 4)
+    if not raw[5] & 0x80:
+        return None
+    offset = int.from_bytes(raw[:2] + raw[6:8], "little")
+    error = vector in WITH_ERROR_CODE
+    if tables.bits == 64:
+        return Handler(offset | int.from_bytes(raw[8:12], "little") << 32, 16 + 8 * error)
+    selector = int.from_bytes(raw[2:4], "little")
+    descriptor = read(tables.gdt_base + (selector & ~7), 8)
+    base = int.from_bytes(descriptor[2:5] + descriptor[7:8], "little") if len(descriptor) == 8 else 0
+    return Handler(base + offset & 0xFFFF_FFFF, 8 + 4 * error)
+
+
+def nets(read: Read, tables: Tables, instruction: Instruction | None) -> list[Handler]:
+    """The handlers that a step of this instruction may end in, the likeliest first."""
+    numbers: list[int] = []
+    found: list[Handler] = []
+    if instruction is not None:
+        if instruction.mnemonic == Mnemonic.INT:
+            numbers.append(instruction.immediate8)
+        elif instruction.mnemonic in _INT:
+            numbers.append(_INT[instruction.mnemonic])
+        elif instruction.mnemonic == Mnemonic.SYSCALL and tables.bits == 64:
+            found.append(Handler(tables.syscall, None))
+    for vector in (*numbers, *FAULTS):
+        one = handler(read, tables, vector)
+        if one is not None and one.entry not in [known.entry for known in found]:
+            found.append(one)
+    return found
+
+
+def pushed_flags(instruction: Instruction | None) -> int:
+    """Bytes of the flags image that the instruction pushes; 0 when it pushes none."""
+    return 0 if instruction is None else _PUSHF.get(instruction.mnemonic, 0)
+
+
+def popped_flags(instruction: Instruction | None) -> tuple[int, int]:
+    """(offset from the stack pointer, bytes) of the flags image that the instruction loads; bytes 0 when it loads none."""
+    if instruction is None:
+        return 0, 0
+    if instruction.mnemonic in _POPF:
+        return 0, _POPF[instruction.mnemonic]
+    size = _IRET.get(instruction.mnemonic, 0)
+    return 2 * size, size
+
+
+def tf_after(instruction: Instruction | None, before: bool, popped: int | None, r11: int, sfmask: int) -> bool:
+    """The guest's own TF behind an instruction that completed. `popped`: the flags image that it loaded, if any."""
+    if popped is not None:
+        return bool(popped & TF)
+    if instruction is None:
+        return before
+    if instruction.mnemonic in (Mnemonic.SYSRET, Mnemonic.SYSRETQ):
+        return bool(r11 & TF)
+    if instruction.mnemonic == Mnemonic.SYSCALL:
+        return before and not sfmask & TF
+    return before
+
+
+def saves_flags_in_r11(instruction: Instruction | None) -> bool:
+    """SYSCALL."""
+    return instruction is not None and instruction.mnemonic == Mnemonic.SYSCALL
+
+
+def branched(instruction: Instruction | None, rip: int, following: int) -> bool:
+    """Whether a branch was taken, as BTF counts."""
+    if instruction is None or instruction.has_rep_prefix or instruction.has_repne_prefix:
+        return False
+    plain = (FlowControl.NEXT, FlowControl.CONDITIONAL_BRANCH)
+    return rip != following or instruction.flow_control not in plain

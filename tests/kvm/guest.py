@@ -1,0 +1,134 @@
+"""A guest for the KVM engine: 64-bit code at CPL 0 whose exceptions are logged, without IRET, which nested hosts may not emulate.
+
+Every exception leaves a record of eight quadwords: vector, error code, pushed RIP, CS, RFLAGS and RSP, DR6, DR7. Then the guest
+goes on where it was, without breakpoints. The case ends with OUT to port F4h.
+"""
+
+from dataclasses import dataclass
+from functools import cache, partial
+
+from iced_x86 import Decoder
+
+from silicon.assemble import assemble
+from trapgate.debug import slots
+from trapgate.kvm import cpu as kvm
+from trapgate.machine import Machine, MachineConfig
+from trapgate.stops import MachineExit, Stop
+
+PML4, PDPT, PD, GDT, IDT, LOG, DATA, STACK, HANDLERS, CASE = (0x1000 * n for n in (1, 2, 3, 4, 5, 6, 8, 0xC, 0x10, 0x20))
+DR6 = 0xFFFF0FF0
+VECTORS = (*range(32), 0x30, 0x40)
+END = "mov dx, 0xF4\nmov al, 0\nout dx, al\nhlt"
+_WITH_ERROR = (8, 10, 11, 12, 13, 14, 17)
+
+_HANDLERS = f"""
+common:
+    push rax
+    push rbx
+    mov rbx, [{LOG}]
+    mov rax, [rsp+16]
+    mov [rbx], rax
+    mov rax, [rsp+24]
+    mov [rbx+8], rax
+    mov rax, [rsp+32]
+    mov [rbx+16], rax
+    mov rax, [rsp+40]
+    mov [rbx+24], rax
+    mov rax, [rsp+48]
+    mov [rbx+32], rax
+    mov rax, [rsp+56]
+    mov [rbx+40], rax
+    mov rax, dr6
+    mov [rbx+48], rax
+    mov rax, dr7
+    mov [rbx+56], rax
+    mov eax, 0x400
+    mov dr7, rax
+    add qword ptr [{LOG}], 64
+    mov eax, 0xFFFF0FF0
+    mov dr6, rax
+    mov rax, [rsp+32]
+    mov [{LOG + 8}], rax
+    pop rbx
+    pop rax
+    mov rsp, [rsp+40]
+    jmp qword ptr [{LOG + 8}]
+    .org 0x200
+"""
+
+
+def _stub(vector: int) -> str:
+    push = "nop\nnop" if vector in _WITH_ERROR else "push 0"
+    return f".org {0x200 + 16 * vector}\n{push}\npush {vector}\njmp common"
+
+
+@cache
+def handlers() -> bytes:
+    return assemble(_HANDLERS + "\n".join(_stub(vector) for vector in VECTORS))
+
+
+@cache
+def machine_code(text: str) -> bytes:
+    return assemble(f"{text}\n{END}")
+
+
+@dataclass(frozen=True)
+class Log:
+    """One exception as the guest's handler found it."""
+
+    vector: int
+    error: int
+    rip: int
+    cs: int
+    rflags: int
+    rsp: int
+    dr6: int
+    dr7: int
+
+
+class Guest:
+    """The guest, loaded and ready on KVM, inside a machine."""
+
+    def __init__(self, text: str, cpu: str = "EPYC-Turin") -> None:
+        self.machine = Machine(MachineConfig(memory=2 << 20, cpu=cpu), partial(kvm.make, plan=slots.plan))
+        vcpu = self.machine.vcpu
+        assert isinstance(vcpu, kvm.KvmVcpu)
+        self.vcpu, code = vcpu, machine_code(text)
+        self.starts = [one.ip for one in Decoder(64, code, ip=CASE)]
+        ram = self.machine.ram
+        ram.write_int(PML4, 8, PDPT | 7)
+        ram.write_int(PDPT, 8, PD | 7)
+        ram.write_int(PD, 8, 0x87)
+        for n, descriptor in enumerate((0, 0xAF9B000000FFFF, 0xCF93000000FFFF)):
+            ram.write_int(GDT + 8 * n, 8, descriptor)
+        for vector in VECTORS:
+            at = HANDLERS + 0x200 + 16 * vector
+            ram.write(IDT + 16 * vector, (at & 0xFFFF | 8 << 16 | 0x8E00 << 32 | at >> 16 << 48).to_bytes(16, "little"))
+        ram.write(HANDLERS, handlers())
+        ram.write(CASE, code)
+        ram.write_int(LOG, 8, LOG + 64)
+        with vcpu.registers.together():
+            for name, value in (("cr3", PML4), ("cr4", 0x628), ("efer", 0xD00), ("cr0", 0x80000011)):
+                vcpu.registers.set(name, value)
+            vcpu.registers.put_segment("cs", 8, 0, 0xFFFFFFFF, 0xA09B)
+            for name in ("ss", "ds", "es", "fs", "gs"):
+                vcpu.registers.put_segment(name, 16, 0, 0xFFFFFFFF, 0xC093)
+            for name, value in (("gdt_base", GDT), ("gdt_limit", 0x17), ("idt_base", IDT), ("idt_limit", 0x40F)):
+                vcpu.registers.set(name, value)
+        for name, value in (("rsp", STACK), ("rflags", 2), ("rip", CASE), ("rdi", DATA)):
+            vcpu.set(name, value)
+
+    def run(self, step: bool = False, limit: int = 200) -> list[tuple[Stop, int]]:
+        """Resume until the guest ends; every stop before that, with RIP."""
+        stops: list[tuple[Stop, int]] = []
+        while not isinstance(stop := self.machine.resume(step=step), MachineExit):
+            stops.append((stop, self.vcpu.get("rip")))
+            assert len(stops) < limit, "the guest makes no progress"
+        return stops
+
+    @property
+    def log(self) -> list[Log]:
+        """The exceptions that the guest's handlers saw."""
+        ram = self.machine.ram
+        records = range(LOG + 64, ram.read_int(LOG, 8), 64)
+        return [Log(*(ram.read_int(at + 8 * n, 8) for n in range(8))) for at in records]
