@@ -1,8 +1,10 @@
 """The stencil library: every form and the native functions, compiled once and kept on disk under a digest of all that went in."""
 
+import ctypes
 import hashlib
 import marshal
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -76,7 +78,7 @@ def build_library(progress: Callable[[int, int], None] = lambda done, total: Non
     assert len(names) == len(set(names)), f"two forms share a name: {[n for n in names if names.count(n) > 1][:3]}"
     total = len(names) + len(catalog.native_flows()) + len(catalog.native_functions())
     stencils: dict[str, Stencil] = {}
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=_end_with_parent) as pool:
         native = pool.submit(compile_native)
         jobs = [pool.submit(compile_forms, names[at : at + CHUNK]) for at in range(0, len(names), CHUNK)]
         for job in as_completed(jobs):
@@ -85,6 +87,11 @@ def build_library(progress: Callable[[int, int], None] = lambda done, total: Non
         blob, entries = native.result()
         progress(total, total)
     return Library(stencils, blob, entries)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent is killed must not wait for work for ever (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def compile_forms(names: Sequence[str]) -> dict[str, Stencil]:
