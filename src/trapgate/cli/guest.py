@@ -9,8 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from trapgate.arch.models import ModelError
 from trapgate.boot import BootOptions, CpuStart, ImageError, load, plan_boot, read_image
+from trapgate.cli import guest_kvm
 from trapgate.cli.errors import Failure
 from trapgate.debug.buslock import Mode
+from trapgate.kvm.cpu import KvmVcpu
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.memory import MemoryError_
 from trapgate.soft import cpu as soft
@@ -65,8 +67,8 @@ def tell_notes(cache: Cache) -> None:
 
 def make_machine(config: MachineConfig, engine: str) -> Machine:
     """An empty machine; Failure when the host or the options do not allow it."""
-    if engine != "soft":
-        raise Failure(f"--engine {engine} is not in this version; leave the option out: the software CPU runs everywhere")
+    if engine == "kvm":
+        return guest_kvm.make_machine(config)
     try:
         counting = config.clock is ClockKind.INSTRUCTIONS
         cache = open_cache()
@@ -84,8 +86,7 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
 
 def keep_translations(machine: Machine) -> None:
     """Write back what the software CPU has translated, once the machine has stopped for good."""
-    assert isinstance(machine.vcpu, soft.SoftVcpu)
-    if machine.vcpu.translator.counting:
+    if not isinstance(machine.vcpu, soft.SoftVcpu) or machine.vcpu.translator.counting:
         return
     cache = open_cache()
     TranslationCache(cache, machine.vcpu.model).store(machine.vcpu.translator.known_blocks)
@@ -100,8 +101,11 @@ def load_guest(machine: Machine, image: str, command_line: str = "", initrd: str
         load(plan, machine.ram)
     except (ImageError, MemoryError_) as error:
         raise Failure(str(error)) from error
-    assert isinstance(machine.vcpu, soft.SoftVcpu)
-    start(machine.vcpu, plan.start)
+    if isinstance(machine.vcpu, KvmVcpu):
+        guest_kvm.start(machine.vcpu, plan.start)
+    else:
+        assert isinstance(machine.vcpu, soft.SoftVcpu)
+        start(machine.vcpu, plan.start)
     return plan.kind
 
 

@@ -10,6 +10,7 @@ import click
 from trapgate.cli import errors
 from trapgate.cli.options import GdbAddress, Serial, SerialChoice, Size
 from trapgate.gdb.address import Address
+from trapgate.kvm.handles import KvmError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
@@ -68,7 +69,11 @@ def cli() -> None:
 @click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of vCPUs; this version runs one.")
 @click.option("--cpu", metavar="MODEL[,+F,-F]", default=None, help="CPU model, with features added or taken away.")
 @click.option(
-    "--engine", type=click.Choice(["soft", "kvm"]), default="soft", show_default=True, help="The CPU; kvm is not in this version."
+    "--engine",
+    type=click.Choice(["soft", "kvm"]),
+    default="soft",
+    show_default=True,
+    help="The CPU: our own, or the host's through /dev/kvm.",
 )
 @click.option("--gdb", type=GdbAddress(), help="Listen for gdb: [HOST]:PORT or unix:PATH; :PORT is for this host only.")
 @click.option("--wait", is_flag=True, help="Start stopped; the debugger lets the guest go.")
@@ -179,6 +184,8 @@ def status_of(arguments: list[str] | None) -> int:
         return _fail(error.format_message(), errors.USAGE)
     except errors.Failure as error:
         return _fail(str(error), error.status)
+    except KvmError as error:
+        return _fail(str(error), errors.GUEST_FAILURE)
     except (click.Abort, KeyboardInterrupt):
         return errors.INTERRUPTED
     except BrokenPipeError:  # the reader of our output left; so do we, without another complaint at exit

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trapgate.arch.models import DEFAULT_MODEL
-from trapgate.cli import errors
+from trapgate.cli import errors, guest_kvm
 from trapgate.cli.guest import keep_translations, load_guest, make_machine
 from trapgate.cli.options import SerialChoice
 from trapgate.cli.serial import SerialFile, SerialPty
@@ -102,7 +102,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     output: list[Callable[[bytes], None]] = []
     config = MachineConfig(
         memory=request.memory,
-        cpu=request.cpu or DEFAULT_MODEL,
+        cpu=request.cpu or (guest_kvm.default_cpu() if request.engine == "kvm" else DEFAULT_MODEL),
         clock=ClockKind(request.clock),
         serial=lambda data: output[0](data),
         bus_locks=Mode(request.bus_locks),

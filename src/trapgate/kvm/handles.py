@@ -34,7 +34,7 @@ class KvmError(OSError):
 
     def __init__(self, call: str, number: int, remedy: str | None = None) -> None:
         remedy = remedy or REMEDIES.get(number)
-        text = f"{call}: {os.strerror(number) if number else 'refused'}" + (f"; {remedy}" if remedy else "")
+        text = call + (f": {os.strerror(number)}" if number else "") + (f"; {remedy}" if remedy else "")
         super().__init__(number, text)
         self.call = call
 

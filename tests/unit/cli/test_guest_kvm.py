@@ -1,0 +1,71 @@
+"""What `--engine kvm` refuses, and what it says when the host refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from trapgate.cli import guest_kvm
+from trapgate.cli.errors import Failure
+from trapgate.cli.guest import load_guest, make_machine
+from trapgate.cli.main import status_of
+from trapgate.debug.buslock import Mode
+from trapgate.kvm import abi, handles
+from trapgate.machine import MachineConfig
+from trapgate.stops import ExitKind
+
+LEAVE = bytes.fromhex("b003 e6f4 f4")  # MOV AL, 3; OUT F4h, AL; HLT
+
+
+def no_device(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    def refuse(path: str, flags: int) -> int:
+        raise error
+
+    monkeypatch.setattr(handles.os, "open", refuse)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileNotFoundError(2, ""), r"open /dev/kvm: No such file or directory; .*--engine soft"),
+        (PermissionError(13, ""), r"open /dev/kvm: Permission denied; join the group kvm"),
+        (OSError(19, ""), r"open /dev/kvm: No such device; .*switch it on"),
+    ],
+)
+def test_a_host_without_kvm_is_one_line_with_a_remedy(error: OSError, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_device(monkeypatch, error)
+    with pytest.raises(Failure, match=words):
+        make_machine(MachineConfig(memory=1 << 20), "kvm")
+    with pytest.raises(Failure, match=words):
+        guest_kvm.default_cpu()
+
+
+def test_bus_locks_where_the_host_cannot_see_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fcntl")
+    try:
+        lacking = not handles.System().capability(abi.CAP_BUS_LOCK_EXIT)
+    except handles.KvmError as error:
+        pytest.skip(str(error))
+    if not lacking:
+        pytest.skip("this host has bus-lock exits")
+    with pytest.raises(Failure, match="no bus-lock exits"):
+        make_machine(MachineConfig(memory=1 << 20, bus_locks=Mode.REPORT), "kvm")
+
+
+@pytest.mark.kvm
+def test_an_image_runs_to_its_status(tmp_path: Path) -> None:
+    image = tmp_path / "flat"
+    image.write_bytes(LEAVE)
+    machine = make_machine(MachineConfig(memory=1 << 20), "kvm")
+    load_guest(machine, str(image))
+    end = machine.run()
+    assert (end.kind, end.status) == (ExitKind.EXIT_PORT, 7)
+
+
+def test_a_kvm_that_gives_up_amid_a_run_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def give_up(request: object) -> int:
+        raise handles.KvmError("KVM_RUN: this host's KVM gave up at RIP 0x10", 0, "run this guest with --engine soft")
+
+    monkeypatch.setattr("trapgate.cli.run.run", give_up)
+    assert status_of(["run", "--engine", "kvm", "image"]) == 1
+    told = capsys.readouterr().err
+    assert told == "trapgate: error: KVM_RUN: this host's KVM gave up at RIP 0x10; run this guest with --engine soft\n"
