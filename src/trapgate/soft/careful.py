@@ -15,14 +15,14 @@ raised.
 import ctypes
 from typing import TYPE_CHECKING
 
-from iced_x86 import Encoder, Instruction, Mnemonic, OpCodeInfo, OpKind, Register
+from iced_x86 import Encoder, Instruction, Mnemonic, OpKind, Register
 
 from trapgate.exits import Exit
 from trapgate.isa import state as s
 from trapgate.isa.families import hosted, sse, x87
 from trapgate.soft import rounding
 from trapgate.soft.fault import GuestFault
-from trapgate.soft.instructions import handles
+from trapgate.soft.instructions import handles, handles_the_rest
 from trapgate.soft.operands import effective_address, read_register, string_address, write_register
 from trapgate.soft.state import STATUS
 
@@ -68,13 +68,7 @@ def pending(cpu: "SoftCore") -> bool:
     return bool(image[FSW] & ~image[FCW] & FLAGS)
 
 
-def _mnemonics() -> set[int]:
-    found = {OpCodeInfo(code).mnemonic for code in x87.codes()}
-    found |= {OpCodeInfo(c).mnemonic for c in sse.codes() if hosted.plan(c).live or hosted.raises(hosted.plan(c))}
-    return found | {*x87.NOTHING, Mnemonic.EMMS, Mnemonic.FEMMS}
-
-
-@handles(*sorted(_mnemonics()))
+@handles_the_rest
 def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     """One x87, MMX or SSE instruction. GuestFault: #MF, #XM (#UD without CR4.OSXMMEXCPT), and those of its memory operand."""
     st = cpu.state

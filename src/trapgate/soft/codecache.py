@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from trapgate.arch.models import CpuModel
-from trapgate.soft.composer import BlockTemplates
+from trapgate.soft.known import KnownBlocks
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import digest
 
@@ -34,13 +34,13 @@ class TranslationCache:
         identity = " ".join((model.name, *sorted(model.enabled)))
         self._key = "translations-" + hashlib.sha256(_sources() + identity.encode()).hexdigest()[:32]
 
-    def load(self, blocks: BlockTemplates) -> None:
+    def load(self, blocks: KnownBlocks) -> None:
         """Fill in what earlier runs translated, if anything."""
         data = self._cache.load(self._key)
         if data is not None:
             blocks.unpack(data)
 
-    def store(self, blocks: BlockTemplates) -> None:
+    def store(self, blocks: KnownBlocks) -> None:
         """Keep what this run has translated, when that is enough to matter. A disk that refuses leaves a note with the cache."""
         if blocks.added < WORTH_KEEPING:
             return

@@ -5,8 +5,6 @@ native functions through the table in the CPU state. So a block can be kept, in 
 bytes are met again: only the 64-bit constants that contain RIP are filled in, and the branches out are chained.
 """
 
-import marshal
-
 from trapgate.soft.template import Template
 
 ENTRY = 16  # where execution begins
@@ -91,38 +89,3 @@ class Composer:
 
     def _jump(self, function: str) -> None:
         self._code += _JUMP_TABLE + self._natives[function].to_bytes(4, "little")
-
-
-class BlockTemplates:
-    """Every block translated so far, by its guest bytes: a block that is met again is copied, not translated."""
-
-    def __init__(self) -> None:
-        self.by_prefix: dict[tuple[int, bytes], list[BlockTemplate]] = {}
-        self.added = 0
-
-    def find(self, space: int, data: bytes) -> BlockTemplate | None:
-        """The longest known block that some guest bytes begin with. `space`: the mode and whatever else decides translation."""
-        for template in self.by_prefix.get((space, data[:PREFIX]), ()):
-            if data.startswith(template[0]):
-                return template
-        for length in range(min(PREFIX, len(data)) - 1, 0, -1):
-            for template in self.by_prefix.get((space, data[:length]), ()):
-                if len(template[0]) == length:
-                    return template
-        return None
-
-    def add(self, space: int, template: BlockTemplate) -> None:
-        """Keep a block."""
-        found = self.by_prefix.setdefault((space, template[0][:PREFIX]), [])
-        found.append(template)
-        found.sort(key=lambda one: -len(one[0]))
-        self.added += 1
-
-    def pack(self) -> bytes:
-        """All of them as bytes."""
-        return marshal.dumps(self.by_prefix)
-
-    def unpack(self, data: bytes) -> None:
-        """Take what `pack` gave, instead of what is here."""
-        self.by_prefix = marshal.loads(data)
-        self.added = 0

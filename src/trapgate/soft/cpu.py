@@ -20,7 +20,7 @@ from trapgate.soft.accesses import REPORT, Activity, NeedsStep
 from trapgate.soft.apic import LocalApic
 from trapgate.soft.core import IF, NOWHERE, RF, TF
 from trapgate.soft.fault import GuestFault
-from trapgate.soft.instructions import HANDLERS
+from trapgate.soft.instructions import handler_of
 from trapgate.soft.interrupts import TripleFault
 from trapgate.soft.interrupts import deliver as deliver_event
 from trapgate.soft.operands import linear_address
@@ -193,7 +193,7 @@ class SoftVcpu(TranslatingCore):
             instruction = debugging.NATIVE_FALLBACKS[number - 0xFFFF0000]
         else:
             instruction = self.translator.instructions[number]
-        exit_ = HANDLERS[instruction.mnemonic](self, instruction)
+        exit_ = handler_of(instruction.mnemonic)(self, instruction)
         if st.rip == st.next_rip and (instruction.has_rep_prefix or instruction.has_repne_prefix):
             debugging.within_repeat(self)
         st.rip = st.next_rip

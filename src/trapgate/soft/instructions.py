@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[["SoftVcpu", Instruction], Exit | None]
 HANDLERS: dict[int, Handler] = {}
+REST: list[Handler] = []
 
 
 def handles(*mnemonics: int) -> Callable[[Handler], Handler]:
@@ -29,3 +30,15 @@ def handles(*mnemonics: int) -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+def handles_the_rest(handler: Handler) -> Handler:
+    """Register the one that executes whatever a row sends to Python and nobody else does."""
+    assert not REST
+    REST.append(handler)
+    return handler
+
+
+def handler_of(mnemonic: int) -> Handler:
+    """Who executes a mnemonic that was translated to a call of Python."""
+    return HANDLERS.get(mnemonic) or REST[0]

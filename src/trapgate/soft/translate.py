@@ -15,10 +15,11 @@ from trapgate.soft import decode_flow, decode_string, decode_system  # noqa: F40
 from trapgate.soft.announced import meaning
 from trapgate.soft.blocks import Block, Blocks, Site
 from trapgate.soft.codebuffer import CodeBuffer
-from trapgate.soft.composer import ENTRY, BlockTemplate, BlockTemplates, Composer
+from trapgate.soft.composer import ENTRY, BlockTemplate, Composer
 from trapgate.soft.decode import ROWS
 from trapgate.soft.gates import lower_gated
 from trapgate.soft.instructions import HANDLERS
+from trapgate.soft.known import KnownBlocks
 from trapgate.soft.template import Builder, Template
 from trapgate.soft.toolong import is_too_long
 
@@ -57,7 +58,7 @@ class Translator:
         self._decoded: dict[int, dict[bytes, Decoded]] = {}
         self._heads: dict[int, Template] = {}
         self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(sorted(code.entries))}
-        self.known_blocks = BlockTemplates()
+        self.known_blocks = KnownBlocks()
         self._memory = ram._view
         self.block_limit = BLOCK_LIMIT
         self.chaining = True
@@ -122,7 +123,7 @@ class Translator:
         self.instructions.clear()
         self._numbers.clear()
         self._decoded.clear()
-        self.known_blocks = BlockTemplates()
+        self.known_blocks = KnownBlocks()
 
     def _one(self, known: dict[bytes, Decoded], mode: int, bits: int, data: bytes) -> tuple[Decoded, bytes]:
         """The instruction at the start of some bytes that are all there."""

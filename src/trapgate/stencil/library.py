@@ -2,13 +2,13 @@
 
 import ctypes
 import hashlib
+import importlib.util
 import marshal
 import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 from trapgate.isa.facts import Facts
@@ -49,9 +49,17 @@ def digest() -> str:
     for folder in ("isa", "stencil"):
         for path in sorted((root / folder).rglob("*.py")):
             total.update(path.read_bytes())
-    total.update(metadata.version("llvmlite").encode())
+    total.update(_llvm().encode())
     total.update(_host_cpu().encode())
     return total.hexdigest()[:32]
+
+
+def _llvm() -> str:
+    """Which llvmlite is installed, without importing it: a run with a warm cache needs none."""
+    spec = importlib.util.find_spec("llvmlite")
+    assert spec is not None and spec.origin is not None
+    binding = Path(spec.origin).parent / "binding"
+    return " ".join(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in sorted(binding.glob("*.so")))
 
 
 def _host_cpu() -> str:
