@@ -1,0 +1,154 @@
+"""ioctl numbers, errors, CPUID, INT3 bytes, bus-lock operands."""
+
+import ctypes
+import errno
+
+import pytest
+
+from trapgate.arch.cpuid import Dynamic
+from trapgate.arch.features import FEATURES
+from trapgate.arch.models import CpuModel
+from trapgate.kvm import abi, buslock, cpuid
+from trapgate.kvm.handles import KvmError, System, Vm
+from trapgate.kvm.memory import Planted
+from trapgate.memory import Ram
+
+
+def test_ioctl_numbers() -> None:
+    """As Linux's kvm.h gives them, structure sizes included."""
+    assert (abi.GET_REGS, abi.SET_SREGS, abi.SET_GUEST_DEBUG) == (0x8090AE81, 0x4138AE84, 0x4048AE9B)
+    assert (abi.SET_VCPU_EVENTS, abi.ENABLE_CAP, abi.GET_SUPPORTED_CPUID) == (0x4040AEA0, 0x4068AEA3, 0xC008AE05)
+    assert (abi.SET_USER_MEMORY_REGION, abi.RUN, abi.SET_SIGNAL_MASK) == (0x4020AE46, 0xAE80, 0x4004AE8B)
+
+
+def test_places_within_structures() -> None:
+    assert abi.VcpuEvents.exception_payload.offset == 56
+    assert abi.VcpuEvents.flags.offset == 20
+    assert abi.Run.exit.offset == 32
+    assert abi.ExitMmio.is_write.offset == 20
+    assert ctypes.sizeof(abi.ExitUnion) == 256
+
+
+def test_an_error_names_call_reason_and_remedy() -> None:
+    assert str(KvmError("KVM_CREATE_VM", errno.ENOMEM)) == "KVM_CREATE_VM: Cannot allocate memory; " + (
+        "the host is short of memory: give the guest less with --memory"
+    )
+    assert str(KvmError("KVM_NMI", errno.EINVAL)) == "KVM_NMI: Invalid argument"
+
+
+def test_a_file_that_is_no_kvm_is_told(open_files: None) -> None:
+    with pytest.raises(KvmError, match="KVM_GET_API_VERSION: Inappropriate ioctl for device; this host's KVM is too old"):
+        System("/dev/null")
+
+
+def test_a_call_that_fails_names_itself() -> None:
+    vm = Vm.__new__(Vm)
+    vm.descriptor = -1
+    with pytest.raises(KvmError, match="KVM_SET_USER_MEMORY_REGION: Bad file descriptor"):
+        vm.set_memory(0, 0, 4096, 0)
+
+
+# --- CPUID
+
+
+def host(*names: str) -> list[abi.CpuidEntry]:
+    found: dict[tuple[int, int], abi.CpuidEntry] = {}
+    for name in names:
+        bit = FEATURES[name]
+        entry = found.setdefault((bit.leaf, bit.subleaf), abi.CpuidEntry(bit.leaf, bit.subleaf))
+        setattr(entry, bit.register, getattr(entry, bit.register) | 1 << bit.bit)
+    return list(found.values())
+
+
+def test_a_guest_gets_what_model_and_host_both_have() -> None:
+    model, lost = cpuid.filter_model(
+        CpuModel.parse("EPYC-Turin"), host("fpu", "fxsr", "sse", "sse2", "bus-lock-detect", "apic", "x2apic", "serialize")
+    )
+    assert {"fpu", "sse2", "bus-lock-detect", "hypervisor"} <= model.enabled
+    assert not {"serialize", "x2apic", "tsc-deadline", "avx"} & model.enabled
+    assert "bus-lock-detect" not in lost
+    assert {"x2apic", "smep"} <= set(lost)
+
+
+def test_every_leaf_is_the_models() -> None:
+    model = CpuModel.parse("SapphireRapids")
+    table = {(one.function, one.index): one for one in cpuid.entries(model, Dynamic(), tsc_known=False)}
+    seven = table[7, 0]
+    assert (seven.eax, seven.ebx, seven.ecx, seven.edx) == model.cpuid(7, 0, Dynamic())
+    assert seven.flags == abi.CPUID_SIGNIFICANT_INDEX
+    assert (0x15, 0) not in table
+    assert len(table) <= abi.MAX_CPUID
+    assert (0x15, 0) in {(one.function, one.index) for one in cpuid.entries(model, Dynamic(), tsc_known=True)}
+
+
+# --- INT3 bytes
+
+
+def test_planted_bytes_come_back_and_a_guests_own_write_stays() -> None:
+    ram = Ram(8192)
+    ram.write(0x100, bytes(range(16)))
+    where: dict[int, int | None] = {1: 0x101, 2: 0x102, 3: None, 4: 0x101}
+    planted = Planted(ram, where.get)
+    planted.want((1, 2, 3, 4))
+    planted.plant(but=2)
+    assert ram.read(0x100, 4) == b"\x00\xcc\x02\x03"
+    assert planted.hide(0x100, ram.read(0x100, 4)) == b"\x00\x01\x02\x03"
+    planted.plant()
+    where[3] = 0x103  # mapped meanwhile
+    planted.plant()
+    assert ram.read(0x100, 4) == b"\x00\xcc\xcc\xcc"
+    ram.write(0x102, b"\x77")  # the guest writes new code there
+    assert planted.hide(0x100, ram.read(0x100, 4)) == b"\x00\x01\x77\x03"
+    planted.lift()
+    assert ram.read(0x100, 4) == b"\x00\x01\x77\x03"
+
+
+def test_an_int3_of_the_guests_own_survives() -> None:
+    ram = Ram(4096)
+    ram.write(5, b"\xcc")
+    planted = Planted(ram, lambda address: address)
+    planted.want((5,))
+    planted.plant()
+    planted.lift()
+    assert ram.read(5, 1) == b"\xcc"
+
+
+# --- bus-lock operands
+
+REGISTERS = {
+    "rax": 0x1_0000_0010,
+    "rbx": 3,
+    "rdi": 0x5000,
+    "r9": 1 << 40,
+    "fs_base": 0x100000,
+    "gs_base": 7,
+    "ds_base": 0x20,
+    "ss_base": 0x40,
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "bits", "address", "size"),
+    [
+        ("f0 ff 47 3d", 64, 0x503D, 4),  # LOCK INC DWORD [RDI+61]
+        ("87 07", 64, 0x5000, 4),  # XCHG [RDI], EAX
+        ("f0 64 48 0f b1 5c 9f fe", 64, 0x5000 + 12 - 2 + 0x100000, 8),  # LOCK CMPXCHG FS:[RDI+RBX*4-2], RBX
+        ("f0 41 80 01 01", 64, 1 << 40, 1),  # LOCK ADD BYTE [R9], 1
+        ("f0 ff 05 10 00 00 00", 64, 0x2000 + 7 + 0x10, 4),  # RIP-relative
+        ("67 f0 ff 00", 64, 0x10, 4),  # [EAX] drops the upper half
+        ("f0 ff 47 3d", 32, 0x505D, 4),  # DS base 20h
+    ],
+)
+def test_operands(code: str, bits: int, address: int, size: int) -> None:
+    raw = bytes.fromhex(code)
+    memory = bytes(0x2000) + raw + b"\x90" * 32
+    for find, at in ((buslock.instruction_at, 0x2000), (buslock.instruction_before, 0x2000 + len(raw))):
+        found = find(lambda where, length: memory[where : where + length], at, at, bits)
+        assert found is not None
+        assert buslock.operand(found, REGISTERS.__getitem__) == buslock.Operand(0x2000, address, size)
+
+
+def test_what_locks_nothing_is_not_found() -> None:
+    memory = b"\x90" * 64
+    assert buslock.instruction_at(lambda where, length: memory[where : where + length], 16, 16, 64) is None
+    assert buslock.instruction_before(lambda where, length: memory[where : where + length], 32, 32, 64) is None
