@@ -17,6 +17,8 @@ from trapgate.cli import errors, hostkvm
 from trapgate.cli.cache import KINDS, entries
 from trapgate.cli.demo_debugger import find_gdb
 from trapgate.cli.screen import Screen
+from trapgate.kvm import probe
+from trapgate.kvm.handles import KvmError
 from trapgate.stencil.cache import Cache, CacheError
 
 
@@ -99,7 +101,17 @@ def kvm() -> Finding:
         return Finding("/dev/kvm", Verdict.LACKING, f"cannot be used: {error.strerror}")
     have, lack = ([name for name, on in found.items() if on is wanted] for wanted in (True, False))
     text = "; ".join(part for part in (", ".join(have), "lacks " + ", ".join(lack) if lack else "") if part)
-    return Finding("/dev/kvm", Verdict.LACKING if lack else Verdict.GOOD, f"{text} (this version runs guests on the software CPU)")
+    return Finding("/dev/kvm", Verdict.LACKING if lack else Verdict.GOOD, text)
+
+
+def kvm_abilities() -> Iterator[Finding]:
+    """What KVM was seen to do with a guest of a few instructions; nothing where it cannot be used, as `kvm` says."""
+    try:
+        for one in probe.abilities():
+            yield Finding(f"- {one.name}", Verdict.GOOD if one.holds else Verdict.LACKING, one.seen)
+    except KvmError as error:
+        if Path("/dev/kvm").exists() and os.access("/dev/kvm", os.R_OK | os.W_OK):
+            yield Finding("- guests", Verdict.LACKING, str(error))
 
 
 def caches() -> Finding:
@@ -122,6 +134,7 @@ def findings() -> Iterator[Finding]:
     yield executable_memory()
     yield gdb()
     yield kvm()
+    yield from kvm_abilities()
     yield caches()
 
 

@@ -7,12 +7,22 @@ import pytest
 from trapgate.cli import doctor, hostkvm
 from trapgate.cli.doctor import Verdict
 from trapgate.cli.main import status_of
+from trapgate.kvm.handles import KvmError
 
 
 def test_report_on_this_host(private_caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = status_of(["doctor"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line[3:21].strip() for line in lines] == ["CPU", "LLVM", "decoder", "executable memory", "gdb", "/dev/kvm", "cache"]
+    subjects = [line[3:21].strip() for line in lines]
+    assert [one for one in subjects if not one.startswith("- ")] == [
+        "CPU",
+        "LLVM",
+        "decoder",
+        "executable memory",
+        "gdb",
+        "/dev/kvm",
+        "cache",
+    ]
     assert status == (1 if any(line.startswith("!!") for line in lines) else 0)
 
 
@@ -52,6 +62,27 @@ def test_kvm_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, error: OSError
 def test_a_device_that_is_no_kvm() -> None:
     with pytest.raises(OSError, match="ioctl"):
         hostkvm.capabilities("/dev/null")
+
+
+def test_a_kvm_that_makes_no_guest_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise KvmError("KVM_CREATE_VM", 12)
+
+    monkeypatch.setattr("trapgate.kvm.probe.abilities", fail)
+    monkeypatch.setattr("os.access", lambda *arguments: True)
+    monkeypatch.setattr("pathlib.Path.exists", lambda path: True)
+    (finding,) = doctor.kvm_abilities()
+    assert (finding.verdict, finding.text.split(";")[0]) == (Verdict.LACKING, "KVM_CREATE_VM: Cannot allocate memory")
+
+
+@pytest.mark.kvm
+def test_what_kvm_was_seen_to_do() -> None:
+    """Whatever the host is: it runs a guest, and what it injects is what the guest reads, or the report says what was read."""
+    found = {finding.subject: finding for finding in doctor.kvm_abilities()}
+    assert len(found) == 11
+    assert found["- 64-bit guests"].verdict is Verdict.GOOD
+    assert all(f"{value} reads " in found["- injected #DB"].text for value in ("800", "4000", "4801"))
+    assert all(finding.text for finding in found.values())
 
 
 @pytest.mark.kvm
