@@ -1,18 +1,14 @@
 """A machine with a guest in it, ready to run: the one place where the command line meets boot, machine and CPU."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import click
 
 from trapgate.arch.models import ModelError
 from trapgate.boot import BootOptions, CpuStart, ImageError, load, plan_boot, read_image
-from trapgate.cli import guest_kvm
 from trapgate.cli.errors import Failure
 from trapgate.debug.buslock import Mode
-from trapgate.kvm.cpu import KvmVcpu
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.memory import MemoryError_
 from trapgate.soft import cpu as soft
@@ -23,22 +19,35 @@ from trapgate.stencil.cache import Cache, CacheError
 from trapgate.stencil.library import Library, load_library
 
 
-@contextlib.contextmanager
-def progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error for the compilation of stencils, and what moves it; it is shown only once it moves."""
-    columns = (TextColumn("compiling the CPU, once:"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("")
+class Compiling:
+    """A bar on standard error for the compilation of stencils; nothing (and no library loaded for it) until it moves."""
 
-    def move(done: int, total: int) -> None:
+    def __init__(self) -> None:
+        self._stop: Callable[[], None] = lambda: None
+        self._update: Callable[[int, int], None] | None = None
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._move
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    def _move(self, done: int, total: int) -> None:
+        if self._update is None:
+            self._update = self._start()
+        self._update(done, total)
+
+    def _start(self) -> Callable[[int, int], None]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("compiling the CPU, once:"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        task = bar.add_task("")
         bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield move
-    finally:
-        bar.stop()
+        self._stop = bar.stop
+        return lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def open_cache() -> Cache:
@@ -52,7 +61,7 @@ def open_cache() -> Cache:
 def stencils(cache: Cache | None = None) -> Library:
     """The software CPU's stencils, compiled now or in an earlier run; Failure when the cache cannot be trusted."""
     cache = cache or open_cache()
-    with progress() as move:
+    with Compiling() as move:
         library = load_library(cache, move)
     tell_notes(cache)
     return library
@@ -61,13 +70,15 @@ def stencils(cache: Cache | None = None) -> Library:
 def tell_notes(cache: Cache) -> None:
     """What the cache could not do, a line each, once."""
     for note in cache.notes:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"trapgate: {note}", markup=False)
+        click.echo(f"trapgate: {note}", err=True)
     cache.notes.clear()
 
 
 def make_machine(config: MachineConfig, engine: str) -> Machine:
     """An empty machine; Failure when the host or the options do not allow it."""
     if engine == "kvm":
+        from trapgate.cli import guest_kvm  # each engine is loaded only where it is used
+
         return guest_kvm.make_machine(config)
     try:
         counting = config.clock is ClockKind.INSTRUCTIONS
@@ -101,11 +112,14 @@ def load_guest(machine: Machine, image: str, command_line: str = "", initrd: str
         load(plan, machine.ram)
     except (ImageError, MemoryError_) as error:
         raise Failure(str(error)) from error
-    if isinstance(machine.vcpu, KvmVcpu):
-        guest_kvm.start(machine.vcpu, plan.start)
-    else:
-        assert isinstance(machine.vcpu, soft.SoftVcpu)
+    if isinstance(machine.vcpu, soft.SoftVcpu):
         start(machine.vcpu, plan.start)
+    else:
+        from trapgate.cli import guest_kvm
+        from trapgate.kvm.cpu import KvmVcpu
+
+        assert isinstance(machine.vcpu, KvmVcpu)
+        guest_kvm.start(machine.vcpu, plan.start)
     return plan.kind
 
 

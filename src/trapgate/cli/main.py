@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.metadata import version
 from typing import NoReturn
 
 import click
@@ -45,7 +44,7 @@ Exit status:
 
 
 @click.group(context_settings=CONTEXT)
-@click.version_option(version("trapgate"), "-V", "--version", prog_name="trapgate", message="%(prog)s %(version)s")
+@click.version_option(None, "-V", "--version", package_name="trapgate", prog_name="trapgate", message="%(prog)s %(version)s")
 def cli() -> None:
     """A virtual machine monitor for x86-64, made for debugging guests.
 

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trapgate.arch.models import DEFAULT_MODEL
-from trapgate.cli import errors, guest_kvm
+from trapgate.cli import errors
 from trapgate.cli.guest import keep_translations, load_guest, make_machine
 from trapgate.cli.options import SerialChoice
 from trapgate.cli.serial import SerialFile, SerialPty
 from trapgate.cli.terminal import Terminal
 from trapgate.debug.buslock import Mode
 from trapgate.gdb.address import Address, AddressError
-from trapgate.gdb.host import DebugHost
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.stops import ExitKind, MachineExit
 
@@ -102,7 +101,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     output: list[Callable[[bytes], None]] = []
     config = MachineConfig(
         memory=request.memory,
-        cpu=request.cpu or (guest_kvm.default_cpu() if request.engine == "kvm" else DEFAULT_MODEL),
+        cpu=request.cpu or _default_cpu(request.engine),
         clock=ClockKind(request.clock),
         serial=lambda data: output[0](data),
         bus_locks=Mode(request.bus_locks),
@@ -132,10 +131,20 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     return status
 
 
+def _default_cpu(engine: str) -> str:
+    if engine != "kvm":
+        return DEFAULT_MODEL
+    from trapgate.cli import guest_kvm  # each engine is loaded only where it is used
+
+    return guest_kvm.default_cpu()
+
+
 def _runner(machine: Machine, request: Request) -> Runner:
     """What runs the machine: it alone, or with a stub for gdb."""
     if request.gdb is None:
         return Runner(machine.run, machine.pause)
+    from trapgate.gdb.host import DebugHost  # most runs have no debugger: they start without loading the stub
+
     try:
         host = DebugHost(machine, request.gdb, wait=request.wait)
     except AddressError as error:

@@ -1,7 +1,7 @@
 """Blocks by their guest bytes: one that is met again, in this run or in a later one, is copied instead of translated.
 
-Packed, they are an index and the pieces it points to; a piece is unpacked when it is first asked for. So a run pays for what it uses,
-and what it never asked for is what goes when there is too much.
+Packed, they are an index and the pieces it points to; a piece is unpacked when it is first asked for. So a run pays for
+what it uses, and what it never asked for is what goes when there is too much.
 """
 
 import marshal

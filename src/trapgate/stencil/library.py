@@ -6,7 +6,7 @@ import importlib.util
 import marshal
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ define dso_local void @enter(ptr %cpu, ptr %code) #1 section ".text.enter" {{
 class Library:
     """Stencils by form name, and the native functions as one relocated blob with its entry points (offsets)."""
 
-    stencils: dict[str, Stencil]
+    stencils: Mapping[str, Stencil]
     blob: bytes
     entries: dict[str, int]
 
@@ -169,7 +169,29 @@ def _pack(library: Library) -> bytes:
     return marshal.dumps((stencils, library.blob, library.entries))
 
 
+class _Packed(Mapping[str, Stencil]):
+    """Stencils as they lie in the cache, each made when it is first asked for: a guest uses a small part of them."""
+
+    def __init__(self, packed: dict[str, tuple[bytes, tuple[tuple[int, int, bool, str, int], ...], bool, bool]]) -> None:
+        self._packed, self._made = packed, dict[str, Stencil]()
+
+    def __getitem__(self, name: str) -> Stencil:
+        made = self._made.get(name)
+        if made is None:
+            code, holes, *flags = self._packed[name]
+            made = self._made[name] = Stencil(code, tuple(Hole(*hole) for hole in holes), *flags)
+        return made
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._packed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+
 def _unpack(data: bytes) -> Library:
     stencils, blob, entries = marshal.loads(data)
-    unpacked = {name: Stencil(code, tuple(Hole(*h) for h in holes), *flags) for name, (code, holes, *flags) in stencils.items()}
-    return Library(unpacked, blob, entries)
+    return Library(_Packed(stencils), blob, entries)
