@@ -1,4 +1,4 @@
-"""A guest for the KVM engine: 64-bit code at CPL 0 whose exceptions are logged, without IRET, which nested hosts may not emulate.
+"""A guest for both engines: 64-bit code at CPL 0 whose exceptions are logged, without IRET, which nested hosts may not emulate.
 
 Every exception leaves a record of eight quadwords: vector, error code, pushed RIP, CS, RFLAGS and RSP, DR6, DR7. Then the guest
 goes on where it was, without breakpoints. The case ends with OUT to port F4h.
@@ -10,9 +10,16 @@ from functools import cache, partial
 from iced_x86 import Decoder
 
 from silicon.assemble import assemble
+from trapgate.boot import CpuStart
+from trapgate.boot.plan import SegmentStart
+from trapgate.cli import guest_kvm
+from trapgate.cli.guest import start
 from trapgate.debug import slots
 from trapgate.kvm import cpu as kvm
-from trapgate.machine import Machine, MachineConfig
+from trapgate.machine import Machine, MachineConfig, VcpuFactory
+from trapgate.soft import cpu as soft
+from trapgate.stencil.cache import Cache
+from trapgate.stencil.library import Library, load_library
 from trapgate.stops import MachineExit, Stop
 
 PML4, PDPT, PD, GDT, IDT, LOG, DATA, STACK, HANDLERS, CASE = (0x1000 * n for n in (1, 2, 3, 4, 5, 6, 8, 0xC, 0x10, 0x20))
@@ -86,14 +93,27 @@ class Log:
     dr7: int
 
 
-class Guest:
-    """The guest, loaded and ready on KVM, inside a machine."""
+@cache
+def library() -> Library:
+    """The stencils of the software CPU."""
+    return load_library(Cache())
 
-    def __init__(self, text: str, cpu: str = "EPYC-Turin") -> None:
-        self.machine = Machine(MachineConfig(memory=2 << 20, cpu=cpu), partial(kvm.make, plan=slots.plan))
-        vcpu = self.machine.vcpu
-        assert isinstance(vcpu, kvm.KvmVcpu)
-        self.vcpu, code = vcpu, machine_code(text)
+
+FLAT = SegmentStart(16, 0, 0xFFFFFFFF, 0xC093)
+START = CpuStart(
+    "long64", CASE, 0x80000011,
+    {"cs": SegmentStart(8, 0, 0xFFFFFFFF, 0xA09B), **dict.fromkeys(("ss", "ds", "es", "fs", "gs"), FLAT)},
+    {"rsp": STACK, "rdi": DATA}, PML4, 0x628, 0xD00, 2, GDT, 0x17, IDT, 0x40F,
+)  # fmt: skip
+
+
+class Loaded:
+    """The guest, loaded and ready in a machine, on either engine."""
+
+    def __init__(self, text: str, engine: str, cpu: str = "EPYC-Turin") -> None:
+        factory: VcpuFactory = partial(kvm.make, plan=slots.plan) if engine == "kvm" else partial(soft.make, library=library())
+        self.machine = Machine(MachineConfig(memory=2 << 20, cpu=cpu), factory)
+        code = machine_code(text)
         self.starts = [one.ip for one in Decoder(64, code, ip=CASE)]
         ram = self.machine.ram
         ram.write_int(PML4, 8, PDPT | 7)
@@ -107,22 +127,18 @@ class Guest:
         ram.write(HANDLERS, handlers())
         ram.write(CASE, code)
         ram.write_int(LOG, 8, LOG + 64)
-        with vcpu.registers.together():
-            for name, value in (("cr3", PML4), ("cr4", 0x628), ("efer", 0xD00), ("cr0", 0x80000011)):
-                vcpu.registers.set(name, value)
-            vcpu.registers.put_segment("cs", 8, 0, 0xFFFFFFFF, 0xA09B)
-            for name in ("ss", "ds", "es", "fs", "gs"):
-                vcpu.registers.put_segment(name, 16, 0, 0xFFFFFFFF, 0xC093)
-            for name, value in (("gdt_base", GDT), ("gdt_limit", 0x17), ("idt_base", IDT), ("idt_limit", 0x40F)):
-                vcpu.registers.set(name, value)
-        for name, value in (("rsp", STACK), ("rflags", 2), ("rip", CASE), ("rdi", DATA)):
-            vcpu.set(name, value)
+        vcpu = self.machine.vcpu
+        if isinstance(vcpu, kvm.KvmVcpu):
+            guest_kvm.start(vcpu, START)
+        else:
+            assert isinstance(vcpu, soft.SoftVcpu)
+            start(vcpu, START)
 
     def run(self, step: bool = False, limit: int = 200) -> list[tuple[Stop, int]]:
         """Resume until the guest ends; every stop before that, with RIP."""
         stops: list[tuple[Stop, int]] = []
         while not isinstance(stop := self.machine.resume(step=step), MachineExit):
-            stops.append((stop, self.vcpu.get("rip")))
+            stops.append((stop, self.machine.vcpu.get("rip")))
             assert len(stops) < limit, "the guest makes no progress"
         return stops
 
@@ -132,3 +148,12 @@ class Guest:
         ram = self.machine.ram
         records = range(LOG + 64, ram.read_int(LOG, 8), 64)
         return [Log(*(ram.read_int(at + 8 * n, 8) for n in range(8))) for at in records]
+
+
+class Guest(Loaded):
+    """The guest on KVM."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, "kvm")
+        assert isinstance(self.machine.vcpu, kvm.KvmVcpu)
+        self.vcpu = self.machine.vcpu
