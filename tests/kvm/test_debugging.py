@@ -193,3 +193,41 @@ def test_a_guest_that_arms_all_four_pushes_the_debuggers_out_with_a_note() -> No
         stop = guest.machine.resume(step=True)
     assert len(notes) == 1
     assert "no longer fit" in notes[0]
+
+
+@pytest.mark.parametrize("event", ["interrupt", "nmi"])
+def test_what_waits_is_delivered_before_a_step_and_leaves_no_tf(event: str) -> None:
+    guest = Guest("sti\nnop\nnop\nnop")
+    vcpu = guest.vcpu
+    guest.machine.resume(step=True)
+    guest.machine.resume(step=True)
+    if event == "nmi":
+        vcpu.nmi()
+    else:
+        vcpu.interrupt(0x40)
+    assert guest.machine.resume(step=True) == StepDone()
+    vector = 2 if event == "nmi" else 0x40
+    assert vcpu.get("rip") == HANDLERS + 0x200 + 16 * vector + 2  # behind the handler's first instruction, PUSH
+    guest.run()
+    assert [(one.vector, one.rip, one.rflags & TF) for one in guest.log] == [(vector, guest.starts[2], 0)]
+
+
+def test_debug_registers_keep_their_fixed_bits() -> None:
+    vcpu = Guest("nop").vcpu
+    vcpu.set("dr6", 0)
+    vcpu.set("dr7", 0)
+    assert (vcpu.get("dr6"), vcpu.get("dr7")) == (0xFFFF07F0, 0x400)
+    for name, value in (("dr6", 1 << 32), ("dr7", 1 << 40)):
+        with pytest.raises(ValueError, match="63:32"):
+            vcpu.set(name, value)
+    with pytest.raises(KeyError):
+        vcpu.get("dr5")
+
+
+def test_a_moved_rip_forgets_what_waited() -> None:
+    guest = Guest("nop\nnop\nnop")
+    guest.vcpu.arm([], [CASE + 1])
+    assert guest.machine.resume() == SoftwareHit(CASE + 1)
+    guest.vcpu.resume_over()
+    guest.vcpu.set("rip", CASE)
+    assert [rip for _, rip in guest.run()] == [CASE + 1]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from trapgate.arch import debugregs
 from trapgate.arch.models import CpuModel
+from trapgate.arch.vectors import NMI
 from trapgate.clock import Clock
 from trapgate.exits import BusLock, Exit, Halted, Interrupted, Shutdown, SoftwareBreakpoint
 from trapgate.kvm import abi, buslock
@@ -54,9 +55,6 @@ class KvmVcpu(Debugging):
         if self.halting:
             self.halting = False
             return Halted()
-        if self.finished is not None:
-            event, self.finished = self.finished, None
-            return event
         if self.wants_step():
             linear = self.registers.linear(self.registers.rip)
             if linear in self.software and linear != self.skip:
@@ -173,6 +171,7 @@ class KvmVcpu(Debugging):
         """A non-maskable interrupt with the next entry."""
         self.fd.nmi()
         self.halting = False
+        self.in_flight = NMI
 
     # --- registers
 

@@ -1,7 +1,8 @@
 """Debugging on KVM: what is armed in the real debug registers, #DB and #BP exits, single steps, injecting what is the guest's.
 
 While KVM hands every #DB to us the real debug registers hold both owners' breakpoints, and DR7.GD besides: a guest's MOV to or from
-a debug register then comes here too, runs as a step without GD, and the registers are shared out anew.
+a debug register then comes here too, runs as a step without GD, and the registers are shared out anew. On hosts that do not honour
+that GD (AMD's intercept comes first) they are shared out anew at the next exit, and what the guest arms lies idle until then.
 """
 
 from collections.abc import Callable, Sequence
@@ -87,7 +88,6 @@ class Debugging(Core):
         self.injection: Injection | None = None
         self.in_flight: int | None = None  # vector of an interrupt that KVM may still have to deliver
         self.halting = False
-        self.finished: DebugException | None = None
         self.dead: Shutdown | None = None
         self.last_debug = NOT_ARMED
         self.note: Callable[[str], None] = lambda line: None
@@ -256,7 +256,8 @@ class Debugging(Core):
         if self.injection is not None:
             self.deliver_now(self.injection.vector)
         elif self.in_flight is not None:
-            if self.fd.events().interrupt_injected:
+            events = self.fd.events()
+            if events.interrupt_injected or events.nmi_pending or events.nmi_injected:
                 self.deliver_now(self.in_flight)
             self.in_flight = None
 
@@ -338,7 +339,9 @@ class Debugging(Core):
 
     def abandon(self) -> None:
         """Somebody moved RIP."""
-        self.skip = self.finished = None
+        self.skip = None
+        if self.unread and self.shared.exit_reason == abi.EXIT_DEBUG:
+            self.unread = False
         if self.step_under_way is not None:
             self._end_step(self.step_under_way.tf)
 

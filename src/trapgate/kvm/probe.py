@@ -118,7 +118,8 @@ def _execution() -> Ability:
     return _debug("breakpoint", DR6_INIT | 1, Probe(NOP * 2, abi.DEBUG_HARDWARE, CODE + 1, dr7))
 
 
-def _watchpoint() -> Ability:
+def watchpoint() -> Ability:
+    """A store to a watched address."""
     dr7 = DR7_FIXED_1 | dr7_fields(0, 1, 4)
     return _debug("watchpoint", DR6_INIT | 1, Probe(b"\x89\x07" + NOP, abi.DEBUG_HARDWARE, DATA, dr7))  # MOV [RDI], EAX
 
@@ -129,7 +130,8 @@ def _detect() -> Ability:
     return _debug("DR accesses", DR6_INIT | DR6_BD, probe)
 
 
-def _int1() -> Ability:
+def int1() -> Ability:
+    """ICEBP: no cause bit; where RIP is left differs."""
     probe = Probe(b"\xf1" + NOP, abi.DEBUG_HARDWARE, dr7=DR7_FIXED_1)
     found = _debug("INT1", DR6_INIT, probe)
     if probe.debug is None:
@@ -138,7 +140,8 @@ def _int1() -> Ability:
     return Ability(found.name, found.holds, f"{found.seen}, {where}")
 
 
-def _int3() -> Ability:
+def int3() -> Ability:
+    """What software breakpoints are made of."""
     probe = Probe(b"\xcc", abi.DEBUG_SOFTWARE)
     outcome = probe.run()
     found = probe.debug
@@ -186,7 +189,7 @@ def _bus_locks() -> Iterator[Ability]:
     yield Ability("bus-lock exits", exits, "for --bus-locks" if exits else "none: --bus-locks needs --engine soft here")
 
 
-PROBES: tuple[Callable[[], Ability], ...] = (_runs, _step, _execution, _watchpoint, _detect, _int1, _int3, _injection, _iret)
+PROBES: tuple[Callable[[], Ability], ...] = (_runs, _step, _execution, watchpoint, _detect, int1, int3, _injection, _iret)
 
 
 def abilities() -> Iterator[Ability]:

@@ -7,11 +7,13 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 
+from trapgate.arch import debugregs
 from trapgate.arch.flags import TF
 from trapgate.kvm import abi, convert
 from trapgate.kvm.handles import KvmError, VcpuFd
 
 _SELECTORS = {"cs": "cs", "ss": "ss", "ds": "ds", "es": "es", "fs": "fs", "gs": "gs", "ldtr": "ldt", "tr": "tr"}
+_DEBUG = ("dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
 _CONTROL = ("cr0", "cr2", "cr3", "cr4", "efer")
 _MSRS = {
     "star": 0xC0000081, "lstar": 0xC0000082, "cstar": 0xC0000083, "sfmask": 0xC0000084, "k_gs_base": 0xC0000102, "tsc": 0x10,
@@ -133,7 +135,7 @@ class Registers:
             return self._fd.msr(_MSRS[name]) or 0
         if name == "xcr0":
             return self._fd.xcr0()
-        if name.startswith("dr") and name[2:].isdigit():
+        if name in _DEBUG:
             debug = self._fd.debug_registers()
             return int(debug.db[int(name[2:])] if int(name[2:]) < 4 else getattr(debug, name))
         return self._get_float(name)
@@ -162,7 +164,7 @@ class Registers:
                 self._fd.set_xcr0(value)
             except KvmError as error:
                 raise ValueError(f"xcr0 cannot hold {value:#x}") from error
-        elif name.startswith("dr") and name[2:].isdigit():
+        elif name in _DEBUG:
             self._set_debug(int(name[2:]), value)
         else:
             self._set_float(name, value)
@@ -185,8 +187,10 @@ class Registers:
         debug = self._fd.debug_registers()
         if number < 4:
             debug.db[number] = value
+        elif number == 6:
+            debug.dr6 = debugregs.store_dr6(value, amd=False, bus_lock=True, debugctl=0)
         else:
-            setattr(debug, f"dr{number}", value)
+            debug.dr7 = debugregs.store_dr7(value)
         try:
             self._fd.set_debug_registers(debug)
         except KvmError as error:
