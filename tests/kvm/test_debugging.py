@@ -2,7 +2,8 @@
 
 import pytest
 
-from kvm.guest import CASE, DR6, HANDLERS, Guest
+from kvm.guest import CASE, DR6, HANDLERS, IDT, PD, Guest
+from silicon.assemble import assemble
 from trapgate.arch.debugregs import DR6_BLD, DR6_BS
 from trapgate.debug.slots import SlotsError
 from trapgate.stops import BreakpointHit, MachineExit, SoftwareHit, StepDone
@@ -231,3 +232,36 @@ def test_a_moved_rip_forgets_what_waited() -> None:
     guest.vcpu.resume_over()
     guest.vcpu.set("rip", CASE)
     assert [rip for _, rip in guest.run()] == [CASE + 1]
+
+
+def test_a_breakpoint_on_a_faulting_instruction_stops_once_before_it_has_run() -> None:
+    """The handler maps what was missing, and the instruction runs when it is tried again."""
+    guest = Guest("mov rax, [rsi]\nnop")
+    maps = f"mov ebx, [rsp+24]\nmov dword ptr [{PD + 8}], 0x87\nmov rsp, [rsp+32]\nmov eax, {CASE}\njmp rax"
+    guest.machine.ram.write(0xE000, assemble(maps))
+    guest.machine.ram.write_int(IDT + 16 * 14, 2, 0xE000)
+    guest.machine.ram.write_int(IDT + 16 * 14 + 6, 2, 0)
+    guest.vcpu.set("rsi", 0x200000)
+    guest.vcpu.arm([ours(CASE)], [])
+    assert [rip for _, rip in guest.run()] == [CASE]
+    assert guest.vcpu.get("rbx") & TF == 0
+    assert guest.vcpu.get("rbx") & 2  # the flags that the fault pushed
+
+
+def test_a_repeated_instruction_is_passed_as_one() -> None:
+    guest = Guest("mov ecx, 9\nrep stosb\nnop")
+    guest.vcpu.arm([ours(guest.starts[1])], [])
+    assert [rip for _, rip in guest.run()] == [guest.starts[1]]
+    assert guest.vcpu.get("rcx") == 0
+
+
+@pytest.mark.parametrize("kind", ["hardware", "software"])
+def test_an_interrupt_on_a_breakpoint_does_not_bring_it_back(kind: str) -> None:
+    guest = Guest("sti\nnop\nnop\nnop")
+    at = guest.starts[2]
+    guest.vcpu.arm(*(([ours(at)], []) if kind == "hardware" else ([], [at])))
+    assert not isinstance(guest.machine.resume(), MachineExit)
+    assert guest.vcpu.get("rip") == at
+    guest.vcpu.interrupt(0x40)
+    assert isinstance(guest.machine.resume(), MachineExit)
+    assert [(one.vector, one.rip, one.rflags & TF) for one in guest.log] == [(0x40, at, 0)]

@@ -54,6 +54,7 @@ class Step:
     """One instruction on its way, alone."""
 
     rip: int
+    linear: int
     instruction: Instruction | None
     tf: bool  # the guest's own, before it
     popped: int | None  # the flags image that it loads
@@ -218,11 +219,7 @@ class Debugging(Core):
         """Whether the next instruction runs alone."""
         if self.stepping:
             return True
-        if self.skip is None:
-            return False
-        if self.skip != self.registers.linear(self.registers.rip):
-            self.skip = None
-        return self.skip is not None
+        return self.skip is not None and self.skip == self.registers.linear(self.registers.rip)
 
     def begin_step(self, detect: bool = True) -> bool:
         """Enter the guest for the instruction at RIP alone; whether KVM_RUN exited."""
@@ -236,7 +233,16 @@ class Debugging(Core):
             image = self.read_virtual(registers.linear(int(registers.general.rsp) + offset, "ss"), size)
             popped = int.from_bytes(image, "little")
         control = self.fd.msr(DEBUGCTL) or 0
-        step = Step(rip, instruction, registers.tf, popped, self.stepping, bool(control & DEBUGCTL_BTF), registers.cpl)
+        step = Step(
+            rip,
+            registers.linear(rip),
+            instruction,
+            registers.tf,
+            popped,
+            self.stepping,
+            bool(control & DEBUGCTL_BTF),
+            registers.cpl,
+        )
         if step.btf:  # the host's single step would trap on branches only
             self.fd.set_msr(DEBUGCTL, control & ~DEBUGCTL_BTF)
         here = registers.linear(rip)
@@ -297,7 +303,7 @@ class Debugging(Core):
         """The instruction is complete: correct what it copied of TF, and say what it caused. `hits` by the list of `armed`."""
         step, registers = self.step_under_way, self.registers
         assert step is not None
-        self.skip = None
+        self._skipped(step)
         instruction = step.instruction
         after = stepping.tf_after(instruction, step.tf, step.popped, int(registers.general.r11), registers.get("sfmask"))
         self._end_step(after)
@@ -316,6 +322,12 @@ class Debugging(Core):
         causes = causes & ~DR6_BS | (DR6_BS if asked or tf else 0)
         return self._event(causes, hits, tf=tf, cpl=step.cpl) if causes or hits else None
 
+    def _skipped(self, step: Step) -> None:
+        """The instruction that ran without the debugger's breakpoints has run; a repeated one to its end."""
+        again = step.rip == self.registers.rip and stepping.repeats(step.instruction)
+        if self.skip == step.linear and not again:
+            self.skip = None
+
     def _clear_tf_at(self, address: int, size: int) -> None:
         image = int.from_bytes(self.read_virtual(address, size), "little")
         self.write_virtual(address, (image & ~TF).to_bytes(size, "little"))
@@ -324,14 +336,20 @@ class Debugging(Core):
         """The step has become an exception, and stands on the first instruction of its handler."""
         step, registers = self.step_under_way, self.registers
         assert step is not None
-        self.skip = None
-        self._end_step(False)
-        if not step.tf:
-            if one.flags_at is None:
+        if one.flags_at is None:  # SYSCALL
+            self._skipped(step)
+            self._end_step(stepping.tf_after(step.instruction, step.tf, None, 0, registers.get("sfmask")))
+            if not step.tf:
                 registers.general.r11 &= ~TF
                 registers.store_general()
-            else:
-                self._clear_tf_at(registers.linear(int(registers.general.rsp) + one.flags_at, "ss"), 2)
+        else:
+            self._end_step(False)
+            flags = registers.linear(int(registers.general.rsp) + one.flags_at, "ss")
+            width = registers.bits // 8
+            if self.read_virtual(flags - 2 * width, width) != step.rip.to_bytes(8, "little")[:width]:
+                self._skipped(step)  # behind a fault it has still to run
+            if not step.tf:
+                self._clear_tf_at(flags, 2)
         causes = DR6_BS if step.asked else 0
         if not causes and not hits:
             return None
@@ -367,7 +385,9 @@ class Debugging(Core):
             return self._icebp()
         if step is None:
             causes = meaning.causes
-            if linear in self._in_registers and listed >> len(self._planned) and not hits:
+            if linear == self.skip and exec_here:  # an interrupt came before it: it still has to run
+                hits &= sum(1 << n for n, one in enumerate(self.guest_breakpoints()))
+            if linear in self._in_registers and listed >> len(self._planned) and not hits and linear != self.skip:
                 return SoftwareBreakpoint(linear)
             if not causes and not hits:
                 return None
@@ -410,8 +430,8 @@ class Debugging(Core):
         asked, cpl = (step.asked, step.cpl) if step is not None else (False, self.registers.cpl)
         if step is not None:
             self._end_step(step.tf)
+            self._skipped(step)
         self.registers.rip += 1
-        self.skip = None
         return self._event(DR6_BS if asked else 0, 0, tf=False, cpl=cpl, icebp=True)
 
     def _int3(self, linear: int) -> Exit | None:

@@ -122,6 +122,15 @@ def saves_flags_in_r11(instruction: Instruction | None) -> bool:
     return instruction is not None and instruction.mnemonic == Mnemonic.SYSCALL
 
 
+def repeats(instruction: Instruction | None) -> bool:
+    """Whether it is a string instruction with a repeat prefix: a step ends after each iteration."""
+    return (
+        instruction is not None
+        and instruction.is_string_instruction
+        and (instruction.has_rep_prefix or instruction.has_repne_prefix)
+    )
+
+
 def branched(instruction: Instruction | None, rip: int, following: int) -> bool:
     """Whether a branch was taken, as BTF counts."""
     if instruction is None or instruction.has_rep_prefix or instruction.has_repne_prefix:
