@@ -7,17 +7,17 @@ controllers and timers are the machine's own, in user space, so that both engine
 
 from collections.abc import Sequence
 
-from trapgate.arch import debugregs
 from trapgate.arch.models import CpuModel
 from trapgate.arch.vectors import NMI
 from trapgate.clock import Clock
 from trapgate.exits import BusLock, Exit, Halted, Interrupted, Shutdown, SoftwareBreakpoint
 from trapgate.kvm import abi, buslock
+from trapgate.kvm.arming import MakePlan
 from trapgate.kvm.core import LocalApic
-from trapgate.kvm.debugging import Debugging, MakePlan
+from trapgate.kvm.debugging import Debugging
 from trapgate.kvm.handles import KvmError
 from trapgate.memory import Ram
-from trapgate.vcpu import Breakpoint, GuestDebug, Kind, Owner
+from trapgate.vcpu import Breakpoint, GuestDebug
 
 IF = 1 << 9
 APIC_MSRS = frozenset({0x1B, 0x6E0, *range(0x800, 0x900)})
@@ -31,6 +31,9 @@ INTERNAL = {
 
 class KvmVcpu(Debugging):
     """A vCPU of the KVM engine."""
+
+    dead: Shutdown | None = None
+    _told_lock = False  # the bus lock that an exit of another kind came with has been told
 
     # --- the loop
 
@@ -222,12 +225,6 @@ class KvmVcpu(Debugging):
     def armed(self) -> Sequence[Breakpoint]:
         """The guest's enabled breakpoints, then the debugger's."""
         return (*self.guest_breakpoints(), *self.debugger)
-
-    def guest_breakpoints(self) -> tuple[Breakpoint, ...]:
-        """What the guest's own DR0-DR7 arm."""
-        debug = self.fd.debug_registers()
-        slots = ((n, debugregs.slot(debug.dr7, n)) for n in range(debugregs.SLOTS))
-        return tuple(Breakpoint(Owner.GUEST, n, Kind(slot.rw), int(debug.db[n]), slot.length) for n, slot in slots if slot.enabled)
 
     def step(self, on: bool) -> None:
         """While on, `run` returns after one instruction."""

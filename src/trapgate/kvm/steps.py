@@ -1,0 +1,200 @@
+"""Single steps on KVM, made whole: begun with nets, finished when KVM swallows them, TF put right wherever it was copied to."""
+
+from dataclasses import dataclass
+
+from iced_x86 import Instruction
+
+from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BD, DR6_BLD, DR6_BS, DR6_BT
+from trapgate.arch.flags import TF
+from trapgate.arch.models import CpuModel
+from trapgate.arch.msrs import DEBUGCTL
+from trapgate.exits import DebugException, Exit
+from trapgate.kvm import abi, convert, stepping
+from trapgate.kvm.arming import Arming, MakePlan
+from trapgate.kvm.core import LocalApic
+from trapgate.memory import Ram
+from trapgate.vcpu import GuestDebug
+
+NOT_ARMED = GuestDebug(False, False, False, False)
+
+
+@dataclass(slots=True)
+class Step:
+    """One instruction on its way, alone."""
+
+    rip: int
+    linear: int
+    instruction: Instruction | None
+    tf: bool  # the guest's own, before it
+    popped: int | None  # the flags image that it loads
+    asked: bool  # by the debugger
+    btf: bool
+    cpl: int
+
+
+class Steps(Arming):
+    """Runs one instruction alone."""
+
+    def __init__(
+        self, ram: Ram, model: CpuModel, lapic: LocalApic | None, make_plan: MakePlan, *, tsc_hz: int = 0, bus_locks: bool = False
+    ) -> None:
+        super().__init__(ram, model, lapic, make_plan, tsc_hz=tsc_hz, bus_locks=bus_locks)
+        self.stepping = False
+        self.step_under_way: Step | None = None
+        self.last_debug = NOT_ARMED
+        self._fault_hits = False
+
+    def wants_step(self) -> bool:
+        """Whether the next instruction runs alone."""
+        if self.stepping:
+            return True
+        return self.skip is not None and self.skip == self.registers.linear(self.registers.rip)
+
+    def begin_step(self, detect: bool = True) -> bool:
+        """Enter the guest for the instruction at RIP alone; whether KVM_RUN exited."""
+        self._deliver_first()
+        registers = self.registers
+        rip, bits = registers.rip, registers.bits
+        instruction = stepping.decode(self.read_virtual(registers.linear(rip), stepping.MAX_INSTRUCTION), bits)
+        offset, size = stepping.popped_flags(instruction)
+        popped = None
+        if size:
+            image = self.read_virtual(registers.linear(int(registers.general.rsp) + offset, "ss"), size)
+            popped = int.from_bytes(image, "little")
+        control = self.fd.msr(DEBUGCTL) or 0
+        step = Step(
+            rip,
+            registers.linear(rip),
+            instruction,
+            registers.tf,
+            popped,
+            self.stepping,
+            bool(control & DEBUGCTL_BTF),
+            registers.cpl,
+        )
+        if step.btf:  # the host's single step would trap on branches only
+            self.fd.set_msr(DEBUGCTL, control & ~DEBUGCTL_BTF)
+        here = registers.linear(rip)
+        nets = [one for one in stepping.nets(self.read_virtual, self._tables(), instruction) if one.entry != here]
+        self.step_under_way = step
+        self.planted.lift()
+        self.configure(step=True, detect=detect, nets=nets)
+        return self.enter()
+
+    def _tables(self) -> stepping.Tables:
+        system = self.registers.system
+        bits = 64 if system.efer & 1 << 10 else 32 if system.cr0 & 1 else 16
+        return stepping.Tables(system.idt.base, system.idt.limit, bits, self.registers.get("lstar"), system.gdt.base)
+
+    def _deliver_first(self) -> None:
+        """Exceptions and interrupts that wait are delivered before the stepped instruction: it is the handler's first one."""
+        if self.injection is not None:
+            self.deliver_now(self.injection.vector)
+        elif self.in_flight is not None:
+            events = self.fd.events()
+            if events.interrupt_injected or events.nmi_pending or events.nmi_injected:
+                self.deliver_now(self.in_flight)
+            self.in_flight = None
+
+    def deliver_now(self, vector: int) -> None:
+        """Run up to the first instruction of the handler. If something else comes first, `unread` tells the loop."""
+        target = stepping.handler(self.read_virtual, self._tables(), vector)
+        if target is None:
+            return  # no such gate: what follows from that comes with the next entry
+        self.configure(nets=(target,))
+        if not self._nets:
+            return
+        if not self.enter_with_injection():
+            return
+        if self.shared.exit_reason == abi.EXIT_DEBUG and self.registers.linear(self.registers.rip) == target.entry:
+            return
+        self.unread = True
+
+    def step_is_through(self) -> bool:
+        """Whether the instruction of the step has completed although no trap said so: I/O, MMIO, HLT, CR8."""
+        step = self.step_under_way
+        return step is not None and self.registers.rip != step.rip
+
+    def _end_step(self, guest_tf: bool) -> None:
+        """Take the real TF off, and put the guest's own back."""
+        step = self.step_under_way
+        self.step_under_way = None
+        self._tell(0)
+        registers = self.registers
+        registers.forget()
+        if registers.tf != guest_tf:
+            registers.general.rflags ^= TF
+            registers.store_general()
+        if step is not None and step.btf:
+            self.fd.set_msr(DEBUGCTL, (self.fd.msr(DEBUGCTL) or 0) | DEBUGCTL_BTF)
+
+    def finish_step(self, causes: int, hits: int, *, debugger: bool = True) -> Exit | None:
+        """The instruction is complete: correct what it copied of TF, and say what it caused. `hits` by the list of `armed`."""
+        step, registers = self.step_under_way, self.registers
+        assert step is not None
+        self._skipped(step)
+        instruction = step.instruction
+        after = stepping.tf_after(instruction, step.tf, step.popped, int(registers.general.r11), registers.get("sfmask"))
+        self._end_step(after)
+        if not step.tf:
+            size = stepping.pushed_flags(instruction)
+            if size:
+                self._clear_tf_at(registers.linear(int(registers.general.rsp), "ss"), size)
+            elif stepping.saves_flags_in_r11(instruction):
+                registers.general.r11 &= ~TF
+                registers.store_general()
+        tf = step.tf
+        if tf and step.btf:
+            length = instruction.len if instruction is not None else 0
+            tf = stepping.branched(instruction, registers.rip, step.rip + length)
+        asked = step.asked and debugger
+        causes = causes & ~DR6_BS | (DR6_BS if asked or tf else 0)
+        return self._event(causes, hits, tf=tf, cpl=step.cpl) if causes or hits else None
+
+    def _skipped(self, step: Step) -> None:
+        """The instruction that ran without the debugger's breakpoints has run; a repeated one to its end."""
+        again = step.rip == self.registers.rip and stepping.repeats(step.instruction)
+        if self.skip == step.linear and not again:
+            self.skip = None
+
+    def _clear_tf_at(self, address: int, size: int) -> None:
+        image = int.from_bytes(self.read_virtual(address, size), "little")
+        self.write_virtual(address, (image & ~TF).to_bytes(size, "little"))
+
+    def _ended_in(self, one: stepping.Handler, hits: int) -> Exit | None:
+        """The step has become an exception, and stands on the first instruction of its handler."""
+        step, registers = self.step_under_way, self.registers
+        assert step is not None
+        if one.flags_at is None:  # SYSCALL
+            self._skipped(step)
+            self._end_step(stepping.tf_after(step.instruction, step.tf, None, 0, registers.get("sfmask")))
+            if not step.tf:
+                registers.general.r11 &= ~TF
+                registers.store_general()
+        else:
+            self._end_step(False)
+            flags = registers.linear(int(registers.general.rsp) + one.flags_at, "ss")
+            width = registers.bits // 8
+            if self.read_virtual(flags - 2 * width, width) != step.rip.to_bytes(8, "little")[:width]:
+                self._skipped(step)  # behind a fault it has still to run
+            if not step.tf:
+                self._clear_tf_at(flags, 2)
+        causes = DR6_BS if step.asked else 0
+        if not causes and not hits:
+            return None
+        return self._event(causes, hits, tf=False, cpl=step.cpl, fault=bool(hits))
+
+    def abandon(self) -> None:
+        """Somebody moved RIP."""
+        self.skip = None
+        if self.unread and self.shared.exit_reason == abi.EXIT_DEBUG:
+            self.unread = False
+        if self.step_under_way is not None:
+            self._end_step(self.step_under_way.tf)
+
+    def _event(self, causes: int, hits: int, *, tf: bool, cpl: int, fault: bool = False, icebp: bool = False) -> DebugException:
+        """A DebugException, with what the guest had armed noted beside it."""
+        lock = bool(causes & DR6_BLD) and convert.may_bus_lock(self.fd.msr(DEBUGCTL) or 0, cpl)
+        self.last_debug = GuestDebug(tf, bool(causes & DR6_BD), bool(causes & DR6_BT), lock)
+        self._fault_hits = fault and bool(hits)
+        return DebugException(causes, hits, icebp, fault)
