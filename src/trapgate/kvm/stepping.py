@@ -24,9 +24,9 @@ _INT = {Mnemonic.INT3: BP, Mnemonic.INTO: OF, Mnemonic.INT1: DB}
 FAULTS = (PF, GP, UD, NM)  # what a plain instruction may raise, the likeliest first
 
 
-def decode(code: bytes, bits: int) -> Instruction | None:
-    """The instruction at the start of some bytes; None when they are none."""
-    instruction = Decoder(bits, code).decode()
+def decode(code: bytes, bits: int, rip: int = 0) -> Instruction | None:
+    """The instruction at the start of some bytes, which lie at `rip`; None when they are none."""
+    instruction = Decoder(bits, code, ip=rip).decode()
     return instruction if instruction.code else None
 
 

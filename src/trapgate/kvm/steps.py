@@ -9,7 +9,7 @@ from trapgate.arch.flags import TF
 from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import DEBUGCTL
 from trapgate.exits import DebugException, Exit
-from trapgate.kvm import abi, convert, stepping
+from trapgate.kvm import abi, buslock, convert, stepping
 from trapgate.kvm.arming import Arming, MakePlan
 from trapgate.kvm.core import LocalApic
 from trapgate.memory import Ram
@@ -30,6 +30,7 @@ class Step:
     asked: bool  # by the debugger
     btf: bool
     cpl: int
+    splits: bool  # it locks across a line, and the guest wants to hear of it
 
 
 class Steps(Arming):
@@ -55,7 +56,7 @@ class Steps(Arming):
         self._deliver_first()
         registers = self.registers
         rip, bits = registers.rip, registers.bits
-        instruction = stepping.decode(self.read_virtual(registers.linear(rip), stepping.MAX_INSTRUCTION), bits)
+        instruction = stepping.decode(self.read_virtual(registers.linear(rip), stepping.MAX_INSTRUCTION), bits, rip)
         offset, size = stepping.popped_flags(instruction)
         popped = None
         if size:
@@ -63,14 +64,15 @@ class Steps(Arming):
             popped = int.from_bytes(image, "little")
         control = self.fd.msr(DEBUGCTL) or 0
         step = Step(
-            rip,
-            registers.linear(rip),
-            instruction,
-            registers.tf,
-            popped,
-            self.stepping,
-            bool(control & DEBUGCTL_BTF),
-            registers.cpl,
+            rip=rip,
+            linear=registers.linear(rip),
+            instruction=instruction,
+            tf=registers.tf,
+            popped=popped,
+            asked=self.stepping,
+            btf=bool(control & DEBUGCTL_BTF),
+            cpl=registers.cpl,
+            splits=self._splits(instruction, control),
         )
         if step.btf:  # the host's single step would trap on branches only
             self.fd.set_msr(DEBUGCTL, control & ~DEBUGCTL_BTF)
@@ -80,6 +82,14 @@ class Steps(Arming):
         self.planted.lift()
         self.configure(step=True, detect=detect, nets=nets)
         return self.enter()
+
+    def _splits(self, instruction: Instruction | None, control: int) -> bool:
+        """Whether a bus lock must be inferred: on Intel hosts BS in the exit hides that bit 11 is lost."""
+        if self.amd_host or instruction is None or not buslock.locks(instruction):
+            return False
+        place = buslock.operand(instruction, self.registers.get)
+        line = self.model.line_size
+        return convert.may_bus_lock(control, self.registers.cpl) and place.address % line + place.size > line
 
     def _tables(self) -> stepping.Tables:
         system = self.registers.system
@@ -147,6 +157,8 @@ class Steps(Arming):
         if tf and step.btf:
             length = instruction.len if instruction is not None else 0
             tf = stepping.branched(instruction, registers.rip, step.rip + length)
+        if step.splits:
+            causes |= DR6_BLD
         asked = step.asked and debugger
         causes = causes & ~DR6_BS | (DR6_BS if asked or tf else 0)
         return self._event(causes, hits, tf=tf, cpl=step.cpl) if causes or hits else None

@@ -17,6 +17,7 @@ TF = 1 << 8
 EXEC = Breakpoint(Owner.DEBUGGER, 5, Kind.EXEC, CODE + 8, 1)
 VENDORS = pytest.mark.parametrize("vendor", ["amd", "intel"])
 ANY = pytest.MonkeyPatch
+LOCK_INC = bytes.fromhex("f0 ff 47 3d")  # LOCK INC DWORD PTR [RDI + 61]
 
 
 def verdict(cpu: KvmVcpu, event: Any, stepping: bool = False) -> Verdict:
@@ -39,6 +40,26 @@ def settled(cpu: KvmVcpu, fd: FakeVcpuFd, share: Share) -> abi.VcpuEvents:
 
 
 # --- what the exit says
+
+
+@VENDORS
+def test_a_stepped_bus_lock_is_the_guests_all_the_same(vendor: str, monkeypatch: ANY) -> None:
+    """AMD reports both bits; Intel loses one, and the operand tells."""
+    cpu, fd = vcpu(monkeypatch, vendor, LOCK_INC + b"\x90" * 8, cpl=3)
+    fd.msrs[0x1D9], fd.general.rdi = 4, 0x5000
+    raw = 0xFFFF47F0 if vendor == "amd" else 0xFFFF4FF0
+    fd.script.append(debug_exit(raw, CODE + 4))
+    cpu.step(True)
+    assert verdict(cpu, cpu.run(), True) == Verdict(Share(DR6_BS), Share(DR6_BLD))
+
+
+@pytest.mark.parametrize(("debugctl", "cpl", "rdi"), [(0, 3, 0x5000), (4, 0, 0x5000), (4, 3, 0x5001 - 2 + 0x3D)])
+def test_a_stepped_lock_that_is_no_bus_lock_is_none(debugctl: int, cpl: int, rdi: int, monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch, "intel", LOCK_INC + b"\x90" * 8, cpl=cpl)
+    fd.msrs[0x1D9], fd.general.rdi = debugctl, rdi
+    fd.script.append(debug_exit(0xFFFF4FF0, CODE + 4))
+    cpu.step(True)
+    assert verdict(cpu, cpu.run(), True) == Verdict(Share(DR6_BS), Share())
 
 
 @VENDORS
@@ -289,8 +310,6 @@ def test_btf_is_off_for_the_step_and_decides_the_guests_share(monkeypatch: ANY) 
 
 
 # --- bus-lock exits
-
-LOCK_INC = bytes.fromhex("f0 ff 47 3d")  # LOCK INC DWORD PTR [RDI + 61]
 
 
 @pytest.mark.parametrize(("vendor", "rip"), [("amd", CODE), ("intel", CODE + 4)])
