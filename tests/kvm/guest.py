@@ -4,6 +4,7 @@ Every exception leaves a record of eight quadwords: vector, error code, pushed R
 goes on where it was, without breakpoints. The case ends with OUT to port F4h.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -110,9 +111,9 @@ START = CpuStart(
 class Loaded:
     """The guest, loaded and ready in a machine, on either engine."""
 
-    def __init__(self, text: str, engine: str, cpu: str = "EPYC-Turin") -> None:
+    def __init__(self, text: str, engine: str, serial: Callable[[bytes], None] = lambda data: None) -> None:
         factory: VcpuFactory = partial(kvm.make, plan=slots.plan) if engine == "kvm" else partial(soft.make, library=library())
-        self.machine = Machine(MachineConfig(memory=2 << 20, cpu=cpu), factory)
+        self.machine = Machine(MachineConfig(memory=2 << 20, serial=serial), factory)
         code = machine_code(text)
         self.starts = [one.ip for one in Decoder(64, code, ip=CASE)]
         ram = self.machine.ram

@@ -1,5 +1,6 @@
 """A vCPU on KVM below the debugger: its VM, entering the guest, being kicked out of it, devices' answers, guest memory."""
 
+import errno
 import signal
 import threading
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import Rule, msrs_of
 from trapgate.exits import Exit, MmioRead, MmioWrite, PortRead, PortWrite
 from trapgate.kvm import abi, cpuid
-from trapgate.kvm.handles import System
+from trapgate.kvm.handles import REMEDIES, KvmError, System
 from trapgate.kvm.memory import Planted, map_ram
 from trapgate.kvm.registers import Registers
 from trapgate.memory import PAGE_SIZE, Ram
@@ -18,6 +19,14 @@ from trapgate.memory import PAGE_SIZE, Ram
 TSS_ADDRESS = 0xFFFB_D000  # below the place of firmware, in the hole of RAM
 KICK = signal.SIGUSR1  # blocked in our threads but while the guest runs: it ends KVM_RUN and is never handled
 NOTHING_BLOCKED = bytes(8)
+NEEDED = {
+    "KVM_CAP_USER_MEMORY": abi.CAP_USER_MEMORY,
+    "KVM_CAP_SET_GUEST_DEBUG": abi.CAP_SET_GUEST_DEBUG,
+    "KVM_CAP_VCPU_EVENTS": abi.CAP_VCPU_EVENTS,
+    "KVM_CAP_DEBUGREGS": abi.CAP_DEBUGREGS,
+    "KVM_CAP_XSAVE": abi.CAP_XSAVE,
+    "KVM_CAP_IMMEDIATE_EXIT": abi.CAP_IMMEDIATE_EXIT,
+}
 OUT = 1
 SETTABLE = (Rule.PLAIN, Rule.PAT_TYPES, Rule.MTRR_TYPES, Rule.MTRR_BASE, Rule.MTRR_MASK)
 
@@ -68,6 +77,9 @@ class Core:
     def __init__(self, ram: Ram, model: CpuModel, lapic: LocalApic | None, *, tsc_hz: int = 0, bus_locks: bool = False) -> None:
         self.ram, self.lapic = ram, lapic or NoApic()
         self.system = System()
+        lacking = [name for name, number in NEEDED.items() if not self.system.capability(number)]
+        if lacking:
+            raise KvmError(f"this host's KVM lacks {', '.join(lacking)}", 0, REMEDIES[errno.ENOTTY])
         self.vm = self.system.create_vm()
         self.vm.set_tss_address(TSS_ADDRESS)
         map_ram(self.vm, ram)

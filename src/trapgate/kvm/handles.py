@@ -25,7 +25,7 @@ REMEDIES = {
     errno.ENOMEM: "the host is short of memory: give the guest less with --memory",
     errno.EBUSY: "another hypervisor holds the CPU: stop it",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
-    errno.ENOTTY: f"this host's KVM is too old for it: {SOFT}",
+    errno.ENOTTY: f"the host's kernel is too old for it: {SOFT}",
 }
 
 

@@ -135,7 +135,7 @@ def vcpu(
 ) -> tuple[KvmVcpu, FakeVcpuFd]:
     """A vCPU on such a host, with code at `CODE`, in 64-bit mode."""
     fd = FakeVcpuFd()
-    capabilities = {abi.CAP_EXCEPTION_PAYLOAD: int(payload), abi.CAP_BUS_LOCK_EXIT: 3}
+    capabilities = dict.fromkeys(core.NEEDED.values(), 1) | {abi.CAP_EXCEPTION_PAYLOAD: int(payload), abi.CAP_BUS_LOCK_EXIT: 3}
     monkeypatch.setattr(core, "System", lambda: FakeSystem(vendor, capabilities, fd))
     ram = Ram(64 << 10)
     ram.write(CODE, code)

@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 
 from trapgate.arch.debugregs import DR6_BD, DR6_BLD, DR6_BS
+from trapgate.arch.models import CpuModel
 from trapgate.debug.router import Share, Verdict, route
 from trapgate.exits import BusLock, DebugException, Interrupted, PortRead, PortWrite, SoftwareBreakpoint
-from trapgate.kvm import abi
+from trapgate.kvm import abi, core
 from trapgate.kvm.cpu import KvmVcpu
+from trapgate.kvm.handles import KvmError
+from trapgate.memory import Ram
 from trapgate.vcpu import Breakpoint, Kind, Owner
-from unit.kvm.fake_kvm import CODE, FakeVcpuFd, debug_exit, vcpu
+from unit.kvm.fake_kvm import CODE, FakeSystem, FakeVcpuFd, debug_exit, vcpu
 
 NONE = 0xFFFF0FF0
 TF = 1 << 8
@@ -326,6 +329,15 @@ def test_a_bus_lock_exit_names_the_instruction_and_its_operand(vendor: str, rip:
     assert cpu.run() == BusLock(CODE, 0x503D, 4, 3)
     if as_flag:  # the exit itself is not lost
         assert cpu.run() == Interrupted()
+
+
+def test_a_host_that_lacks_what_is_needed_is_told(monkeypatch: ANY) -> None:
+    monkeypatch.setattr(core, "NEEDED", {"KVM_CAP_OF_TOMORROW": 9999})
+    monkeypatch.setattr(core, "System", lambda: FakeSystem("amd", {}, FakeVcpuFd()))
+    with pytest.raises(
+        KvmError, match="this host's KVM lacks KVM_CAP_OF_TOMORROW; the host's kernel is too old for it: use --engine soft"
+    ):
+        core.Core(Ram(4096), CpuModel.parse("EPYC-Turin"), None)
 
 
 def test_the_capabilities_are_switched_on(monkeypatch: ANY) -> None:

@@ -37,7 +37,7 @@ def test_an_error_names_call_reason_and_remedy() -> None:
 
 
 def test_a_file_that_is_no_kvm_is_told(open_files: None) -> None:
-    with pytest.raises(KvmError, match="KVM_GET_API_VERSION: Inappropriate ioctl for device; this host's KVM is too old"):
+    with pytest.raises(KvmError, match="KVM_GET_API_VERSION: Inappropriate ioctl for device; the host's kernel is too old"):
         System("/dev/null")
 
 
