@@ -2,7 +2,8 @@
 
 KVM_EXIT_DEBUG differs by the host's vendor. AMD: DR6 raw, bit 11 = 0 means a bus lock. Intel: the exit qualification put on top of
 FFFF0FF0, so bit 11 reads 1 always and a bus lock must be inferred: no cause bit at all, the guest has DEBUGCTL[2] = 1 and CPL > 0,
-and the instruction is no INT1. A #BP leaves `dr6` stale. Payloads are all active high (Linux, kvm_deliver_exception_payload).
+and the instruction is no INT1. INT1 leaves RIP on itself where KVM has only seen the instruction, behind it where the CPU has
+completed it. A #BP leaves `dr6` stale. Payloads are all active high (Linux, kvm_deliver_exception_payload).
 """
 
 from dataclasses import dataclass
@@ -28,11 +29,12 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class DebugMeaning:
-    """A #DB exit: causes and matched debug registers, active high; `on_icebp`: INT1, and RIP is still on it."""
+    """A #DB exit: causes and matched debug registers, active high; `icebp`: INT1; `on_it`: and RIP is still on it."""
 
     causes: int
     matched: int
-    on_icebp: bool
+    icebp: bool = False
+    on_it: bool = False
 
 
 def may_bus_lock(debugctl: int, cpl: int) -> bool:
@@ -46,12 +48,12 @@ def debug_meaning(raw: int, at: Situation) -> DebugMeaning:
     if not at.amd_host:
         causes &= ~DR6_BLD
     if causes or matched:
-        return DebugMeaning(causes, matched, False)
+        return DebugMeaning(causes, matched)
     if at.byte == INT1:
-        return DebugMeaning(0, 0, True)
-    if not at.amd_host and may_bus_lock(at.debugctl, at.cpl):
-        return DebugMeaning(DR6_BLD, 0, False)
-    return DebugMeaning(0, 0, False)
+        return DebugMeaning(0, 0, icebp=True, on_it=True)
+    if at.amd_host:  # it hides no cause: nothing else raises #DB without one
+        return DebugMeaning(0, 0, icebp=True)
+    return DebugMeaning(DR6_BLD if may_bus_lock(at.debugctl, at.cpl) else 0, 0)
 
 
 def inject_debug(events: abi.VcpuEvents, causes: int, hits: int, *, payload: bool) -> None:

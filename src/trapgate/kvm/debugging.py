@@ -40,8 +40,8 @@ class Debugging(Steps):
         listed = self._plan.hits(meaning.matched)
         hits = self._by_armed(listed)
         exec_here = any(one.kind is Kind.EXEC and listed >> n & 1 for n, one in enumerate(self._planned))
-        if meaning.on_icebp:
-            return self._icebp()
+        if meaning.icebp:
+            return self._icebp(meaning.on_it)
         if step is None:
             causes = meaning.causes
             if linear == self.skip and exec_here:  # an interrupt came before it: it still has to run
@@ -76,14 +76,16 @@ class Debugging(Steps):
             self.unread = self.begin_step(detect=False)
         return None
 
-    def _icebp(self) -> Exit | None:
-        """INT1: KVM leaves RIP on it. The guest's #DB comes behind it, with no cause bit."""
+    def _icebp(self, on_it: bool) -> Exit | None:
+        """INT1: the guest's #DB comes behind it, with no cause bit."""
         step = self.step_under_way
         asked, cpl = (step.asked, step.cpl) if step is not None else (False, self.registers.cpl)
         if step is not None:
+            on_it = on_it and self.registers.rip == step.rip  # what RIP is on may be the next INT1
             self._end_step(step.tf)
             self._skipped(step)
-        self.registers.rip += 1
+        if on_it:
+            self.registers.rip += 1
         return self._event(DR6_BS if asked else 0, 0, tf=False, cpl=cpl, icebp=True)
 
     def _int3(self, linear: int) -> Exit | None:

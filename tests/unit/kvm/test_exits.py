@@ -133,6 +133,24 @@ def test_icebp_is_stepped_over_before_the_guest_gets_it(vendor: str, monkeypatch
     assert (events.exception_pending, events.exception_nr, events.exception_payload) == (1, 1, 0)
 
 
+def test_icebp_on_amd_may_be_behind_already(monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch, "amd", b"\xf1" + b"\x90" * 8)
+    cpu.arm([EXEC], [])
+    fd.script.append(debug_exit(NONE, CODE + 1))
+    assert cpu.run() == DebugException(0, 0, True, False)
+    assert fd.general.rip == CODE + 1
+
+
+@VENDORS
+def test_of_two_icebps_a_step_passes_one(vendor: str, monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch, vendor, b"\xf1\xf1" + b"\x90" * 8)
+    fd.script.append(debug_exit(NONE, CODE + 1 if vendor == "amd" else CODE))
+    cpu.step(True)
+    event = cpu.run()
+    assert verdict(cpu, event, True) == Verdict(Share(DR6_BS), Share(icebp=True))
+    assert fd.general.rip == CODE + 1
+
+
 @VENDORS
 def test_hits_are_told_by_the_list_of_armed_breakpoints(vendor: str, monkeypatch: ANY) -> None:
     """The guest's DR3 and the debugger's breakpoint share registers 0 and 1 of the real CPU."""
