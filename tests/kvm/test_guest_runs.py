@@ -148,3 +148,25 @@ def test_the_vm_is_given_back(open_files: None) -> None:
     guest.machine.close()
     del guest
     gc.collect()
+
+
+@pytest.mark.parametrize("step", [False, True], ids=["run", "stepped"])
+def test_kicks_at_any_moment_change_nothing(step: bool) -> None:
+    text = "mov ecx, 60\nmov edx, 0x80\n1: mov eax, ecx\nout dx, al\nin al, dx\nadd rbx, rcx\npushfq\npop rsi\nor r8, rsi\nloop 1b"
+    guest = Guest(text)
+    ended = threading.Event()
+
+    def pester() -> None:
+        while not ended.wait(0.0003):
+            guest.vcpu.kick()
+
+    thread = threading.Thread(target=pester)
+    thread.start()
+    try:
+        guest.run(step=step, limit=2000)
+    finally:
+        ended.set()
+        thread.join()
+    assert guest.vcpu.get("rbx") == 60 * 61 // 2
+    assert guest.vcpu.get("r8") & 0x100 == 0
+    assert guest.log == []
