@@ -112,6 +112,21 @@ def test_signals_end_a_guest_that_never_ends(tmp_path: Path, number: signal.Sign
         assert process.stderr.read() == b""
 
 
+def test_a_signal_is_not_lost_beside_another_one(tmp_path: Path) -> None:
+    """`timeout` sends SIGCONT right behind: the kernel may then hand SIGTERM to the thread that runs the guest."""
+    spin = b"!"  # printed when the guest runs
+    code = b"\xb0" + spin + b"\xba\xf8\x03\xee\xeb\xfe"  # mov al, '!'; mov dx, 3F8h; out dx, al; jmp $
+    for _ in range(5):
+        with subprocess.Popen(
+            [TRAPGATE, "run", boot_sector(tmp_path, code)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert wait_for(process.stdout.fileno(), spin) == spin
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
+            assert process.wait(20) == 128 + signal.SIGTERM
+
+
 def test_piped_input_reaches_the_guest(tmp_path: Path) -> None:
     command = [TRAPGATE, "run", boot_sector(tmp_path, ECHO)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -19,6 +19,7 @@ from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.stops import ExitKind, MachineExit
 
 SWITCH = 0.0005  # seconds until a thread that waits for a deadline gets its turn while another translates
+LOOK = 0.2  # seconds until a signal is noticed at the latest
 PATIENCE = 5.0  # seconds for the machine to stop when the user wants to quit
 
 
@@ -69,7 +70,8 @@ class Runner:
         """How the machine ended, or the status that the user quit with."""
         thread = threading.Thread(target=self._work, name="machine", daemon=True)
         thread.start()
-        self._done.wait()
+        while not self._done.wait(LOOK):  # a signal that the kernel gave to another thread is seen only when this one wakes
+            pass
         thread.join(PATIENCE)
         self.stuck = thread.is_alive()
         if self._error is not None:
