@@ -71,7 +71,7 @@ CR4_NEEDS: dict[int, str | None] = {
 }
 
 # A change of these flushes the TLB, global entries too (SDM vol. 3, 4.10.4.1).
-CR0_FLUSHES = CR0_PG | CR0_WP
+CR0_FLUSHES = CR0_PG | CR0_WP | CR0_CD  # with caches disabled every page is uncached
 CR4_FLUSHES = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_LA57
 
 EFER_SCE = 1 << 0

@@ -11,7 +11,7 @@ from trapgate.isa.vocabulary import Trace, Value
 PRESENT, WRITABLE, USER, PWT, PCD, ACCESSED, DIRTY, LARGE, GLOBAL = (1 << n for n in range(9))
 NO_EXECUTE = 1 << 63
 PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
-CR0_WP, CR0_PG = 1 << 16, 1 << 31
+CR0_WP, CR0_CD, CR0_PG = 1 << 16, 1 << 30, 1 << 31
 CR4_PSE, CR4_PAE, CR4_PGE, CR4_SMEP, CR4_SMAP = 1 << 4, 1 << 5, 1 << 7, 1 << 20, 1 << 21
 EFER_LMA, EFER_NXE = 1 << 10, 1 << 11
 PAE_RESERVED = 0x7FF0000000000000  # bits 62:52, available in long mode only
@@ -46,7 +46,8 @@ def walk(m: Trace) -> None:
     address, wanted = m.arguments
     cr0, cr4, efer = m.get("cr0", 64), m.get("cr4", 64), m.get("efer", 64)
     with m.when((cr0 & CR0_PG) == 0):
-        m.put("walk_rights", m.const(s.RIGHT_READ | s.RIGHT_WRITE | s.RIGHT_FETCH, 64))
+        uncached = ((cr0 & CR0_CD) != 0).select(m.const(s.RIGHT_UNCACHED, 64), m.const(0, 64))
+        m.put("walk_rights", uncached | (s.RIGHT_READ | s.RIGHT_WRITE | s.RIGHT_FETCH))
         m.result(address)
     long_mode = (efer & EFER_LMA) != 0
     with m.when(long_mode & ((address << 16).sar(16) != address), likely=False):
@@ -130,7 +131,7 @@ def walk(m: Trace) -> None:
         (may_write & ((new & DIRTY) != 0), s.RIGHT_WRITE),
         (may_fetch, s.RIGHT_FETCH),
         (((found & GLOBAL) != 0) & ((cr4 & CR4_PGE) != 0), s.RIGHT_GLOBAL),
-        ((found & (PWT | PCD)) != 0, s.RIGHT_UNCACHED),
+        (((found & (PWT | PCD)) != 0) | ((cr0 & CR0_CD) != 0), s.RIGHT_UNCACHED),
         (shift.value != 12, s.RIGHT_LARGE),
         (shift.value == 21, s.RIGHT_2M),
     ):
