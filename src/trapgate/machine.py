@@ -63,6 +63,7 @@ class MachineConfig:
     serial: Callable[[bytes], None] = _discard  # what the guest sends through COM1
     debugcon: Callable[[bytes], None] = _discard  # what it writes to port E9h
     bus_locks: Mode = Mode.OFF
+    bus_lock_limit: int = 0  # how many a second, in mode LIMIT
     report: Callable[[str], None] = _discard  # a line for the user
     stop_when_dead: bool = True  # HLT with interrupts disabled ends the run: nothing can wake the guest
 
@@ -122,7 +123,7 @@ class Machine:
             if not (hasattr(self.vcpu, "executed") and hasattr(self.vcpu, "budget")):
                 raise ValueError("this CPU engine does not count instructions; use the host clock")
             self._counting = self.vcpu  # type: ignore[assignment]
-        self.bus_locks = BusLockLog(config.bus_locks, self.clock.now)
+        self.bus_locks = BusLockLog(config.bus_locks, self.clock.now, config.bus_lock_limit)
         self._mailbox = Mailbox()
         self._mailbox.kick = self.vcpu.kick
         self._deadlines = DeadlineThread(self.clock, self.vcpu.kick)
@@ -132,6 +133,7 @@ class Machine:
         self._pausing = False
         self._stepping = False
         self._halted = False
+        self._held: int | None = None  # bus locks came too fast: the moment until which the guest does not run
         self._attention = True  # an interrupt may be pending
         self._stopped_on: int | None = None  # RIP of the instruction whose execution breakpoint stopped us
         self._queued: Share | None = None  # the guest's part of the #DB on which the debugger stopped it
@@ -218,6 +220,9 @@ class Machine:
         run, handlers = self.vcpu.run, self._handlers
         while True:
             stop = self._settle()
+            if stop is None and self._held is not None:
+                self._hold(self._held)
+                continue
             if stop is None and self._halted:
                 stop = self._sleep()
                 if stop is None:
@@ -290,13 +295,24 @@ class Machine:
             return self._end(ExitKind.DEAD, 0, "the guest halted with interrupts disabled: nothing can wake it")
         if deadline is None:
             self._mailbox.wait(None)
-        elif isinstance(self.clock, InstructionClock):
-            self.clock.skip_to(deadline)
         else:
-            left = deadline - self.clock.now()
-            if left > 0:
-                self._mailbox.wait(left / 1e9)
+            self._pass_time(deadline)
         return None
+
+    def _hold(self, until: int) -> None:
+        """Let time pass while timers and posted calls are served, and no instruction is executed."""
+        if self.clock.now() >= until:
+            self._held = None
+        elif not self._mailbox:
+            deadline = self.clock.next_deadline()
+            self._pass_time(until if deadline is None else min(deadline, until))
+
+    def _pass_time(self, moment: int) -> None:
+        """Wait for a moment of guest time, or until something is posted."""
+        if isinstance(self.clock, InstructionClock):
+            self.clock.skip_to(moment)
+        elif (left := moment - self.clock.now()) > 0:
+            self._mailbox.wait(left / 1e9)
 
     # Ends
 
@@ -406,6 +422,7 @@ class Machine:
         outcome = self.bus_locks.record(event)
         if outcome.line is not None:
             self.config.report(outcome.line)
+        self._held = outcome.hold
         return BusLocked(event, outcome.line or "") if outcome.stop else None
 
     _handlers: ClassVar[dict[type, Callable[..., Stop | None]]] = {

@@ -100,6 +100,17 @@ def test_bus_locks_are_reported_with_their_sites() -> None:
     assert "memory is not write-back" in done.stderr
 
 
+def test_bus_locks_are_held_to_a_limit(tmp_path: Path) -> None:
+    """25 locks across a line, 20 a second: the last five wait for the second one."""
+    code = bytes.fromhex("bb3e80 b91900 f066ff07 e2fa b000 e6f4 f4")  # mov bx, 803Eh; mov cx, 25; lock inc dword [bx]; loop
+    before = time.monotonic()
+    done = trapgate("run", boot_sector(tmp_path, code), "--bus-locks", "limit:20")
+    assert done.returncode == 1
+    assert time.monotonic() - before >= 1
+    assert "crosses a 64-byte line, CPL 0" in done.stderr
+    assert "25 bus locks at 1 place" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_a_guest_that_never_ends(tmp_path: Path, number: signal.Signals) -> None:
     command = [TRAPGATE, "run", boot_sector(tmp_path, HELLO)]

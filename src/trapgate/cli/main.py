@@ -7,7 +7,8 @@ from typing import NoReturn
 import click
 
 from trapgate.cli import errors
-from trapgate.cli.options import GdbAddress, Serial, SerialChoice, Size
+from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Serial, SerialChoice, Size
+from trapgate.debug.buslock import Mode
 from trapgate.gdb.address import Address
 from trapgate.kvm.handles import KvmError
 
@@ -79,10 +80,10 @@ def cli() -> None:
 @click.option("--serial", type=Serial(), default="stdio", show_default=True, help="COM1: stdio, file:PATH or pty.")
 @click.option(
     "--bus-locks",
-    type=click.Choice(["off", "report", "stop"]),
+    type=BusLocks(),
     default="off",
     show_default=True,
-    help="report: a line for each bus lock; stop: the debugger stops there.",
+    help="off; report: a line for each bus lock; stop: the debugger stops there; limit:N: report, and at most N a second.",
 )
 @click.option(
     "--clock",
@@ -102,13 +103,13 @@ def run(
     gdb: Address | None,
     wait: bool,
     serial: SerialChoice,
-    bus_locks: str,
+    bus_locks: BusLockChoice,
     clock: str,
 ) -> int:
     """Check what options mean together, then run."""
     if wait and gdb is None:
         raise click.UsageError("--wait needs --gdb, or nobody could let the guest go")
-    if bus_locks == "stop" and gdb is None:
+    if bus_locks.mode is Mode.STOP and gdb is None:
         raise click.UsageError("--bus-locks stop needs --gdb; without a debugger use --bus-locks report")
     from trapgate.cli import run as runner  # the translator is loaded only by the commands that run a guest
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from trapgate.debug.buslock import LIMIT_MOST, Mode
 from trapgate.gdb.address import Address, AddressError, parse_address
 from trapgate.memory import PAGE_SIZE
 
@@ -71,3 +72,31 @@ class Serial(click.ParamType[SerialChoice]):
         if str(value) not in ("stdio", "pty") and not (kind == "file" and path):
             self.fail(f"{value!r} is none of stdio, pty, file:PATH", param, ctx)
         return SerialChoice(kind, path)
+
+
+@dataclass(frozen=True, slots=True)
+class BusLockChoice:
+    """What happens about bus locks; `limit`, how many a second, belongs to Mode.LIMIT."""
+
+    mode: Mode
+    limit: int = 0
+
+
+class BusLocks(click.ParamType[BusLockChoice]):
+    """off, report, stop or limit:N."""
+
+    name = "what"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> BusLockChoice:
+        """The choice; a usage error when it is none."""
+        if isinstance(value, BusLockChoice):
+            return value
+        if str(value) in ("off", "report", "stop"):
+            return BusLockChoice(Mode(value))
+        match = re.fullmatch(r"limit:([0-9]{1,15})", str(value))
+        if not match:
+            self.fail(f"{value!r} is none of off, report, stop, limit:N", param, ctx)
+        limit = int(match[1])
+        if not 1 <= limit <= LIMIT_MOST:
+            self.fail(f"{value}: N is 1 to {LIMIT_MOST} bus locks a second", param, ctx)
+        return BusLockChoice(Mode.LIMIT, limit)

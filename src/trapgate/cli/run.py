@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.cli import errors
 from trapgate.cli.guest import keep_translations, load_guest, make_machine
-from trapgate.cli.options import SerialChoice
+from trapgate.cli.options import BusLockChoice, SerialChoice
 from trapgate.cli.serial import SerialFile, SerialPty
 from trapgate.cli.terminal import Terminal
-from trapgate.debug.buslock import Mode
 from trapgate.gdb.address import Address, AddressError
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.stops import ExitKind, MachineExit
@@ -39,7 +38,7 @@ class Request:
     gdb: Address | None
     wait: bool
     serial: SerialChoice
-    bus_locks: str
+    bus_locks: BusLockChoice
     clock: str
 
 
@@ -109,7 +108,8 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         cpu=request.cpu or _default_cpu(request.engine),
         clock=ClockKind(request.clock),
         serial=lambda data: output[0](data),
-        bus_locks=Mode(request.bus_locks),
+        bus_locks=request.bus_locks.mode,
+        bus_lock_limit=request.bus_locks.limit,
         report=tell,
     )
     machine = make_machine(config, request.engine)

@@ -1,12 +1,18 @@
-"""Reports of bus locks: one line when a site is first seen, then at most one a second of guest time, with what came since."""
+"""Reports of bus locks: one line when a site is first seen, then at most one a second of guest time, with what came since.
 
+A limit holds the guest back besides, whatever its privilege level: behind a bus lock that comes too soon it waits until its second
+is over, so that only so many a second go through, as with Linux' split_lock_detect=ratelimit. Who keeps to the limit is not held.
+"""
+
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from trapgate.exits import BusLock
 
-REPEAT_NS = 1_000_000_000
+SECOND_NS = 1_000_000_000
+LIMIT_MOST = 1000  # bus locks a second, as Linux has it for split_lock_detect=ratelimit
 MAX_SITES = 65536  # a guest can make sites without end; our memory has one
 
 
@@ -16,6 +22,7 @@ class Mode(Enum):
     OFF = "off"
     REPORT = "report"
     STOP = "stop"
+    LIMIT = "limit"  # report, and at most so many a second
 
 
 @dataclass(slots=True)
@@ -31,10 +38,11 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What to do about one bus lock: print `line` if there is one, stop the guest if `stop`."""
+    """What to do about one bus lock: print `line` if there is one, stop the guest if `stop`, or hold it until that moment (ns)."""
 
     line: str | None
     stop: bool
+    hold: int | None = None
 
 
 def why(lock: BusLock, line_size: int) -> str:
@@ -46,38 +54,50 @@ def why(lock: BusLock, line_size: int) -> str:
 class BusLockLog:
     """Counts bus locks by site and decides which of them are told.
 
-    `now` gives guest time in ns. `describe` turns an address into a place (symbol, line); its result follows RIP in the line.
+    `now` gives guest time in ns. `limit` is how many go through in a second in mode LIMIT, 1 to `LIMIT_MOST`. `describe` turns an
+    address into a place (symbol, line); its result follows RIP in the line.
     """
 
     mode: Mode
     now: Callable[[], int]
+    limit: int = 0
     line_size: int = 64
     describe: Callable[[int], str] = lambda address: ""
     _sites: dict[int, Site] = field(default_factory=dict)
     total: int = 0
     unlisted: int = 0  # locks at sites beyond MAX_SITES
+    _recent: deque[int] = field(default_factory=deque)  # when the guest could go on behind the last `limit` locks
+
+    def __post_init__(self) -> None:
+        assert self.mode is not Mode.LIMIT or 1 <= self.limit <= LIMIT_MOST, self.limit
 
     def record(self, lock: BusLock) -> Outcome:
         """Count one bus lock and say whether it makes a line and whether it stops the guest. In mode OFF nothing is counted."""
         if self.mode is Mode.OFF:
             return Outcome(None, False)
         self.total += 1
-        stop = self.mode is Mode.STOP
+        now, stop = self.now(), self.mode is Mode.STOP
+        hold = self._hold(now) if self.mode is Mode.LIMIT else None
         site = self._sites.get(lock.rip)
         if site is None:
             if len(self._sites) >= MAX_SITES:
                 self.unlisted += 1
-                return Outcome(self._line(lock, 0) if stop else None, stop)
+                return Outcome(self._line(lock, 0) if stop else None, stop, hold)
             site = self._sites[lock.rip] = Site(lock.rip, lock)
         site.count += 1
         site.last = lock
-        now = self.now()
-        if not stop and site.reported and now - site.last_report < REPEAT_NS:
-            return Outcome(None, False)
+        if not stop and site.reported and now - site.last_report < SECOND_NS:
+            return Outcome(None, False, hold)
         line = self._line(lock, site.count - site.reported - 1)
         site.reported = site.count
         site.last_report = now
-        return Outcome(line, stop)
+        return Outcome(line, stop, hold)
+
+    def _hold(self, now: int) -> int | None:
+        """When the guest may go on behind a bus lock, if not at once: a second after the one `limit` before it."""
+        earliest = self._recent.popleft() + SECOND_NS if len(self._recent) == self.limit else now
+        self._recent.append(max(now, earliest))
+        return earliest if earliest > now else None
 
     def sites(self) -> list[Site]:
         """Every site, the busiest first."""

@@ -3,7 +3,8 @@
 import click
 import pytest
 
-from trapgate.cli.options import GdbAddress, Serial, SerialChoice, Size
+from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Serial, SerialChoice, Size
+from trapgate.debug.buslock import Mode
 from trapgate.gdb.address import TcpAddress, UnixAddress
 
 
@@ -57,3 +58,17 @@ def test_serial() -> None:
 def test_serial_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
         Serial().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [("off", BusLockChoice(Mode.OFF)), ("stop", BusLockChoice(Mode.STOP)), ("limit:1000", BusLockChoice(Mode.LIMIT, 1000))],
+)
+def test_bus_locks(text: str, choice: BusLockChoice) -> None:
+    assert BusLocks().convert(text, None, None) == choice
+
+
+@pytest.mark.parametrize("text", ["", "on", "limit", "limit:", "limit:0", "limit:1001", "limit:-1", "limit:1e3", "report:3"])
+def test_bus_locks_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        BusLocks().convert(text, None, None)

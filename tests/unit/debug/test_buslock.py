@@ -86,3 +86,27 @@ def test_sites_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(log.sites()) == 3
     assert (log.total, log.unlisted) == (10, 7)
     assert "7 at places beyond the first 3" in log.summary()[-1]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 1000])
+@pytest.mark.parametrize("pace", [1, 100_000, 330_000_000, 2_000_000_000])
+def test_in_no_second_more_than_the_limit_go_through(limit: int, pace: int) -> None:
+    hand = Hand()
+    log = BusLockLog(Mode.LIMIT, hand, limit)
+    through = []
+    for _ in range(3 * limit + 2):
+        outcome = log.record(SPLIT)
+        assert not outcome.stop
+        hand.moment = max(hand.moment, outcome.hold or 0)
+        through.append(hand.moment)
+        hand.moment += pace
+    assert all(later - earlier >= 1_000_000_000 for earlier, later in zip(through, through[limit:], strict=False))
+    if limit * pace >= 1_000_000_000:  # who keeps to it is not held
+        assert through[-1] == pace * (len(through) - 1)
+
+
+def test_a_limit_reports_as_well() -> None:
+    log = BusLockLog(Mode.LIMIT, Hand(), 10)
+    assert log.record(SPLIT).line is not None
+    assert log.record(SPLIT).line is None
+    assert log.summary()[0] == "2 bus locks at 1 place"

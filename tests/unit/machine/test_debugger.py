@@ -31,7 +31,7 @@ from trapgate.stops import (
 )
 from trapgate.vcpu import Breakpoint, GuestDebug, Kind, Owner
 
-from .rig import POWER_OFF, Make, ScriptedVcpu, lapic_timer
+from .rig import POWER_OFF, Make, ScriptedVcpu, Step, lapic_timer
 
 
 class TestDebugger:
@@ -146,3 +146,26 @@ class TestDebugger:
         assert isinstance(stop, BusLocked) is stops
         assert len(one.lines) == lines
         assert all("0x401000" in line for line in one.lines)
+
+    @pytest.mark.parametrize("clock", list(ClockKind))
+    def test_bus_locks_beyond_the_limit_hold_the_guest_back(self, rig: Make, clock: ClockKind) -> None:
+        """20 in a second: 41 of them take two, and timers go on meanwhile."""
+        moments: list[int] = []
+        script: list[Step] = [BusLock(0x401000, 0x7FFC, 8, 3)] * 41
+        one = rig(*script, POWER_OFF, bus_locks=Mode.LIMIT, bus_lock_limit=20, clock=clock)
+        for at in (300, 1300):
+            one.machine.clock.at(at * 1_000_000, lambda: moments.append(one.machine.clock.now() // 1_000_000))
+        assert one.machine.run().kind is ExitKind.POWER_OFF
+        assert 2_000_000_000 <= one.machine.clock.now() < 4_000_000_000
+        assert [moment // 1000 for moment in moments] == [0, 1]
+        assert moments[0] < 900
+        assert [line.partition("; ")[2] for line in one.lines] == ["", "20 more since the last line"]
+
+    def test_a_guest_that_is_held_back_can_be_paused(self, rig: Make) -> None:
+        script: list[Step] = [BusLock(0x401000, 0x7FFC, 8, 3)] * 2
+        one = rig(*script, POWER_OFF, bus_locks=Mode.LIMIT, bus_lock_limit=1)
+        threading.Timer(0.02, one.machine.pause).start()
+        assert one.machine.resume() == Paused()
+        assert one.machine.clock.now() < 900_000_000
+        assert one.machine.resume() == MachineExit(ExitKind.POWER_OFF)
+        assert one.machine.clock.now() >= 1_000_000_000
