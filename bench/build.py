@@ -9,7 +9,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent / "guests"
 IMAGES = Path(__file__).resolve().parent.parent / "build" / "bench"
-COMMON = ("start.S", "bench.c", "bench.h", "link.ld")
+COMMON = ("start.S", "bench.c", "bench.h", "ring3.h", "link.ld")
 OPTIONS = (
     *("-m64", "-march=x86-64", "-O2", "-fno-tree-vectorize", "-ffreestanding", "-fno-builtin", "-Wall", "-Wextra", "-Werror"),
     *("-fno-pie", "-no-pie", "-mno-red-zone", "-mcmodel=small", "-fcf-protection=none", "-fno-stack-protector"),
@@ -24,11 +24,20 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A benchmark guest. `rounds` is tuned for 0.5 to 1 second in QEMU's TCG; `work` says what one round is."""
+    """A benchmark guest. `rounds` is tuned for 0.5 to 1 second in QEMU's TCG; `work` says what one round is.
+
+    `sources` are its C files (by default the one of its name), `defines` what they are compiled with.
+    """
 
     name: str
     rounds: int
     work: str
+    sources: tuple[str, ...] = ()
+    defines: tuple[str, ...] = ()
+
+    def files(self) -> list[Path]:
+        """Its own C files."""
+        return [SOURCES / name for name in self.sources or (f"{self.name}.c",)]
 
 
 EMPTY = Guest("empty", 1, "start and end")
@@ -45,15 +54,35 @@ GUESTS = (
     Guest("faults", 700, "512 page faults and INVLPG"),
     Guest("syscalls", 2_500, "1024 SYSCALL and SYSRET"),
 )
+LOCKS = ("locks.c", "ring3.c")
+TRAPS = ("traps.c", "ring3.c")
+DETECTION = (
+    Guest("locks-off", 600_000, "1024 locked additions, Bus Lock Detect off", LOCKS, ("-DDETECT=0",)),
+    Guest("locks-on", 600_000, "1024 locked additions, Bus Lock Detect on", LOCKS, ("-DDETECT=1",)),
+)
+INT3 = Guest("trap-int3", 5_000, "1000 INT3 in ring 3, the handler counts", TRAPS, ("-DTRAP=3",))
+BUS_LOCK = Guest("trap-bus-lock", 5_000, "1000 bus locks in ring 3, the handler counts", TRAPS, ("-DTRAP=1",))
+BUS_LOCK_DR6 = Guest("trap-bus-lock-dr6", 100, "the same, the handler reads DR6 and puts it back", TRAPS, ("-DTRAP=2",))
+DEVICES = tuple(
+    Guest(f"device-{name}", 100, work, ("devices.c",), (f"-DACCESS={number}",))
+    for number, (name, work) in enumerate(
+        (
+            ("in", "1000 IN from COM1's line status"),
+            ("out", "1000 OUT to COM1's scratch register"),
+            ("load", "1000 loads from the I/O APIC's window"),
+            ("store", "1000 stores to the I/O APIC's index"),
+        ),
+        start=1,
+    )
+)
 
 
 def build(guest: Guest, folder: Path = IMAGES, rounds: int | None = None) -> Path:
     """The image of a guest, made when there is none for these sources and this number of rounds. BenchError when gcc cannot."""
     rounds = guest.rounds if rounds is None else rounds
-    source = SOURCES / f"{guest.name}.c"
-    files = [SOURCES / name for name in COMMON]
-    digest = hashlib.sha256(" ".join((*OPTIONS, str(rounds))).encode())
-    for path in (source, *files):
+    files = [*guest.files(), *(SOURCES / name for name in COMMON)]
+    digest = hashlib.sha256(" ".join((*OPTIONS, *guest.defines, str(rounds))).encode())
+    for path in files:
         digest.update(path.read_bytes())
     target = folder / f"{guest.name}-{digest.hexdigest()[:12]}.elf"
     if target.is_file():
@@ -62,8 +91,8 @@ def build(guest: Guest, folder: Path = IMAGES, rounds: int | None = None) -> Pat
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / "image.elf"
         defines = (f"-DITERATIONS={rounds}UL", f'-DNAME="{guest.name}"', f"-I{SOURCES}")
-        inputs = (str(SOURCES / "start.S"), str(SOURCES / "bench.c"), str(source))
-        command = ["gcc", *OPTIONS, *defines, f"-Wl,-T,{SOURCES / 'link.ld'}", "-o", str(made), *inputs]
+        inputs = (str(SOURCES / "start.S"), str(SOURCES / "bench.c"), *map(str, guest.files()))
+        command = ["gcc", *OPTIONS, *defines, *guest.defines, f"-Wl,-T,{SOURCES / 'link.ld'}", "-o", str(made), *inputs]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:

@@ -4,12 +4,14 @@
 extern u8 unexpected_entries[];
 void leave_guest(int value) __attribute__((noreturn));
 
+enum { VECTORS = 129 };
+
 static struct {
     unsigned short offset_low, selector;
     u8 ist, type;
     unsigned short offset_middle;
     u32 offset_high, zero;
-} idt[32] __attribute__((aligned(16)));
+} idt[VECTORS] __attribute__((aligned(16)));
 
 void set_gate(int vector, void (*entry)(void), int dpl)
 {

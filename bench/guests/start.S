@@ -105,9 +105,11 @@ gdt_pointer:
     .section .bss
     .balign 4096
 pml4:           .skip 4096
+    .globl pdpt
 pdpt:           .skip 4096
     .globl page_directory
 page_directory: .skip 4096
+    .globl tss
 tss:            .skip 0x68
     .balign 4096
     .skip 65536

@@ -56,7 +56,7 @@ def hard(m: Trace) -> None:
 
 
 def deliver(m: Trace) -> None:
-    """Deliver the fault prepared in `fault_*`; RIP is on the faulting instruction (or behind it for INT3)."""
+    """Deliver the fault prepared in `fault_*`; RIP is on the faulting instruction (behind it for INT3 and bus locks)."""
     m.put("count_exceptions", m.get("count_exceptions", 64) + 1)
     plain = ((m.get("efer", 64) & LMA) != 0) & (m.get("stepping", 32) == 0) & (m.get("fault_delivering", 32) == 0)
     plain = plain & (m.get("fault_has_error", 32) != NOT_CANONICAL)
@@ -118,7 +118,7 @@ def deliver(m: Trace) -> None:
         m.store(at.value, error.zext(64))
         at.set(at.value + 8)
     old = m.get("rflags", 64)
-    fault_class = ~((vector == 3) | (vector == 4) | (vector == 8) | (vector == 18))
+    fault_class = ~((vector == 1) | (vector == 3) | (vector == 4) | (vector == 8) | (vector == 18))
     resume_flag = fault_class.select(m.const(RF, 64), m.const(0, 64))
     pushed = (old & ~m.const(RF, 64)) | flags.read(m) | 2 | resume_flag
     m.store(at.value, m.get("rip", 64))

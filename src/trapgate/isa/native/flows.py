@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from trapgate.isa import state as s
-from trapgate.isa.families.memory import LINE, WIDTHS
+from trapgate.isa.families.memory import WIDTHS
 from trapgate.isa.native.paging import jump_filter, present_rights
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 
@@ -106,28 +106,11 @@ def slow_store(m: Trace, width: int) -> None:
     m.jump_to(m["RESUME"])
 
 
-def slow_modify(m: Trace, width: int, locked: bool) -> None:
-    """Behind `modify` and `lock`. A lock that crosses a cache line or hits uncached memory is Python's: it locks the bus."""
-    size = m.const(width // 8, 64)
-    if locked and width > 8:
-        with m.when((m["EA"] & (LINE - 1)).ugt(LINE - width // 8)):
-            hand_over(m, s.KIND_LOCK, size)
-    host = reach(m, size, s.ACCESS_WRITE, s.KIND_LOCK if locked else s.KIND_MODIFY)
-    if locked:
-        with m.when((m.get("walk_rights", 64) & s.RIGHT_UNCACHED) != 0, likely=False):
-            hand_over(m, s.KIND_LOCK, size)
+def slow_modify(m: Trace, width: int) -> None:
+    """Behind `modify`."""
+    host = reach(m, m.const(width // 8, 64), s.ACCESS_WRITE, s.KIND_MODIFY)
     m["HOST"] = host
     m["T0"] = m.load(host, width).zext(64)
-    m.jump_to(m["RESUME"])
-
-
-def slow_reference(m: Trace) -> None:
-    """Behind `reference`: X = size, bit 16 write, bit 18 locked."""
-    size = m["X"] & 0xFFFF
-    host = reach(m, size, (m["X"] >> 16) & 1, s.KIND_REFERENCE)
-    with m.when(m["X"].bit(18) & ((m.get("walk_rights", 64) & s.RIGHT_UNCACHED) != 0), likely=False):
-        hand_over(m, s.KIND_REFERENCE, size)
-    m["HOST"] = host
     m.jump_to(m["RESUME"])
 
 
@@ -263,13 +246,11 @@ def raise_ac(m: Trace) -> None:
 FLOWS: dict[str, Callable[[Trace], None]] = {
     "resume": resume,
     "dispatch": dispatch,
-    "slow_reference": slow_reference,
     "slow_commit": slow_commit,
     "slow_segment": partial(leave, reason=s.EXIT_SEGMENT),
     "leave_interrupted": partial(leave, reason=s.EXIT_INTERRUPTED),
     "leave_instruction": partial(leave, reason=s.EXIT_INSTRUCTION),
     "leave_breakpoint": partial(leave, reason=s.EXIT_BREAKPOINT),
-    "debug_trap": partial(leave, reason=s.EXIT_DEBUG),
     "invlpg": invlpg,
     "write_cr3": write_cr3,
     "stac": partial(supervisor_access, on=True),
@@ -282,6 +263,5 @@ FLOWS: dict[str, Callable[[Trace], None]] = {
     "raise_gp0": partial(raise_, vector=13, error=0),
     **{f"slow_load{w}": partial(slow_load, width=w) for w in WIDTHS},
     **{f"slow_store{w}": partial(slow_store, width=w) for w in WIDTHS},
-    **{f"slow_modify{w}": partial(slow_modify, width=w, locked=False) for w in WIDTHS},
-    **{f"slow_lock{w}": partial(slow_modify, width=w, locked=True) for w in WIDTHS},
+    **{f"slow_modify{w}": partial(slow_modify, width=w) for w in WIDTHS},
 }

@@ -1,0 +1,107 @@
+"""Locked accesses that lock the bus, and the #DB that follows, plainly: inside one page of RAM, the trap the only cause.
+
+What is not plain leaves for Python (`soft.accesses`, `soft.debugging`) before anything has changed: an operand in two pages, a
+device, a watched page, code; a run that reports bus locks; split locks that raise #AC; a step. One vCPU: the read-modify-write
+itself needs no care. Sources: SDM vol. 3, 18.3.1.6; APM vol. 2, 13.1.3.6; what DR6 becomes says `arch.dr6`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from trapgate.arch.debugregs import (
+    DEBUGCTL_BTF,
+    DEBUGCTL_LBR,
+    DR6_BD,
+    DR6_BLD,
+    DR6_BS,
+    DR6_BT,
+    DR6_INIT,
+    DR7_GD,
+)
+from trapgate.isa import state as s
+from trapgate.isa.families.memory import LINE, WIDTHS
+from trapgate.isa.native.flows import RF, TF, crosses, hand_over, leave, reach
+from trapgate.isa.native.paging import present_rights
+from trapgate.isa.vocabulary import Trace, Value
+
+DEBUG_VECTOR = 1
+
+
+def note_lock(m: Trace, kind: int, size: Value) -> None:
+    """The bus is being locked: a #DB is due behind the instruction where the guest armed it. Steps and reports are Python's."""
+    with m.when((m.get("stepping", 32) | m.get("bus_lock_report", 32)) != 0, likely=False):
+        hand_over(m, kind, size)
+    cause = (m.get("bus_lock_trap", 32) != 0).select(m.const(DR6_BLD, 32), m.const(0, 32))
+    m.put("pending_debug", m.get("pending_debug", 32) | cause)
+
+
+def reach_locked(m: Trace, size: Value, kind: int) -> Value:
+    """The host address of the locked operand at EA, by a page walk: uncached pages are never writable in the TLB."""
+    m.put("walk_rights", m.const(0, 64))  # a page of translated code may be found without a walk; such a page is cached
+    host = reach(m, size, s.ACCESS_WRITE, kind)
+    with m.when((m.get("walk_rights", 64) & s.RIGHT_UNCACHED) != 0, likely=False):
+        note_lock(m, kind, size)
+    return host
+
+
+def slow_lock(m: Trace, width: int) -> None:
+    """Behind `lock`: a TLB miss, or an operand that crosses a cache line."""
+    size = m.const(width // 8, 64)
+    if width > 8:
+        with m.when((m["EA"] & (LINE - 1)).ugt(LINE - width // 8)):
+            with m.when(crosses(m, width // 8) | (m.get("split_lock_ac", 32) != 0), likely=False):
+                hand_over(m, s.KIND_LOCK, size)
+            rights = present_rights(m)
+            user, ac = (rights & s.ACCESS_USER) != 0, (rights & s.ACCESS_AC) != 0
+            table = user.select(m.const(s.TLB_USER, 64), ac.select(m.const(s.TLB_KERNEL_AC, 64), m.const(s.TLB_KERNEL, 64)))
+            entry = ((table * s.TLB_ENTRIES) | ((m["EA"] >> 12) & (s.TLB_ENTRIES - 1))) << 5
+            host = m.variable(64, m["EA"] + m.get_at("tlb", entry + 24, 64))
+            with m.when(m.get_at("tlb", entry + 8, 64) != (m["EA"] & ~m.const(0xFFF, 64)), likely=False):
+                host.set(reach(m, size, s.ACCESS_WRITE, s.KIND_LOCK))
+            note_lock(m, s.KIND_LOCK, size)
+            take(m, host.value, width)
+    take(m, reach_locked(m, size, s.KIND_LOCK), width)
+
+
+def take(m: Trace, host: Value, width: int) -> None:
+    """The operand is at `host`: on with the instruction."""
+    m["HOST"] = host
+    m["T0"] = m.load(host, width).zext(64)
+    m.jump_to(m["RESUME"])
+
+
+def slow_reference(m: Trace) -> None:
+    """Behind `reference`: X = size, bit 16 write, bit 18 locked."""
+    size = m["X"] & 0xFFFF
+    with m.when(m["X"].bit(18), likely=False):
+        m["HOST"] = reach_locked(m, size, s.KIND_REFERENCE)
+        m.jump_to(m["RESUME"])
+    m["HOST"] = reach(m, size, (m["X"] >> 16) & 1, s.KIND_REFERENCE)
+    m.jump_to(m["RESUME"])
+
+
+def debug_trap(m: Trace) -> None:
+    """Behind a locked instruction that left a debug cause; RIP is on it still. A bus lock alone is delivered from here.
+
+    Nobody else has a say: breakpoints and single steps, of the guest or the debugger, mean that a step runs.
+    """
+    flags, control = m.get("rflags", 64), m.get("debugctl", 64)
+    others = (m.get("pending_debug", 32) != DR6_BLD) | (m.get("stepping", 32) != 0)
+    others = others | ((flags & (TF | RF)) != 0) | ((control & (DEBUGCTL_BTF | DEBUGCTL_LBR)) != 0)
+    with m.when(others, likely=False):
+        leave(m, s.EXIT_DEBUG)
+    m.put("pending_debug", m.const(0, 32))
+    m.put("rip", m.get("next_rip", 64))
+    m.put("dr6", (m.get("dr6", 64) & (DR6_BD | DR6_BS | DR6_BT)) | (DR6_INIT & ~DR6_BLD))
+    m.put("dr7", m.get("dr7", 64) & ~m.const(DR7_GD, 64))
+    m.put("fault_vector", m.const(DEBUG_VECTOR, 32))
+    m.put("fault_error", m.const(0, 32))
+    m.put("fault_has_error", m.const(0, 32))
+    m.jump("deliver")
+
+
+FLOWS: dict[str, Callable[[Trace], None]] = {
+    "slow_reference": slow_reference,
+    "debug_trap": debug_trap,
+    **{f"slow_lock{w}": partial(slow_lock, width=w) for w in WIDTHS},
+}

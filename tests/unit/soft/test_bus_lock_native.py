@@ -1,0 +1,109 @@
+"""Bus locks that native code settles: no exit to Python in the plain case, the same end as Python's rules in every case."""
+
+from collections import Counter
+
+import pytest
+
+from trapgate.arch import dr6
+from trapgate.arch.debugregs import DR6_BLD, DR6_INIT, DR7_GD
+from trapgate.exits import BusLock, DebugException, Halted
+from trapgate.isa import state as s
+from unit.soft.bench import CODE, DATA, K64, STACK0, Bench
+
+SPLIT = DATA + 61
+PAGE_EDGE = DATA + 0xFFE
+LOCK_INC = bytes.fromhex("f0ff07")  # lock inc dword [rdi]
+NO_WRITE_BACK = 1 << 4  # PCD of a page-table entry
+
+
+class Locking:
+    """CPL 3, RDI on an operand, `lock inc` at RIP, a handler for #DB that halts; every exit of native code is counted."""
+
+    def __init__(self, at: int = SPLIT, code: bytes = LOCK_INC, model: str = "EPYC-Turin") -> None:
+        self.bench = Bench("64", cpl=3, model=model)
+        self.cpu, self.st, ram = self.bench.cpu, self.bench.st, self.bench.ram
+        ram.write(CODE, code + b"\x0f\x0b")
+        ram.write(CODE + 0x100, b"\xf4")
+        self.bench.gate(1, K64, CODE + 0x100)
+        self.st.rdi, self.st.debugctl = at, 4
+        self.cpu.update_mode()
+        self.exits: Counter[int] = Counter()
+        for reason, answer in list(self.cpu._reasons.items()):
+            self.cpu._reasons[reason] = self._counted(reason, answer)
+
+    def _counted(self, reason, answer):  # type: ignore[no-untyped-def]
+        def counted():  # type: ignore[no-untyped-def]
+            self.exits[reason] += 1
+            return answer()
+
+        return counted
+
+    def left_for_python(self) -> set[int]:
+        """Why native code left, but for translation and the HLT of the handler."""
+        return set(self.exits) - {s.EXIT_TRANSLATE, s.EXIT_INSTRUCTION}
+
+
+@pytest.mark.parametrize("model", ["EPYC-Turin", "SapphireRapids"])
+@pytest.mark.parametrize("before", [DR6_INIT, DR6_INIT ^ DR6_BLD, DR6_INIT | 0xE00F, 0])
+def test_a_split_lock_is_trapped_without_python(before: int, model: str) -> None:
+    guest = Locking(model=model)
+    guest.st.dr6, guest.st.dr7, guest.st.rflags = before, 0x400 | DR7_GD, guest.st.rflags | 1 << 9
+    assert guest.cpu.run() == Halted()
+    assert not guest.left_for_python()
+    st, ram = guest.st, guest.bench.ram
+    assert ram.read_int(SPLIT, 4) == 1
+    assert st.dr6 == dr6.deliver(before, DR6_BLD, 0, amd=model == "EPYC-Turin")
+    assert (st.dr7, st.debugctl, st.pending_debug) == (0x400, 4, 0)
+    rip, _, flags = guest.bench.words(st.rsp, 3, 8)
+    assert (rip, flags & ~0xD5, st.rsp, guest.bench.cpl) == (CODE + 3, 0x202, STACK0 - 40, 0)
+
+
+@pytest.mark.parametrize("at", [DATA + 8, SPLIT])
+def test_uncached_memory_too(at: int) -> None:
+    guest = Locking(at)
+    guest.bench.ram.write_int(0x102000, 8, 0x87 | NO_WRITE_BACK)
+    assert guest.cpu.run() == Halted()
+    assert (guest.st.dr6, guest.bench.ram.read_int(at, 4)) == (DR6_INIT ^ DR6_BLD, 1)
+    assert not guest.left_for_python()
+
+
+def test_a_page_walk_from_before_does_not_count() -> None:
+    """The operand's page holds translated code: it is found without a walk, after a walk that met uncached memory."""
+    guest = Locking(CODE + 0x808, bytes.fromhex("ff07 8b06") + LOCK_INC)  # inc dword [rdi]; mov eax, [rsi]; the lock
+    guest.bench.ram.write_int(0x102008, 8, 2 << 20 | 0x87 | NO_WRITE_BACK)
+    guest.st.rsi = 2 << 20
+    guest.bench.gate(6, K64, CODE + 0x100)
+    assert guest.cpu.run() == Halted()
+    assert (guest.st.dr6, guest.bench.ram.read_int(CODE + 0x808, 4)) == (DR6_INIT, 2)
+    assert guest.bench.words(guest.st.rsp, 1, 8) == [CODE + 7]  # UD2 behind it
+
+
+def test_without_a_trap_nothing_is_left() -> None:
+    guest = Locking()
+    guest.st.debugctl = 0
+    guest.cpu.update_mode()
+    guest.bench.gate(6, K64, CODE + 0x100)
+    assert guest.cpu.run() == Halted()
+    assert (guest.st.dr6, guest.st.pending_debug, guest.bench.ram.read_int(SPLIT, 4)) == (DR6_INIT, 0, 1)
+    assert not guest.left_for_python()
+
+
+def test_what_is_not_plain_is_pythons() -> None:
+    """Two pages, a report, a #DB that clears BTF, an IDT that is too short: each ends as the rules in Python say."""
+    crossing = Locking(PAGE_EDGE)
+    assert crossing.cpu.run() == Halted()
+    assert (crossing.left_for_python(), crossing.st.dr6) == ({s.EXIT_ACCESS}, DR6_INIT ^ DR6_BLD)
+    assert crossing.bench.ram.read_int(PAGE_EDGE, 4) == 1
+    reported = Locking()
+    reported.st.bus_lock_report = 1
+    assert reported.cpu.run() == BusLock(CODE, SPLIT, 4, 3)
+    assert reported.cpu.run() == DebugException(DR6_BLD, 0, False, fault=False)
+    branches = Locking()
+    branches.st.debugctl = 4 | 2
+    assert branches.cpu.run() == DebugException(DR6_BLD, 0, False, fault=False)
+    short = Locking()
+    short.bench.gate(13, K64, CODE + 0x100)
+    short.bench.gate(1, K64, CODE + 0x100, kind=12)  # no gate of 64-bit mode: #GP(1 * 8 + IDT + EXT), RIP behind the lock
+    assert short.cpu.run() == Halted()
+    assert short.bench.words(short.st.rsp, 2, 8) == [0xB, CODE + 3]
+    assert short.st.dr6 == DR6_INIT ^ DR6_BLD
