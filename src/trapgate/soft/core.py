@@ -31,6 +31,7 @@ class SoftCore:
         self._flush_jumps = code.function("flush_jumps", 0, 1)
         self._flush_page = code.function("flush_page", 0, 1)
         self._protect = code.function("protect", 0, 1)
+        self.pending_hits = 0  # data and I/O breakpoints that the instruction or delivery under way has hit, bits by `Vcpu.armed`
         self.msrs: dict[int, int] = {}  # by index: those that are storage and nothing else; `reset` fills it
         st = self.state
         table = b"".join(address.to_bytes(8, "little") for _, address in sorted(code.entries.items()))
@@ -75,8 +76,7 @@ class SoftCore:
         """Bytes at a linear address with the rights of the running mode (or those given: 0 = implicit supervisor); GuestFault."""
         wanted = self.rights() if rights is None else rights
         pieces = self.pieces(linear, size, wanted)
-        if rights is None:
-            self.note_access(linear, size, False)
+        self.note_access(linear, size, False)
         return b"".join(self.physical_read(at, length) for at, length in pieces)
 
     def write_bytes(self, linear: int, data: bytes, rights: int | None = None) -> None:
@@ -84,8 +84,7 @@ class SoftCore:
         wanted = (self.rights() if rights is None else rights) | s.ACCESS_WRITE
         done = 0
         pieces = self.pieces(linear, len(data), wanted)
-        if rights is None:
-            self.note_access(linear, len(data), True)
+        self.note_access(linear, len(data), True)
         for at, length in pieces:
             self.physical_write(at, data[done : done + length])
             done += length
@@ -99,7 +98,7 @@ class SoftCore:
         self.write_bytes(linear, (value & (1 << 8 * size) - 1).to_bytes(size, "little"), rights)
 
     def note_access(self, linear: int, size: int, write: bool) -> None:
-        """An instruction accesses its operand: data breakpoints are the vCPU's business."""
+        """The guest's CPU accesses linear memory, for an operand or implicitly: data breakpoints are the vCPU's business."""
 
     def physical_read(self, physical: int, size: int) -> bytes:
         """RAM; all ones where there is none (a device cannot be reached from within such an instruction)."""

@@ -70,10 +70,10 @@ class SoftVcpu(TranslatingCore):
         self._step_start = self._step_next = 0
         self._step_code = b""
         self._step_tf = self._step_faulted = self._step_asked = False
+        self._step_over = False  # a #DB was delivered before the step's instruction: the step ends on the handler
         self._before_step: tuple[int, int, int | None] = (0, 0, None)  # RF, shadow, skipped breakpoint: what a step consumes
         self._halting = False
         self._dead: Shutdown | None = None
-        self.pending_hits = 0
         self.last_debug = GuestDebug(False, False, False, False)
         reset(self)
         self._reasons: dict[int, Callable[[], Exit | None]] = {
@@ -123,6 +123,10 @@ class SoftVcpu(TranslatingCore):
     def _boundary(self) -> Exit | None:
         """Between two instructions: what must be seen to before translated code may run on."""
         st = self.state
+        if self._step_over:
+            self._step_over = False
+            self.last_debug = GuestDebug(False, False, False, False)
+            return DebugException(DR6_BS, 0, False, fault=False)
         if self._kicked:
             self._kicked = False
             return Interrupted()
@@ -133,6 +137,8 @@ class SoftVcpu(TranslatingCore):
         if self._nmi and not st.nmi_blocked and not shadowed and not self._stepping:  # a step takes neither NMIs nor interrupts
             self._nmi, st.nmi_blocked = False, 1
             deliver_event(self, 2, external=True, history=self.history)
+            if self.pending_hits:  # by its frame: a trap comes before interrupts (SDM vol. 3, table 6-2)
+                return None
         if st.irq_waiting and st.rflags & IF:
             if not shadowed and not self._stepping:
                 return Interrupted()
@@ -349,6 +355,7 @@ class SoftVcpu(TranslatingCore):
     def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
         """Deliver #DB to the guest; `debugging.deliver_debug`. An instruction that ends so takes no other trap."""
         self._step_faulted, self._halting = True, False
+        self._step_over = self._stepping and not self.in_step
         self._survive(lambda: debugging.deliver_debug(self, causes, hits, icebp))
 
     def want_interrupt(self, waiting: bool) -> None:
@@ -400,7 +407,7 @@ class SoftVcpu(TranslatingCore):
 
     def step(self, on: bool) -> None:
         """While on, `run` returns after one instruction; one that waits for a device counts."""
-        self._stepping = on
+        self._stepping, self._step_over = on, False
         if self._activity is not None:
             self._step_asked = on
 

@@ -1,7 +1,8 @@
 """Delivery of exceptions and interrupts in every mode, the double-fault rule, and the story that a triple fault leaves behind.
 
 Real mode: SDM vol. 3, 20.1.4. Protected mode: 6.12 and vol. 2, "INT n". Long mode: 6.14; APM vol. 2, 8.9. Nothing changes before
-every check and every push has succeeded.
+every check and every push has succeeded. What a delivery reads and pushes may hit data breakpoints: the #DB comes before the first
+instruction of the handler (docs/debugging.md).
 """
 
 from collections import deque
@@ -72,6 +73,7 @@ def deliver(
     first = vectors.NMI if external or software else vector
     if cr2 is not None:
         st.cr2 = cr2
+    hits = cpu.pending_hits
     while True:
         if history is not None:
             history.append(Happened(event.vector, event.error, st.rip, st.cr2 if event.vector == vectors.PF else None))
@@ -81,6 +83,7 @@ def deliver(
             st.shadow = 0
             return
         except GuestFault as second:
+            cpu.pending_hits = hits  # what did not come to its end reports no data breakpoint, as with an instruction that faults
             if second.cr2 is not None:
                 st.cr2 = second.cr2
             match vectors.nested(first, second.vector):

@@ -1,5 +1,7 @@
 """The table: what a guest arms, what it executes, what its handler must read, each from the manual's section beside it.
 
+Frames and descriptor tables have their rows in `implicit`.
+
 Sections: SDM vol. 3: 18.2 (debug registers), 18.3 (debug exceptions), 7.8.3 (MOV SS), 18.4 (DEBUGCTL); APM vol. 2: 13.1. The
 bus-lock rows follow SDM vol. 3, 18.3.1.6 and APM vol. 2, 13.1.3.6. A record is (vector, DR6, number of the instruction that the
 pushed RIP is on, TF and RF of the pushed RFLAGS). INT 30h, with which each case ends, is left out.
@@ -29,6 +31,7 @@ NONE, BLD, BS, BD = 0xFFFF0FF0, 0xFFFF07F0, 0xFFFF4FF0, 0xFFFF2FF0
 BLD_BS = 0xFFFF47F0
 EXEC, WRITE, IO, ACCESS = range(4)
 GD = 1 << 13
+HANDLER = 1 << 16  # in the third number of a record: + 16 * vector, the first instruction of that vector's handler
 INTEL = "SapphireRapids"
 LINE = DATA + 60  # a line ends in the middle of four, eight bytes from here
 

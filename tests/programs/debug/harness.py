@@ -22,6 +22,7 @@ STACK0, KERNEL_STACK, USER_STACK, KERNEL, CASE = 0xC000, 0xE000, 0xEF00, 0x10000
 DATA, UNCACHED, EDGE = 0x30000, 0x41000, 0x4FFC0  # EDGE: the last line before a page that is not present
 SYSCALL_ENTRY = KERNEL + 0xE00
 K64, KDATA, U32, UDATA, U64, TASK = 0x08, 0x10, 0x18, 0x20, 0x28, 0x30
+SPARE = 0x38  # 16 bytes of the GDT for a case's own descriptor
 TF, IF, RF = 1 << 8, 1 << 9, 1 << 16
 SET_RF, CLEAR_TF, KEEP_DR6, NO_DR = 1, 2, 4, 8  # what the handler does behind a #DB; NO_DR: it reads no debug register
 DR6 = 0xFFFF0FF0
@@ -118,6 +119,11 @@ common:
     sysretq
 """
 _WITH_ERROR = (8, 10, 11, 12, 13, 14, 17)
+
+
+def handler(vector: int) -> int:
+    """The first instruction of a vector's handler."""
+    return KERNEL + 0x600 + 16 * vector
 
 
 def _stub(vector: int) -> str:
@@ -218,7 +224,7 @@ class Guest:
         )  # fmt: skip
         ram.write(GDT, b"".join(one.to_bytes(8, "little") for one in descriptors))
         for vector in (*range(32), 0x30):
-            at = KERNEL + 0x600 + 16 * vector
+            at = handler(vector)
             ram.write(IDT + 16 * vector, (at & 0xFFFF | K64 << 16 | 0xEE00 << 32 | at >> 16 << 48).to_bytes(16, "little"))
         ram.write_int(TSS + 4, 8, STACK0)
         ram.write_int(TSS + 0x66, 2, 0x68)
@@ -227,7 +233,7 @@ class Guest:
         vcpu = self.vcpu
         for name, value in (("cr3", PML4), ("cr4", 0x620 | (8 if armed.de else 0)), ("efer", 0xD01), ("cr0", 0x80010011)):
             vcpu.set(name, value)
-        for table, base, limit in (("gdt", GDT, 0x3F), ("idt", IDT, 0x30F)):
+        for table, base, limit in (("gdt", GDT, 0x47), ("idt", IDT, 0x30F)):
             vcpu.set(f"{table}_base", base)
             vcpu.set(f"{table}_limit", limit)
         put_segment(vcpu, "cs", K64, 0, 0xFFFFFFFF, 0xA09B)

@@ -5,12 +5,15 @@ from itertools import pairwise
 
 import pytest
 
-from programs.debug.cases import CASES, DATA, INTEL, Case
-from programs.debug.harness import CASE, Guest, Log
+from programs.debug.cases import CASES as EXPLICIT
+from programs.debug.cases import DATA, HANDLER, INTEL, Case
+from programs.debug.harness import CASE, GDT, IDT, KERNEL_STACK, STACK0, TSS, USER_STACK, Guest, Log, handler
+from programs.debug.implicit import IMPLICIT
 from trapgate.stops import BreakpointHit, SoftwareHit, StepDone
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
 TF_RF_IF = 0x10300
+CASES = [*EXPLICIT, *IMPLICIT]
 
 
 def ident(case: Case) -> str:
@@ -30,7 +33,12 @@ def test_alone(case: Case) -> None:
     guest = guest_of(case)
     assert guest.run() == []
     log = [(one.vector, one.dr6, one.rip, one.rflags & TF_RF_IF) for one in guest.log[:-1]]
-    assert log == [(vector, dr6, guest.starts[at], flags) for vector, dr6, at, flags in case.expected]
+    assert log == [(vector, dr6, place(guest, at), flags) for vector, dr6, at, flags in case.expected]
+
+
+def place(guest: Guest, at: int) -> int:
+    """The address that a record's third number means."""
+    return handler(0) + at - HANDLER if at >= HANDLER else guest.starts[at]
 
 
 @cache
@@ -57,9 +65,10 @@ def test_stepped(case: Case) -> None:
 
 
 def repeated(guest: Guest) -> set[int]:
-    """Instructions that a step may stay on: repeated ones."""
+    """Where a step may end twice: on repeated instructions, behind HLT, on the #DB handler when its frame raises the next."""
     code = guest.code
-    return {at for at in guest.starts if code[at - CASE] in (0xF2, 0xF3)}
+    found = {at for at in guest.starts if code[at - CASE] in (0xF2, 0xF3)}
+    return found | {at + 1 for at in guest.starts if code[at - CASE] == 0xF4} | {handler(1)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=ident)
@@ -90,6 +99,19 @@ def test_watchpoints_on_the_same_bytes(case: Case) -> None:
     guest.vcpu.arm(ours(*((kind, *where) for kind in kinds for where in ((DATA, 256), (0x41000, 16)))), ())
     stops = guest.run()
     assert all(type(stop) is BreakpointHit and not stop.fault for stop, _ in stops)
+    check(case, guest)
+
+
+@pytest.mark.parametrize("case", CASES, ids=ident)
+def test_watchpoints_on_what_deliveries_touch(case: Case) -> None:
+    guest = guest_of(case)
+    places = ((GDT, 0x48), (IDT, 0x310), (TSS, 0x68), (STACK0 - 256, 256), (KERNEL_STACK - 0x500, 0x500), (USER_STACK - 128, 128))
+    guest.vcpu.arm(ours(*((Kind.ACCESS, *where) for where in places)), ())
+    stops = guest.run()
+    assert all(type(stop) is BreakpointHit and not stop.fault for stop, _ in stops)
+    ends = [stop for stop, rip in stops if rip == handler(0x30)]
+    assert isinstance(ends[0], BreakpointHit)  # gate, code segment and frame of the last INT together
+    assert {one.address for one in ends[0].hits} >= {GDT, IDT}
     check(case, guest)
 
 
