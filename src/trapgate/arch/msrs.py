@@ -35,6 +35,7 @@ MTRR_PAIRS = 8
 MTRR_FIXED = (0x250, 0x258, 0x259, *range(0x268, 0x270))
 PAT = 0x277
 MTRR_DEF_TYPE = 0x2FF
+MTRRS = frozenset({*range(MTRR_PHYSBASE0, MTRR_PHYSBASE0 + 2 * MTRR_PAIRS), *MTRR_FIXED, MTRR_DEF_TYPE})
 TSC_DEADLINE = 0x6E0
 X2APIC_FIRST = 0x800
 X2APIC_LAST = 0x8FF
@@ -105,6 +106,7 @@ MEMORY_TYPE_WT = 4
 MEMORY_TYPE_WP = 5
 MEMORY_TYPE_WB = 6
 MEMORY_TYPE_UC_MINUS = 7  # PAT only
+_MTRR_TYPES = (MEMORY_TYPE_UC, MEMORY_TYPE_WC, MEMORY_TYPE_WT, MEMORY_TYPE_WP, MEMORY_TYPE_WB)
 
 
 class Rule(Enum):
@@ -117,7 +119,7 @@ class Rule(Enum):
     CANONICAL = "stored when canonical, else #GP"
     PAT_TYPES = "eight memory types of PAT, else #GP"
     MTRR_TYPES = "eight memory types of a fixed MTRR, else #GP"
-    MTRR_BASE = "memory type in bits 7:0, address within MAXPHYADDR, else #GP"
+    MTRR_TYPE = "memory type in bits 7:0, no other bit outside the mask, else #GP"
     MTRR_MASK = "valid bit 11, address within MAXPHYADDR, else #GP"
     SPECIAL = "the CPU acts on it (mask: bits that may be 1)"
 
@@ -156,11 +158,11 @@ class Msr:
             case Rule.CANONICAL:
                 return paging.is_canonical(value)
             case Rule.PAT_TYPES:
-                return all(one in (0, 1, 4, 5, 6, 7) for one in types)
+                return all(one in (*_MTRR_TYPES, MEMORY_TYPE_UC_MINUS) for one in types)
             case Rule.MTRR_TYPES:
-                return all(one in (0, 1, 4, 5, 6) for one in types)
-            case Rule.MTRR_BASE:
-                return types[0] in (0, 1, 4, 5, 6) and not value & ~self.mask
+                return all(one in _MTRR_TYPES for one in types)
+            case Rule.MTRR_TYPE:
+                return types[0] in _MTRR_TYPES and not value & ~self.mask
             case _:
                 return not value & ~self.mask
 
@@ -174,11 +176,11 @@ def _mtrrs(model: CpuModel) -> list[Msr]:
     address = (1 << model.physical_bits) - 0x1000
     msrs = [
         Msr(MTRRCAP, "MTRRCAP", 1 << 10 | 1 << 8 | MTRR_PAIRS, Rule.READ_ONLY),  # WC, fixed ranges
-        Msr(MTRR_DEF_TYPE, "MTRR_DEF_TYPE", 1 << 11 | 1 << 10 | MEMORY_TYPE_WB, mask=0xC07),
+        Msr(MTRR_DEF_TYPE, "MTRR_DEF_TYPE", 1 << 11 | 1 << 10 | MEMORY_TYPE_WB, Rule.MTRR_TYPE, 0xCFF),
     ]
     for n in range(MTRR_PAIRS):
         base, mask = (3 << 30 | MEMORY_TYPE_UC, address & -(1 << 30) | 1 << 11) if n == 0 else (0, 0)
-        msrs.append(Msr(MTRR_PHYSBASE0 + 2 * n, f"MTRR_PHYSBASE{n}", base, Rule.MTRR_BASE, address | 0xFF))
+        msrs.append(Msr(MTRR_PHYSBASE0 + 2 * n, f"MTRR_PHYSBASE{n}", base, Rule.MTRR_TYPE, address | 0xFF))
         msrs.append(Msr(MTRR_PHYSBASE0 + 2 * n + 1, f"MTRR_PHYSMASK{n}", mask, Rule.MTRR_MASK, address | 1 << 11))
     for index in MTRR_FIXED:
         vga = index == 0x259  # A0000-BFFFF

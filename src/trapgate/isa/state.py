@@ -20,6 +20,7 @@ JUMP_BYTES = JUMP_ENTRIES * 16
 JUMP_FILTER_BYTES = 512  # a bit for each code page, by the low 12 bits of its number
 
 NATIVE_SLOTS = 256
+MTRR_RULES = 8
 
 # What translation depends on besides the bytes: the `mode` of a block.
 MODE_CODE = 0b11  # code size: 0 = 16, 1 = 32, 2 = 64 bits
@@ -154,6 +155,14 @@ def _layout() -> dict[str, Field]:
     add("watch_count", 8)  # armed data breakpoints: pages that hold one never enter the TLB
     add("watch_pages", 8 * 64)
     add("walk_entry", 8)
+    # What is not write-back memory, where a locked access locks the bus: `arch.memtypes` says it all.
+    add("pat_uncached", 8)  # one bit for each entry of the PAT
+    add("mtrr_end", 8)  # from here on all RAM is write-back; below it hold:
+    add("mtrr_uncached", 8)  # 1: where no rule matches
+    add("mtrr_rules_end", 8)  # bytes in use of
+    add("mtrr_rules", 16 * MTRR_RULES)  # (base and bit 0: uncached; mask), the last that matches counts
+    add("mtrr_fixed_end", 8)  # below it, one bit for each page in `mtrr_fixed` counts instead
+    add("mtrr_fixed", 32)
     add("table_reserved", 8)  # bits that are 0 in a PML4E and in a PDPTE that points to a table, besides PS: AMD's G
     add("nmi_blocked", 4)  # an NMI was delivered; IRET opens the way for the next
     add("large_start", 8)  # every translation of a 4 MiB or 1 GiB page in the TLB lies in [large_start, large_end]

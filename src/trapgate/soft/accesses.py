@@ -46,8 +46,8 @@ def perform(cpu: "SoftVcpu") -> Activity:
         device = any(not cpu.ram.contains(at, n) for at, n in pieces)  # a debugger may stop the guest while it waits for one
         if device or watched or (writes and any(cpu.is_code(at, n) for at, n in pieces)):
             raise NeedsStep
-    if locked:
-        _lock(cpu, address, size, wanted)
+    if locked and locks_bus(cpu, address, size):
+        note_lock(cpu, address, size)
     if reads:
         cpu.note_access(address, size, False)
     if writes:
@@ -67,16 +67,16 @@ def perform(cpu: "SoftVcpu") -> Activity:
         st.saved_T0 = int.from_bytes(data[:8], "little")
 
 
-def _lock(cpu: "SoftVcpu", address: int, size: int, wanted: int) -> None:
-    """A locked access that may lock the bus: #AC before it where split locks are forbidden, a note for the trap behind it."""
+def locks_bus(cpu: "SoftVcpu", address: int, size: int) -> bool:
+    """Whether a locked access locks the bus. GuestFault: its page fault, or #AC(0) where split locks are forbidden.
+
+    One byte that is not write-back is enough: the cache serves the whole operand or none of it.
+    """
     crosses = address % LINE + size > LINE
-    pieces = cpu.pieces(address, size, wanted | s.ACCESS_WRITE)  # an instruction that faults locks nothing
-    device = any(not cpu.ram.contains(at, length) for at, length in pieces)
-    uncached = device or bool(cpu.state.walk_rights & s.RIGHT_UNCACHED)
-    if crosses and not uncached and cpu.state.split_lock_ac:
+    write_back = cpu.write_back(address, size, cpu.rights() | s.ACCESS_WRITE)  # an instruction that faults locks nothing
+    if crosses and write_back and cpu.state.split_lock_ac:
         raise GuestFault(ALIGNMENT_CHECK, 0)
-    if crosses or uncached:
-        cpu.note_lock(address, size)
+    return crosses or not write_back
 
 
 def note_lock(cpu: "SoftVcpu", address: int, size: int) -> None:

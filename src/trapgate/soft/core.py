@@ -62,15 +62,22 @@ class SoftCore:
 
     def pieces(self, linear: int, size: int, wanted: int) -> list[tuple[int, int]]:
         """(guest-physical address, length) of the pages that an access touches: both are checked before anything is done."""
-        if not self.state.efer & EFER_LMA:
-            linear &= 0xFFFFFFFF
+        return [(self.walk(at, wanted), length) for at, length in self._pages(linear, size)]
+
+    def write_back(self, linear: int, size: int, wanted: int) -> bool:
+        """Whether all of an operand is write-back memory; GuestFault as for the access itself."""
+        parts = [
+            self.ram.contains(self.walk(at, wanted), length) and not self.state.walk_rights & s.RIGHT_UNCACHED
+            for at, length in self._pages(linear, size)
+        ]
+        return all(parts)
+
+    def _pages(self, linear: int, size: int) -> list[tuple[int, int]]:
+        """(linear address, length) of the parts of an operand in each page that it touches."""
+        space = NOWHERE if self.state.efer & EFER_LMA else 0xFFFFFFFF
+        linear &= space
         first = min(size, 4096 - (linear & 4095))
-        found = [(self.walk(linear, wanted), first)]
-        if first < size:
-            rest = linear + first
-            rest &= NOWHERE if self.state.efer & EFER_LMA else 0xFFFFFFFF
-            found.append((self.walk(rest, wanted), size - first))
-        return found
+        return [(linear, first), (linear + first & space, size - first)][: 1 + (first < size)]
 
     def read_bytes(self, linear: int, size: int, rights: int | None = None) -> bytes:
         """Bytes at a linear address with the rights of the running mode (or those given: 0 = implicit supervisor); GuestFault."""

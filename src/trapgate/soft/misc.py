@@ -10,7 +10,7 @@ from iced_x86 import Instruction, Mnemonic
 from trapgate.arch import vectors
 from trapgate.arch.flags import AF, CF, PF, SF, STATUS, ZF
 from trapgate.isa import state as s
-from trapgate.soft.accesses import LINE
+from trapgate.soft.accesses import locks_bus
 from trapgate.soft.core import SoftCore
 from trapgate.soft.fault import GuestFault
 from trapgate.soft.instructions import handles
@@ -29,8 +29,6 @@ from trapgate.soft.stack import Stack
 
 if TYPE_CHECKING:
     from trapgate.soft.cpu import SoftVcpu
-
-ALIGNMENT = vectors.AC
 
 
 def result_flags(value: int) -> int:
@@ -175,9 +173,7 @@ def compare_exchange(cpu: "SoftVcpu", i: Instruction) -> None:
         raise gp()
     mask = (1 << half) - 1
     cpu.pieces(at, size, cpu.rights() | s.ACCESS_WRITE)
-    uncached = bool(st.walk_rights & s.RIGHT_UNCACHED)
-    if i.has_lock_prefix and at % LINE + size > LINE and not uncached and st.split_lock_ac:
-        raise GuestFault(ALIGNMENT, 0)
+    locks = i.has_lock_prefix and locks_bus(cpu, at, size)
     found = cpu.read(at, size)
     expected = (st.rdx & mask) << half | st.rax & mask
     equal = found == expected
@@ -185,7 +181,7 @@ def compare_exchange(cpu: "SoftVcpu", i: Instruction) -> None:
     if not equal:
         st.rax, st.rdx = found & mask, found >> half
     cpu.state.set_rflags(st.get_rflags() & ~ZF | (ZF if equal else 0))
-    if i.has_lock_prefix and (uncached or at % LINE + size > LINE):
+    if locks:
         cpu.note_lock(at, size)
 
 

@@ -11,6 +11,7 @@ from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch import control, msrs
 from trapgate.arch.models import CpuModel
+from trapgate.soft import memtypes
 from trapgate.soft.instructions import handles
 from trapgate.soft.operands import ALL_64, gp, require_cpl0, ud, write_register
 
@@ -87,6 +88,8 @@ def write_msr(cpu: "SoftVcpu", index: int, value: int) -> None:
         cpu.msrs[index] = stored
         if index == msrs.TEST_CTRL:
             st.split_lock_ac = int(bool(stored & msrs.TEST_CTRL_SPLIT_LOCK))
+        elif index in memtypes.SOURCES:
+            memtypes.refresh(cpu)
 
 
 def write_efer(cpu: "SoftVcpu", value: int) -> None:

@@ -2,6 +2,7 @@
 
 from trapgate.arch import control, debugregs, paging
 from trapgate.arch.msrs import msrs_of
+from trapgate.soft import memtypes
 from trapgate.soft.core import SoftCore
 from trapgate.soft.segments import put_segment
 
@@ -39,5 +40,5 @@ def reset(cpu: SoftCore) -> None:
     image[24:28] = MXCSR.to_bytes(4, "little")
     st.fxsave[:] = bytes(image)
     cpu.msrs = {index: msr.reset for index, msr in msrs_of(cpu.model).items()}
-    cpu.flush_all()
+    memtypes.refresh(cpu)
     cpu.update_mode()

@@ -182,6 +182,7 @@ class Armed:
     test_ctrl: int = 0
     fixed: dict[int, bytes] = field(default_factory=dict, hash=False)  # memory before the start
     rflags: int = 0
+    msrs: dict[int, int] = field(default_factory=dict, hash=False)  # as something before it left them
 
 
 class Guest:
@@ -245,6 +246,8 @@ class Guest:
             vcpu.write_msr(index, value)
         if armed.test_ctrl:
             vcpu.write_msr(TEST_CTRL, armed.test_ctrl)
+        for index, value in armed.msrs.items():
+            vcpu.write_msr(index, value)
         vcpu.set("rsp", KERNEL_STACK)
         vcpu.set("rflags", 2)
         vcpu.set("rip", KERNEL)

@@ -6,9 +6,10 @@ prepared, or ACCESS_HARD when Python must do it: a device, two pages, a watched 
 """
 
 from trapgate.isa import state as s
+from trapgate.isa.native.memtypes import mtrr_uncached, pat_uncached
 from trapgate.isa.vocabulary import Trace, Value
 
-PRESENT, WRITABLE, USER, PWT, PCD, ACCESSED, DIRTY, LARGE, GLOBAL = (1 << n for n in range(9))
+PRESENT, WRITABLE, USER, _, _, ACCESSED, DIRTY, LARGE, GLOBAL = (1 << n for n in range(9))
 NO_EXECUTE = 1 << 63
 PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
 CR0_WP, CR0_CD, CR0_PG = 1 << 16, 1 << 30, 1 << 31
@@ -46,8 +47,9 @@ def walk(m: Trace) -> None:
     address, wanted = m.arguments
     cr0, cr4, efer = m.get("cr0", 64), m.get("cr4", 64), m.get("efer", 64)
     with m.when((cr0 & CR0_PG) == 0):
-        uncached = ((cr0 & CR0_CD) != 0).select(m.const(s.RIGHT_UNCACHED, 64), m.const(0, 64))
-        m.put("walk_rights", uncached | (s.RIGHT_READ | s.RIGHT_WRITE | s.RIGHT_FETCH))
+        uncached = ((cr0 & CR0_CD) != 0) | mtrr_uncached(m, address)
+        type_bit = uncached.select(m.const(s.RIGHT_UNCACHED, 64), m.const(0, 64))
+        m.put("walk_rights", type_bit | (s.RIGHT_READ | s.RIGHT_WRITE | s.RIGHT_FETCH))
         m.result(address)
     long_mode = (efer & EFER_LMA) != 0
     with m.when(long_mode & ((address << 16).sar(16) != address), likely=False):
@@ -125,13 +127,14 @@ def walk(m: Trace) -> None:
     new = found | ACCESSED | writing.select(m.const(DIRTY, 64), m.const(0, 64))
     with m.when((new != found) & ((wanted & s.ACCESS_PEEK) == 0)):
         m.store(m.get("ram_base", 64) + place.value, new.trunc(8))
+    uncached = pat_uncached(m, found, shift.value == 12) | ((cr0 & CR0_CD) != 0) | mtrr_uncached(m, physical)
     bits = m.const(0, 64)
     for condition, bit in (
         (may_read, s.RIGHT_READ),
         (may_write & ((new & DIRTY) != 0), s.RIGHT_WRITE),
         (may_fetch, s.RIGHT_FETCH),
         (((found & GLOBAL) != 0) & ((cr4 & CR4_PGE) != 0), s.RIGHT_GLOBAL),
-        (((found & (PWT | PCD)) != 0) | ((cr0 & CR0_CD) != 0), s.RIGHT_UNCACHED),
+        (uncached, s.RIGHT_UNCACHED),
         (shift.value != 12, s.RIGHT_LARGE),
         (shift.value == 21, s.RIGHT_2M),
     ):
