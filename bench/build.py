@@ -64,7 +64,7 @@ INT3 = Guest("trap-int3", 5_000, "1000 INT3 in ring 3, the handler counts", TRAP
 BUS_LOCK = Guest("trap-bus-lock", 5_000, "1000 bus locks in ring 3, the handler counts", TRAPS, ("-DTRAP=1",))
 BUS_LOCK_DR6 = Guest("trap-bus-lock-dr6", 100, "the same, the handler reads DR6 and puts it back", TRAPS, ("-DTRAP=2",))
 DEVICES = tuple(
-    Guest(f"device-{name}", 100, work, ("devices.c",), (f"-DACCESS={number}",))
+    Guest(f"device-{name}", 500, work, ("devices.c",), (f"-DACCESS={number}",))
     for number, (name, work) in enumerate(
         (
             ("in", "1000 IN from COM1's line status"),

@@ -33,6 +33,8 @@ class Clock:
         self._timers: list[Timer] = []
         self._sweep_at = SWEEP
         self._order = itertools.count()
+        self.fresh = False
+        """Whether a timer was set since whoever waits for the next deadline last looked; it is for them to make it False."""
 
     def now(self) -> int:
         """Nanoseconds of guest time since the guest started."""
@@ -47,6 +49,7 @@ class Clock:
             self._sweep_at = max(SWEEP, 2 * len(self._timers))
         timer = Timer(deadline, next(self._order), callback)
         heapq.heappush(self._timers, timer)
+        self.fresh = True
         return timer
 
     def next_deadline(self) -> int | None:

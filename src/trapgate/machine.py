@@ -123,6 +123,8 @@ class Machine:
             if not (hasattr(self.vcpu, "executed") and hasattr(self.vcpu, "budget")):
                 raise ValueError("this CPU engine does not count instructions; use the host clock")
             self._counting = self.vcpu  # type: ignore[assignment]
+        if hasattr(self.vcpu, "devices"):
+            self.vcpu.devices = self
         self.bus_locks = BusLockLog(config.bus_locks, self.clock.now, config.bus_lock_limit)
         self._mailbox = Mailbox()
         self._mailbox.kick = self.vcpu.kick
@@ -253,6 +255,7 @@ class Machine:
                 deadline = self.clock.next_deadline()
         except Exception as error:
             return self._failed(_culprit(error) or "(none: a posted call)", "between runs of the vCPU", error)
+        self.clock.fresh = False
         if self._ending is not None:
             return self._ending
         if self._pausing:
@@ -348,16 +351,15 @@ class Machine:
             return self.lapic, address & 0xFFF
         return self.board.mmio.find(address)
 
-    def _read(self, found: Access | None, size: int, space: str, address: int) -> None:
+    def _read(self, found: Access | None, size: int, space: str, address: int) -> int:
         mask = (1 << 8 * size) - 1
-        value = mask
         if found is not None:
             device, offset = found
             try:
-                value = device.read(offset, size) & mask
+                return device.read(offset, size) & mask
             except Exception as error:
                 self._fault = self._failed(type(device).__name__, f"at {space} {address:#x} (read of {size} bytes)", error)
-        self.vcpu.complete(value)
+        return mask
 
     def _write(self, found: Access | None, size: int, value: int, space: str, address: int) -> None:
         if found is not None:
@@ -369,16 +371,44 @@ class Machine:
                 self._fault = self._failed(type(device).__name__, where, error)
 
     def _port_read(self, event: PortRead) -> None:
-        self._read(self._port(event.port), event.size, "port", event.port)
+        self.vcpu.complete(self._read(self._port(event.port), event.size, "port", event.port))
 
     def _port_write(self, event: PortWrite) -> None:
         self._write(self._port(event.port), event.size, event.value, "port", event.port)
 
     def _mmio_read(self, event: MmioRead) -> None:
-        self._read(self._memory_mapped(event.address), event.size, "address", event.address)
+        self.vcpu.complete(self._read(self._memory_mapped(event.address), event.size, "address", event.address))
 
     def _mmio_write(self, event: MmioWrite) -> None:
         self._write(self._memory_mapped(event.address), event.size, event.value, "address", event.address)
+
+    # Accesses answered amid a run of the vCPU: `vcpu.Devices`
+
+    def port_read(self, port: int, size: int) -> int:
+        """IN."""
+        value = self._read(self._port(port), size, "port", port)
+        if self.clock.fresh or self._fault or self._ending:
+            self.vcpu.kick()
+        return value
+
+    def port_write(self, port: int, size: int, value: int) -> None:
+        """OUT."""
+        self._write(self._port(port), size, value, "port", port)
+        if self.clock.fresh or self._fault or self._ending:
+            self.vcpu.kick()
+
+    def memory_read(self, address: int, size: int) -> int:
+        """A load from where no RAM is."""
+        value = self._read(self._memory_mapped(address), size, "address", address)
+        if self.clock.fresh or self._fault or self._ending:
+            self.vcpu.kick()
+        return value
+
+    def memory_write(self, address: int, size: int, value: int) -> None:
+        """A store to where no RAM is."""
+        self._write(self._memory_mapped(address), size, value, "address", address)
+        if self.clock.fresh or self._fault or self._ending:
+            self.vcpu.kick()
 
     def _halt(self, event: Halted) -> Stop | None:
         self._halted = self._attention = True

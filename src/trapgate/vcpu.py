@@ -46,6 +46,30 @@ class GuestDebug:
     bus_lock: bool  # DEBUGCTL[2] = 1 and CPL > 0
 
 
+class Devices(Protocol):
+    """Who answers plain accesses of a vCPU at once, so that it need not leave `run` for each. No method raises.
+
+    Where an answer is more than a value (a timer was set, the machine is to end), `Vcpu.kick` is called before it is given.
+    Sizes are 1, 2, 4 or 8 bytes.
+    """
+
+    def port_read(self, port: int, size: int) -> int:
+        """What a port answers, cut to `size` bytes."""
+        ...
+
+    def port_write(self, port: int, size: int, value: int) -> None:
+        """Hand a value, cut to `size` bytes, to a port."""
+        ...
+
+    def memory_read(self, address: int, size: int) -> int:
+        """What guest-physical memory that is no RAM answers, cut to `size` bytes."""
+        ...
+
+    def memory_write(self, address: int, size: int, value: int) -> None:
+        """Hand a value, cut to `size` bytes, to guest-physical memory that is no RAM."""
+        ...
+
+
 class Vcpu(Protocol):
     """One virtual CPU. Not thread-safe but for `kick`."""
 

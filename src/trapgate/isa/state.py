@@ -49,7 +49,8 @@ MODE_SSE_UNMASKED = 1 << 12  # MXCSR unmasks an exception: whatever may raise #X
     EXIT_SEGMENT,
     EXIT_FETCH,
     EXIT_BREAKPOINT,
-) = range(10)
+    EXIT_PORT,
+) = range(11)
 
 FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE, FLAG_LOCAL = (
     1,
@@ -57,6 +58,8 @@ FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE, FLAG_LOCAL = (
     4,
     8,
 )  # of a TLB entry, none for an unused one; FLAG_CODE: may be written, but holds translated code
+
+PORT_OUT = 1 << 24
 
 # What an access wants: the argument of the native `access` and `access_kind`.
 ACCESS_WRITE, ACCESS_FETCH, ACCESS_USER, ACCESS_AC, ACCESS_PEEK = 1, 2, 4, 8, 16
@@ -95,7 +98,7 @@ def _layout() -> dict[str, Field]:
     add("mode", 4)  # what translation depends on: soft.mode
     add("budget", 8)  # instructions until translated code leaves (instruction clock only); signed
     add("exit_reason", 4)
-    add("exit_detail", 4)
+    add("exit_detail", 4)  # number of the instruction for Python; for EXIT_PORT: port, size << 16, PORT_OUT
     add("next_rip", 8)
     for name in GENERAL:
         add(name, 8)

@@ -45,6 +45,7 @@ def perform(cpu: "SoftVcpu") -> Activity:
         watched = (reads and cpu.watched(address, size, False)) or (writes and cpu.watched(address, size, True))
         device = any(not cpu.ram.contains(at, n) for at, n in pieces)  # a debugger may stop the guest while it waits for one
         if device or watched or (writes and any(cpu.is_code(at, n) for at, n in pieces)):
+            cpu.device_site = st.saved_RESUME if device and len(pieces) == 1 else 0
             raise NeedsStep
     if locked and locks_bus(cpu, address, size):
         note_lock(cpu, address, size)

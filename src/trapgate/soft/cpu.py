@@ -6,6 +6,7 @@ into a block of its own, with everything that happened to it noted and turned in
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from trapgate.arch import vectors
 from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BS
@@ -15,7 +16,7 @@ from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, P
 from trapgate.isa import state as s
 from trapgate.isa.native.paging import NOT_CANONICAL
 from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft import accesses, debugging, handlers, inspection  # noqa: F401  (handlers fills HANDLERS)
+from trapgate.soft import accesses, answers, debugging, handlers, inspection  # noqa: F401  (handlers fills HANDLERS)
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
 from trapgate.soft.apic import LocalApic
 from trapgate.soft.core import IF, NOWHERE, RF, TF
@@ -29,7 +30,7 @@ from trapgate.soft.stackfault import by_stack
 from trapgate.soft.story import new_history, story
 from trapgate.soft.translating import TranslatingCore
 from trapgate.stencil.library import Library
-from trapgate.vcpu import Breakpoint, GuestDebug
+from trapgate.vcpu import Breakpoint, Devices, GuestDebug
 
 UNDEFINED_OPCODE = 6
 
@@ -51,7 +52,11 @@ class SoftVcpu(TranslatingCore):
         self.translator.counting = counting
         self.deterministic = counting
         self._enter = self.code.enter()
-        self._dispatch, self._resume_code = self.code.entries["dispatch"], self.code.entries["resume"]
+        self.dispatch_code, self.resume_code = self.code.entries["dispatch"], self.code.entries["resume"]
+        self.devices: Devices | None = None
+        """Who answers plain device accesses amid `run`; without one each is an exit."""
+        self.device_site = 0  # host code behind the access for which an instruction starts again as a step
+        self.device_sites: dict[int, int] = {}  # host code behind a device access: the same place in the instruction's step
         self.pending_read: Callable[[int], None] | None = None
         self.bus_lock: BusLock | None = None
         self.in_step = False
@@ -81,6 +86,10 @@ class SoftVcpu(TranslatingCore):
             s.EXIT_ACCESS: self._access, s.EXIT_DELIVER: self._deliver_prepared, s.EXIT_STEPPED: self._stepped,
             s.EXIT_DEBUG: self._debug_trap,
             s.EXIT_SEGMENT: self._segment, s.EXIT_FETCH: self._fetch_nowhere, s.EXIT_BREAKPOINT: self._breakpoint,
+            s.EXIT_PORT: self._port,
+        }  # fmt: skip
+        self._answers: dict[int, Callable[[], int]] = {
+            s.EXIT_PORT: partial(answers.port, self), s.EXIT_ACCESS: partial(answers.access, self),
         }  # fmt: skip
 
     # --- the loop
@@ -109,7 +118,7 @@ class SoftVcpu(TranslatingCore):
             return self._advance(self._activity)
         if self._resuming:
             self._resuming = False
-            return self._go(self._resume_code)
+            return self._go(self.resume_code)
         if self.in_step:
             return self._end_step()
         if st.pending_debug or self.pending_hits:
@@ -117,8 +126,13 @@ class SoftVcpu(TranslatingCore):
         return self._boundary()
 
     def _go(self, code: int) -> Exit | None:
-        self._enter(self.address, code)
-        return self._reasons[self.state.exit_reason]()
+        st, answers_ = self.state, self._answers
+        while True:
+            self._enter(self.address, code)
+            reason = st.exit_reason
+            answer = answers_.get(reason)
+            if answer is None or not (code := answer()):
+                return self._reasons[reason]()
 
     def _boundary(self) -> Exit | None:
         """Between two instructions: what must be seen to before translated code may run on."""
@@ -127,6 +141,7 @@ class SoftVcpu(TranslatingCore):
             self._step_over = False
             self.last_debug = GuestDebug(False, False, False, False)
             return DebugException(DR6_BS, 0, False, fault=False)
+        site, self.device_site = self.device_site, 0
         if self._kicked:
             self._kicked = False
             return Interrupted()
@@ -135,7 +150,7 @@ class SoftVcpu(TranslatingCore):
             return Halted()
         shadowed = st.shadow and st.shadow_rip == st.rip
         if self._nmi and not st.nmi_blocked and not shadowed and not self._stepping:  # a step takes neither NMIs nor interrupts
-            self._nmi, st.nmi_blocked = False, 1
+            self._nmi, st.nmi_blocked, site = False, 1, 0
             deliver_event(self, 2, external=True, history=self.history)
             if self.pending_hits:  # by its frame: a trap comes before interrupts (SDM vol. 3, table 6-2)
                 return None
@@ -149,13 +164,13 @@ class SoftVcpu(TranslatingCore):
         if st.rflags & RF and self.linear(st.rip) not in self.translator.breakpoints:
             st.rflags &= ~RF  # nothing here for it to suppress
         if self._want_step or self._stepping or st.rflags & (TF | RF) or self._skip_breakpoint == st.rip:
-            return self._begin_step()
+            return self._begin_step(site)
         st.request = 0
         if self._kicked or (
             self._nmi and not st.nmi_blocked
         ):  # looked at behind the store: a kick from another thread is never lost
             st.request = 1
-        return self._go(self._dispatch)
+        return self._go(self.dispatch_code)
 
     def _interrupted(self) -> Exit | None:
         st = self.state
@@ -215,7 +230,19 @@ class SoftVcpu(TranslatingCore):
             return None
         return exit_
 
+    def _port(self) -> Exit | None:
+        """IN or OUT, complete but for the value."""
+        st = self.state
+        port, size = st.exit_detail & 0xFFFF, st.exit_detail >> 16 & 0xFF
+        debugging.note_io(self, port, size)
+        if st.exit_detail & s.PORT_OUT:
+            return PortWrite(port, size, st.rax & (1 << 8 * size) - 1)
+        self.pending_read = partial(answers.accumulate, self, size)
+        return PortRead(port, size)
+
     def _access(self) -> Exit | None:
+        if self.in_step and self.device_site:
+            answers.learn(self, self.state.access_kind, self._step_code)
         return self._advance(accesses.perform(self))
 
     def _deliver_prepared(self) -> Exit | None:
@@ -249,8 +276,8 @@ class SoftVcpu(TranslatingCore):
 
     # --- steps
 
-    def _begin_step(self) -> Exit | None:
-        """Run the instruction at RIP alone."""
+    def _begin_step(self, site: int = 0) -> Exit | None:
+        """Run the instruction at RIP alone; `site`: the device access for which it started again, if that is why."""
         st = self.state
         self._want_step = False
         hit = self._exec_hits()
@@ -270,7 +297,21 @@ class SoftVcpu(TranslatingCore):
         self._step_code = bytes(self.ram.read(physical, min(block.length, PAGE_SIZE - physical % PAGE_SIZE)))
         st.rflags &= ~RF
         st.stepping, st.request, st.shadow = 1, 0, 0
+        self.device_site = site
         return self._go(self.code.base + block.code)
+
+    def become_step(self, place: int) -> None:
+        """The instruction under way goes on at `place` in its step: something waits for its end. See `soft.answers`."""
+        st = self.state
+        self._before_step = 0, 0, None
+        self.in_step, self._step_tf, self._step_faulted, self._step_asked = True, False, False, False
+        self._step_start, self._step_code = NOWHERE, b""
+        st.stepping, st.shadow, st.saved_RESUME = 1, 0, place
+
+    def flush_jumps(self) -> None:
+        """Forget where jumps lead: code was dropped, so what is known of places in it goes, too."""
+        super().flush_jumps()
+        self.device_sites.clear()
 
     def _stepped(self) -> Exit | None:
         return None  # `run` ends the step
@@ -278,7 +319,7 @@ class SoftVcpu(TranslatingCore):
     def _end_step(self) -> Exit | None:
         """The instruction of a step is complete (or has faulted): what it caused, as one DebugException."""
         st = self.state
-        self.in_step = False
+        self.in_step, self.device_site = False, 0
         st.stepping = 0
         if self._kicked or self._nmi or st.irq_waiting:
             st.request = 1

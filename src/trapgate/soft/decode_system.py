@@ -1,10 +1,11 @@
 """Flags, interrupts and system instructions: what is native, and what Python executes because it is rare."""
 
-from iced_x86 import Instruction, Mnemonic
+from iced_x86 import Instruction, Mnemonic, OpKind
 
 from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
 from trapgate.soft.decode import ROWS, Lower, row
+from trapgate.soft.operands import operand_size
 from trapgate.soft.template import Builder
 
 RAX_HIGH = LAYOUT["rax"].offset + 1
@@ -35,6 +36,18 @@ def _sti(b: Builder, i: Instruction) -> None:
         return
     b.op("sti")
     b.jump(b.length)
+
+
+@row(Mnemonic.IN, Mnemonic.OUT)
+def _port(b: Builder, i: Instruction) -> None:
+    if not b.mode & s.MODE_IOPL or _virtual8086(b):  # the I/O bitmap decides
+        b.python(i)
+        return
+    out = int(i.mnemonic == Mnemonic.OUT)
+    what = operand_size(i, out) << 16 | out * s.PORT_OUT
+    fixed = i.op_kind(1 - out) == OpKind.IMMEDIATE8
+    b.op("port.imm", Uport=what | i.immediate8) if fixed else b.op("port.dx", Uport=what)
+    b.ends = True
 
 
 @row(Mnemonic.PUSHF, Mnemonic.PUSHFD, Mnemonic.PUSHFQ)

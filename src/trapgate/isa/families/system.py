@@ -81,6 +81,14 @@ def python(m: Trace) -> None:
     m.cold("leave_instruction")
 
 
+def port(m: Trace, fixed: bool) -> None:
+    """IN and OUT that need no I/O bitmap: complete but for the value, which goes between the device and the accumulator."""
+    detail = m.hole("Uport", 32)  # size and direction, and the port where it is an immediate
+    m.put("exit_detail", detail if fixed else detail | m.get("rdx", 16).zext(32))
+    m.put("rip", m.hole("Qnext"))
+    m.jump("leave_port")
+
+
 def swap_gs(m: Trace) -> None:
     """SWAPGS at CPL 0."""
     old = m.get("gs_base", 64)
@@ -119,6 +127,8 @@ def forms() -> Iterator[Form]:
     yield Form("cli", clear_if)
     yield Form("sti", set_if)
     yield Form("python", python)
+    yield Form("port.imm", partial(port, fixed=True))
+    yield Form("port.dx", partial(port, fixed=False))
     yield Form("swapgs", swap_gs)
     for function in NATIVE:
         yield Form(f"native.{function}", partial(enter_native, function=function))

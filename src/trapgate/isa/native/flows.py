@@ -250,6 +250,7 @@ FLOWS: dict[str, Callable[[Trace], None]] = {
     "slow_segment": partial(leave, reason=s.EXIT_SEGMENT),
     "leave_interrupted": partial(leave, reason=s.EXIT_INTERRUPTED),
     "leave_instruction": partial(leave, reason=s.EXIT_INSTRUCTION),
+    "leave_port": partial(leave, reason=s.EXIT_PORT),
     "leave_breakpoint": partial(leave, reason=s.EXIT_BREAKPOINT),
     "invlpg": invlpg,
     "write_cr3": write_cr3,

@@ -2,7 +2,8 @@
 
 `walk` translates one guest-virtual address, sets accessed and dirty bits, and leaves `walk_physical` and `walk_rights`.
 `access` puts the page into the TLB of the present rights and answers the host address, or ACCESS_FAULT with the #PF or #GP
-prepared, or ACCESS_HARD when Python must do it: a device, two pages, a watched page, a write into translated code.
+prepared, or ACCESS_HARD when Python must do it: two pages, or (`walk_physical` says where) a device, a watched page, a write into
+translated code.
 """
 
 from trapgate.isa import state as s
@@ -178,6 +179,7 @@ def access(m: Trace) -> None:
         translated = m.load(m.get("code_lines", 64) + ((physical >> 12) << 3), 64)
         with m.when(translated != 0):
             with m.when((translated & touched_lines(m, address, size)) != 0):
+                m.put("walk_physical", physical)
                 m.result(s.ACCESS_HARD)
             m.result(host)
     m.put("count_walks", m.get("count_walks", 64) + 1)

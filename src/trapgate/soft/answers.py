@@ -1,0 +1,69 @@
+"""Device accesses that are answered amid a run, without an exit to the machine: plain IN and OUT, plain loads and stores.
+
+A port access is the end of its block, so whatever its answer brings about (`request`) is seen before the next instruction. A load
+or store lies amid its block. So that is seen right behind it, too, each place has a second way on: the same place in the
+*step* of that instruction, which ends behind it. That place is learnt the first time, when the access runs as a step
+(`soft.accesses`). Only instructions whose one memory access it is are treated so: no fault and no second device can follow.
+"""
+
+from typing import TYPE_CHECKING
+
+from iced_x86 import Decoder, Mnemonic
+
+from trapgate.isa import state as s
+
+if TYPE_CHECKING:
+    from trapgate.soft.cpu import SoftVcpu
+
+ONE_ACCESS = frozenset((Mnemonic.MOV, Mnemonic.MOVZX, Mnemonic.MOVSX, Mnemonic.MOVSXD, Mnemonic.TEST, Mnemonic.CMP))
+
+
+def port(cpu: "SoftVcpu") -> int:
+    """Answer EXIT_PORT: where native code goes on, or 0 when the machine must see the access."""
+    devices = cpu.devices
+    if devices is None or cpu.in_step or cpu.watches:
+        return 0
+    st = cpu.state
+    what = st.exit_detail
+    size = what >> 16 & 0xFF
+    if what & s.PORT_OUT:
+        devices.port_write(what & 0xFFFF, size, st.rax & (1 << 8 * size) - 1)
+    else:
+        accumulate(cpu, size, devices.port_read(what & 0xFFFF, size))
+    return cpu.dispatch_code
+
+
+def accumulate(cpu: "SoftVcpu", size: int, value: int) -> None:
+    """AL, AX or EAX = what IN has read; a write to EAX clears the upper half (SDM vol. 1, 3.4.1.1)."""
+    if size == 4:
+        cpu.state.rax = value
+    else:
+        mask = (1 << 8 * size) - 1
+        cpu.state.rax = cpu.state.rax & ~mask | value & mask
+
+
+def access(cpu: "SoftVcpu") -> int:
+    """Answer EXIT_ACCESS: where native code goes on, or 0 when `accesses.perform` must do it."""
+    devices, st = cpu.devices, cpu.state
+    as_step = cpu.device_sites.get(st.saved_RESUME)
+    if as_step is None or devices is None or cpu.in_step or cpu.watches:
+        return 0
+    address, size, physical = st.saved_EA, st.access_size, st.walk_physical
+    if (address & 0xFFF) + size > 4096 or cpu.ram.contains(physical, size):
+        return 0
+    if st.access_kind == s.KIND_LOAD:
+        st.saved_T0 = devices.memory_read(physical, size)
+    else:
+        devices.memory_write(physical, size, st.saved_T0 & (1 << 8 * size) - 1)
+    if st.request:
+        cpu.become_step(as_step)
+    return cpu.resume_code
+
+
+def learn(cpu: "SoftVcpu", kind: int, code: bytes) -> None:
+    """A step has come to the device access at which its instruction, met in a block, was started again."""
+    site, cpu.device_site = cpu.device_site, 0
+    if site and kind in (s.KIND_LOAD, s.KIND_STORE):
+        i = Decoder((16, 32, 64)[cpu.state.mode & s.MODE_CODE], code).decode()
+        if i.mnemonic in ONE_ACCESS:
+            cpu.device_sites[site] = cpu.state.saved_RESUME
