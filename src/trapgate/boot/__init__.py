@@ -2,7 +2,7 @@
 
 from trapgate.boot.image import Image, ImageError, read_image
 from trapgate.boot.loader import plan_boot
-from trapgate.boot.plan import BootOptions, BootPlan, CpuStart, MapEntry, Piece, SegmentStart, load
+from trapgate.boot.plan import BootOptions, BootPlan, CpuStart, MapEntry, Module, Piece, SegmentStart, load
 
 __all__ = [
     "BootOptions",
@@ -11,6 +11,7 @@ __all__ = [
     "Image",
     "ImageError",
     "MapEntry",
+    "Module",
     "Piece",
     "SegmentStart",
     "load",

@@ -1,7 +1,7 @@
 """Pieces that several boot protocols share: strings, small structures and the initrd, each claimed from the one allocator."""
 
 from trapgate.boot.image import Image, ImageError
-from trapgate.boot.plan import Piece
+from trapgate.boot.plan import Module, Piece
 from trapgate.boot.regions import HIGH_START, PAGE, Regions
 
 MAX_COMMAND_LINE = 64 << 10  # bytes; protocols that state a smaller limit check it themselves
@@ -28,6 +28,11 @@ def encoded_command_line(text: str, limit: int = MAX_COMMAND_LINE) -> bytes:
 def place_string(regions: Regions, pieces: list[Piece], text: str, what: str) -> int:
     """Put a string with its final NUL into low memory; the address."""
     return place_bytes(regions, pieces, encoded_command_line(text) + b"\0", what)
+
+
+def module_text(module: Module) -> str:
+    """What multiboot loaders give a module: the file's name in one word, and its text."""
+    return f"{module.image.name.replace(' ', '_')} {module.text}".rstrip()
 
 
 def place_initrd(regions: Regions, pieces: list[Piece], initrd: Image, limit: int) -> tuple[int, int]:

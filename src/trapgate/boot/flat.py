@@ -19,8 +19,8 @@ def plan(image: Image, options: BootOptions) -> BootPlan:
     address = BOOT_SECTOR if options.load_address is None else options.load_address
     if not len(image):
         raise image.error("an empty file")
-    if options.initrd is not None or options.command_line:
-        raise image.error("no kind of kernel known here, and a flat binary takes neither an initrd nor a command line")
+    if options.all_modules() or options.command_line:
+        raise image.error("no kind of kernel known here, and a flat binary takes no initrd, modules or command line")
     if not 0 <= address < REAL_MODE_END or (address >= 0x1_0000 and address % 16):
         hint = "use one below 1 MiB, a multiple of 16 from 64 KiB on"
         raise image.error(f"load address {address:#x} cannot be reached in real mode: {hint}")

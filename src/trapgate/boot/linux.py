@@ -101,6 +101,8 @@ def parse(image: Image) -> Header:
 def plan(image: Image, options: BootOptions) -> BootPlan:
     """Where everything goes and how the kernel starts: RSI = the zero page."""
     header = parse(image)
+    if options.modules:
+        raise image.error("a Linux kernel takes no modules, but an initrd")
     regions = Regions(options.ram)
     address = _place_kernel(image, header, regions)
     pieces = [Piece(address, image.slice(header.setup_size, header.kernel_size, "the kernel"), "kernel")]

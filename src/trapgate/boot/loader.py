@@ -1,6 +1,8 @@
 """Recognise an image by its content and plan its start. This is what a machine calls."""
 
-from trapgate.boot import elf, flat, linux, multiboot, pvh
+from dataclasses import replace
+
+from trapgate.boot import biosdata, elf, flat, linux, multiboot, pvh
 from trapgate.boot.image import Image
 from trapgate.boot.plan import BootOptions, BootPlan
 
@@ -18,9 +20,15 @@ _FOREIGN = (  # what people hand over by mistake: (offset, magic, what it is)
 
 
 def plan_boot(image: Image, options: BootOptions) -> BootPlan:
-    """Plan the start of a bzImage, an ELF file with a PVH note, a multiboot image or, when it is none of these, a flat binary.
+    """Plan the start of an image, with the BIOS data area beside it. ImageError when it cannot be booted."""
+    plan = _plan(image, options)
+    return replace(plan, pieces=(*plan.pieces, *biosdata.pieces(options, plan.pieces)))
 
-    An ELF64 file with both goes the PVH way, for multiboot knows only ELF32. ImageError when the image cannot be booted.
+
+def _plan(image: Image, options: BootOptions) -> BootPlan:
+    """By the protocol of a bzImage, an ELF file with a PVH note, a multiboot image or, when it is none of these, a flat binary.
+
+    An ELF64 file with both goes the PVH way, for multiboot knows only ELF32.
     """
     if linux.is_linux(image):
         _no_load_address(image, options)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from trapgate.boot import acpi
 from trapgate.boot.elf import check_entry, is_elf, parse, place_segments
-from trapgate.boot.extras import encoded_command_line, place_bytes, place_initrd, place_string
+from trapgate.boot.extras import encoded_command_line, module_text, place_bytes, place_initrd, place_string
 from trapgate.boot.image import Image
 from trapgate.boot.plan import FLAT_GDT, BootOptions, BootPlan, MapEntry, Piece, protected32
 from trapgate.boot.regions import EBDA_START, FOUR_GIB, HIGH_START, Regions, memory_map
@@ -97,17 +97,18 @@ def _information(image: Image, regions: Regions, low: list[Piece], options: Boot
     name = image.name.replace(" ", "_")
     line = encoded_command_line(f"{name} {options.command_line}".rstrip())
     command_line = place_bytes(regions, low, line + b"\0", "command line")
-    modules = 0
-    if options.initrd is not None:
-        flags |= HAVE_MODULES
-        initrd, size = place_initrd(regions, low, options.initrd, FOUR_GIB)
-        string = place_string(regions, low, options.initrd.name, "module string")
-        modules = place_bytes(regions, low, struct.pack("<IIII", initrd, initrd + size, string, 0), "module list")
+    modules = options.all_modules()
+    listed = b""
+    for module in modules:
+        begin, size = place_initrd(regions, low, module.image, FOUR_GIB)
+        listed += struct.pack("<IIII", begin, begin + size, place_string(regions, low, module_text(module), "module string"), 0)
+    flags |= HAVE_MODULES if modules else 0
+    list_address = place_bytes(regions, low, listed, "module list") if modules else 0
     table = b"".join(struct.pack("<IQQI", 20, entry.start, entry.size, entry.kind) for entry in entries)
     map_address = place_bytes(regions, low, table, "memory map")
     loader = place_bytes(regions, low, b"trapgate\0", "loader name")
     top = options.ram[0][1]
     lower, upper = min(top, EBDA_START) >> 10, max(top - HIGH_START, 0) >> 10  # KiB
-    information = struct.pack("<IIIIIII", flags, lower, upper, 0, command_line, bool(modules), modules)
+    information = struct.pack("<IIIIIII", flags, lower, upper, 0, command_line, len(modules), list_address)
     information += bytes(16) + struct.pack("<II", len(table), map_address) + bytes(12) + struct.pack("<I", loader)
     return information.ljust(INFORMATION_SIZE, b"\0")

@@ -16,14 +16,27 @@ RFLAGS_FIXED = 1 << 1  # reads as 1
 
 
 @dataclass(frozen=True, slots=True)
+class Module:
+    """A file that a loader hands to the image it starts, with a text for it: the command line of Xen's dom0, say."""
+
+    image: Image
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class BootOptions:
     """What the user asks of a guest. `ram` holds the (start, end) ranges of `memory.Ram.regions`."""
 
     ram: tuple[tuple[int, int], ...]
     command_line: str = ""
     initrd: Image | None = None
+    modules: tuple[Module, ...] = ()  # multiboot and PVH only
     cpus: int = 1
     load_address: int | None = None  # flat binaries only; None: 7C00h
+
+    def all_modules(self) -> tuple[Module, ...]:
+        """The initrd, which is a module where the protocol knows no other kind, and then the modules."""
+        return (*(() if self.initrd is None else (Module(self.initrd),)), *self.modules)
 
 
 @dataclass(frozen=True, slots=True)

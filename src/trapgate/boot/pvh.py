@@ -38,15 +38,18 @@ def plan(elf: Elf, entry: int, options: BootOptions) -> BootPlan:
     tables = acpi.place(regions, options)
     low: list[Piece] = [*tables.pieces]
     command_line = place_string(regions, low, options.command_line, "command line")
-    modules = 0
-    if options.initrd is not None:
-        initrd, size = place_initrd(regions, low, options.initrd, FOUR_GIB)
-        modules = place_bytes(regions, low, struct.pack("<QQQQ", initrd, size, 0, 0), "PVH module list")
+    modules = options.all_modules()
+    listed = b""
+    for module in modules:
+        begin, size = place_initrd(regions, low, module.image, FOUR_GIB)
+        text = place_string(regions, low, module.text, "module string") if module.text else 0
+        listed += struct.pack("<QQQQ", begin, size, text, 0)
+    list_address = place_bytes(regions, low, listed, "PVH module list") if modules else 0
     entries = memory_map(options.ram)
     table = b"".join(struct.pack("<QQII", entry_.start, entry_.size, entry_.kind, 0) for entry_ in entries)
     map_address = place_bytes(regions, low, table, "PVH memory map")
     information = struct.pack(
-        "<IIIIQQQQII", MAGIC, VERSION, 0, bool(modules), modules, command_line, tables.rsdp, map_address, len(entries), 0
+        "<IIIIQQQQII", MAGIC, VERSION, 0, len(modules), list_address, command_line, tables.rsdp, map_address, len(entries), 0
     )
     assert len(information) == START_INFO_SIZE
     address = place_bytes(regions, low, information, "PVH start information")

@@ -1,12 +1,12 @@
 """A machine with a guest in it, ready to run: the one place where the command line meets boot, machine and CPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import click
 
 from trapgate.arch.models import ModelError
-from trapgate.boot import BootOptions, CpuStart, ImageError, load, plan_boot, read_image
+from trapgate.boot import BootOptions, CpuStart, ImageError, Module, load, plan_boot, read_image
 from trapgate.cli.errors import Failure
 from trapgate.debug.buslock import Mode
 from trapgate.machine import ClockKind, Machine, MachineConfig
@@ -104,11 +104,17 @@ def keep_translations(machine: Machine) -> None:
     tell_notes(cache)
 
 
-def load_guest(machine: Machine, image: str, command_line: str = "", initrd: str | None = None, cpus: int = 1) -> str:
-    """Put an image into a machine and set the boot processor on its entry; returns how the image was recognised. Failure."""
+def load_guest(
+    machine: Machine, image: str, command_line: str = "", initrd: str | None = None, cpus: int = 1, modules: Sequence[str] = ()
+) -> str:
+    """Put an image into a machine and set the boot processor on its entry; returns how the image was recognised. Failure.
+
+    Each of `modules` is a path and, behind a space, the text that the module gets.
+    """
     try:
         extra = read_image(initrd) if initrd is not None else None
-        plan = plan_boot(read_image(image), BootOptions(tuple(machine.ram.regions()), command_line, extra, cpus))
+        options = BootOptions(tuple(machine.ram.regions()), command_line, extra, _modules(modules), cpus)
+        plan = plan_boot(read_image(image), options)
         load(plan, machine.ram)
     except (ImageError, MemoryError_) as error:
         raise Failure(str(error)) from error
@@ -121,6 +127,11 @@ def load_guest(machine: Machine, image: str, command_line: str = "", initrd: str
         assert isinstance(machine.vcpu, KvmVcpu)
         guest_kvm.start(machine.vcpu, plan.start)
     return plan.kind
+
+
+def _modules(words: Sequence[str]) -> tuple[Module, ...]:
+    parts = (word.partition(" ") for word in words)
+    return tuple(Module(read_image(path), text.strip()) for path, _, text in parts)
 
 
 def start(vcpu: soft.SoftVcpu, first: CpuStart) -> None:

@@ -28,6 +28,8 @@ Examples:
     gdb kernel.elf -ex 'target remote :1234'
   Linux:
     trapgate run bzImage --initrd initrd.gz --append console=ttyS0 -m 1G
+  Xen, with Linux as its first domain:
+    trapgate run xen --append "com1=115200 console=com1" --module "vmlinuz console=hvc0" --module initrd.gz -m 1G
   A CPU without the bus-lock trap:
     trapgate run bzImage --cpu EPYC-Turin,-bus-lock-detect
   Every bus lock as a line on standard error, at any privilege level:
@@ -64,6 +66,13 @@ def cli() -> None:
 @cli.command(help=RUN_HELP, short_help="Run a guest until it ends.")
 @click.argument("image", type=click.Path(path_type=str))
 @click.option("--initrd", metavar="FILE", help="Initial RAM disk of a Linux kernel, or the module of a multiboot or PVH image.")
+@click.option(
+    "--module",
+    "modules",
+    metavar="'FILE [TEXT]'",
+    multiple=True,
+    help="A module of a multiboot or PVH image, with a text for it; may be repeated, in order.",
+)
 @click.option("--append", "command_line", metavar="TEXT", default="", help="The kernel's command line.")
 @click.option("--memory", "-m", type=Size(), default="512M", show_default=True, help="Guest RAM: 512M, 2G; a plain number is MiB.")
 @click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of vCPUs; this version runs one.")
@@ -95,6 +104,7 @@ def cli() -> None:
 def run(
     image: str,
     initrd: str | None,
+    modules: tuple[str, ...],
     command_line: str,
     memory: int,
     cpus: int,
@@ -113,7 +123,7 @@ def run(
         raise click.UsageError("--bus-locks stop needs --gdb; without a debugger use --bus-locks report")
     from trapgate.cli import run as runner  # the translator is loaded only by the commands that run a guest
 
-    request = runner.Request(image, initrd, command_line, memory, cpus, cpu, engine, gdb, wait, serial, bus_locks, clock)
+    request = runner.Request(image, initrd, modules, command_line, memory, cpus, cpu, engine, gdb, wait, serial, bus_locks, clock)
     return runner.run(request)
 
 

@@ -30,6 +30,7 @@ class Request:
 
     image: str
     initrd: str | None
+    modules: tuple[str, ...]
     command_line: str
     memory: int
     cpus: int
@@ -113,7 +114,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         report=tell,
     )
     machine = make_machine(config, request.engine)
-    load_guest(machine, request.image, request.command_line, request.initrd, request.cpus)
+    load_guest(machine, request.image, request.command_line, request.initrd, request.cpus, request.modules)
     runner = _runner(machine, request)
     terminal = Terminal(
         on_input=lambda data: machine.post(lambda: machine.board.uart.feed(data)),

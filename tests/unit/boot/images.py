@@ -2,18 +2,22 @@
 
 import struct
 
-from trapgate.boot import BootOptions, Image
+from trapgate.boot import BootOptions, Image, Module
 
 MIB = 1 << 20
 CODE = b"\xf4" * 64  # HLT
 
 
 def options(
-    memory: int = 64 * MIB, command_line: str = "", initrd: bytes | None = None, load_address: int | None = None
+    memory: int = 64 * MIB,
+    command_line: str = "",
+    initrd: bytes | None = None,
+    load_address: int | None = None,
+    modules: tuple[Module, ...] = (),
 ) -> BootOptions:
     """Options for a guest with one stretch of RAM."""
     image = None if initrd is None else Image(initrd, "initrd.img")
-    return BootOptions(((0, memory),), command_line, image, load_address=load_address)
+    return BootOptions(((0, memory),), command_line, image, modules, load_address=load_address)
 
 
 def elf(

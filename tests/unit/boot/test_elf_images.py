@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from trapgate.boot import BootPlan, Image, ImageError, load, plan_boot
+from trapgate.boot import BootPlan, Image, ImageError, Module, load, plan_boot
 from trapgate.memory import Ram
 from unit.boot.images import CODE, MIB, elf, multiboot_elf, multiboot_header, note, options, pvh
 
@@ -64,6 +64,29 @@ def test_multiboot_gives_information_in_ebx(bits: int) -> None:
     entries = [struct.unpack("<IQQI", ram.read(table + at, 24)) for at in range(0, length, 24)]
     assert entries == [(20, entry.start, entry.size, entry.kind) for entry in plan.memory_map]
     assert text_at(ram, ram.read_int(start.general["rbx"] + 64, 4)) == b"trapgate"
+
+
+MODULES = (Module(Image(b"dom0 kernel", "some dir/vmlinuz"), "console=hvc0 quiet"), Module(Image(b"ramdisk", "initrd.img")))
+
+
+def test_multiboot_modules_keep_their_order_and_texts() -> None:
+    plan = plan_boot(Image(multiboot_elf()), options(modules=MODULES))
+    ram = loaded(plan)
+    count, table = struct.unpack("<II", ram.read(plan.start.general["rbx"] + 20, 8))
+    seen = []
+    for index in range(count):
+        begin, end, string, _ = struct.unpack("<IIII", ram.read(table + 16 * index, 16))
+        seen.append((ram.read(begin, end - begin), text_at(ram, string)))
+    assert seen == [(b"dom0 kernel", b"some_dir/vmlinuz console=hvc0 quiet"), (b"ramdisk", b"initrd.img")]
+
+
+def test_pvh_modules_come_behind_the_initrd() -> None:
+    plan = plan_boot(Image(pvh()), options(initrd=b"first", modules=MODULES))
+    ram = loaded(plan)
+    count, table = struct.unpack("<IQ", ram.read(plan.start.general["rbx"] + 12, 12))
+    entries = [struct.unpack("<QQQQ", ram.read(table + 32 * index, 32)) for index in range(count)]
+    assert [ram.read(start, size) for start, size, _, _ in entries] == [b"first", b"dom0 kernel", b"ramdisk"]
+    assert [text_at(ram, text) if text else None for _, _, text, _ in entries] == [None, b"console=hvc0 quiet", None]
 
 
 def test_a_virtual_entry_point_is_moved_to_where_it_lies() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trapgate.boot import BootOptions, BootPlan, Image, ImageError, load, plan_boot, read_image
+from trapgate.boot import BootOptions, BootPlan, Image, ImageError, Module, load, plan_boot, read_image
 from trapgate.memory import Ram
 from unit.boot.images import MIB, bzimage, multiboot_elf, multiboot_header, options, pvh
 
@@ -49,7 +49,8 @@ def test_ram_below_1_mib_has_no_acpi_tables() -> None:
         (b"\xf4", options(load_address=0x10_0000), "cannot be reached in real mode"),
         (b"\xf4", options(load_address=0x1_0001), "cannot be reached in real mode"),
         (b"\xf4", options(load_address=-1), "cannot be reached in real mode"),
-        (b"\xf4", options(command_line="x"), "neither an initrd nor a command line"),
+        (b"\xf4", options(command_line="x"), "no initrd, modules or command line"),
+        (bzimage(), options(modules=(Module(Image(b"x")),)), "takes no modules, but an initrd"),
         (b"\xf4" * 0x20_0000, options(memory=MIB, load_address=0x7C00), "the guest has 1 MiB"),
         (b"\xf4", BootOptions(((0, MIB),), cpus=255), "1 to 254"),
         (b"\xf4", BootOptions(((0, MIB),), cpus=0), "1 to 254"),

@@ -11,7 +11,7 @@ from trapgate.cli.options import SerialChoice
 from trapgate.cli.run import Request, Runner, run
 from trapgate.stops import ExitKind, MachineExit
 
-REQUEST = Request("/nonexistent/image", None, "", 16 << 20, 1, None, "soft", None, False, SerialChoice("stdio"), "off", "host")
+REQUEST = Request("/nonexistent/image", None, (), "", 16 << 20, 1, None, "soft", None, False, SerialChoice("stdio"), "off", "host")
 
 
 def test_an_end() -> None:
