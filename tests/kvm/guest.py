@@ -7,10 +7,13 @@ goes on where it was, without breakpoints. The case ends with OUT to port F4h.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import ClassVar
 
+import pytest
 from iced_x86 import Decoder
 
 from silicon.assemble import assemble
+from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.boot import CpuStart
 from trapgate.boot.plan import SegmentStart
 from trapgate.cli import guest_kvm
@@ -25,7 +28,10 @@ from trapgate.stops import MachineExit, Stop
 
 PML4, PDPT, PD, GDT, IDT, LOG, DATA, STACK, HANDLERS, CASE = (0x1000 * n for n in (1, 2, 3, 4, 5, 6, 8, 0xC, 0x10, 0x20))
 DR6 = 0xFFFF0FF0
-VECTORS = (*range(32), 0x30, 0x40)
+VECTORS = (*range(32), 0x30, *range(0x40, 0x51))
+KVM = [pytest.mark.kvm, pytest.mark.timeout(60, method="signal")]  # a signal ends KVM_RUN, and so a guest that goes astray
+CHIPS = "kvm, its own interrupt controllers"
+ENGINES = ("kvm", CHIPS, "soft")
 END = "mov dx, 0xF4\nmov al, 0\nout dx, al\nhlt"
 _WITH_ERROR = (8, 10, 11, 12, 13, 14, 17)
 
@@ -104,16 +110,28 @@ FLAT = SegmentStart(16, 0, 0xFFFFFFFF, 0xC093)
 START = CpuStart(
     "long64", CASE, 0x80000011,
     {"cs": SegmentStart(8, 0, 0xFFFFFFFF, 0xA09B), **dict.fromkeys(("ss", "ds", "es", "fs", "gs"), FLAT)},
-    {"rsp": STACK, "rdi": DATA}, PML4, 0x628, 0xD00, 2, GDT, 0x17, IDT, 0x40F,
+    {"rsp": STACK, "rdi": DATA}, PML4, 0x628, 0xD00, 2, GDT, 0x17, IDT, 0x50F,
 )  # fmt: skip
 
 
-class Loaded:
-    """The guest, loaded and ready in a machine, on either engine."""
+def _factory(engine: str) -> VcpuFactory:
+    if engine == "soft":
+        return partial(soft.make, library=library())
+    return partial(kvm.make, plan=slots.plan, chips=engine == CHIPS)
 
-    def __init__(self, text: str, engine: str, serial: Callable[[bytes], None] = lambda data: None) -> None:
-        factory: VcpuFactory = partial(kvm.make, plan=slots.plan) if engine == "kvm" else partial(soft.make, library=library())
-        self.machine = Machine(MachineConfig(memory=2 << 20, serial=serial), factory)
+
+class Loaded:
+    """The guest, loaded and ready in a machine, on either engine; the interrupt controllers of "kvm" are ours."""
+
+    def __init__(
+        self, text: str, engine: str, serial: Callable[[bytes], None] = lambda data: None, cpu: str = DEFAULT_MODEL
+    ) -> None:
+        self.machine = Machine(MachineConfig(memory=2 << 20, cpu=cpu, serial=serial), _factory(engine))
+        if engine == CHIPS:
+            chips = self.machine.vcpu.chips  # type: ignore[attr-defined]
+            if chips is None:
+                pytest.skip("this host's KVM has no interrupt controllers of its own, or cannot keep them out of a step")
+            self.machine.board.interrupts.lead_to(chips.drive)
         code = machine_code(text)
         self.starts = [one.ip for one in Decoder(64, code, ip=CASE)]
         ram = self.machine.ram
@@ -152,9 +170,11 @@ class Loaded:
 
 
 class Guest(Loaded):
-    """The guest on KVM."""
+    """The guest on KVM; whose interrupt controllers it has, tests choose for all theirs with `engine`."""
+
+    engine: ClassVar[str] = "kvm"
 
     def __init__(self, text: str) -> None:
-        super().__init__(text, "kvm")
+        super().__init__(text, self.engine)
         assert isinstance(self.machine.vcpu, kvm.KvmVcpu)
         self.vcpu = self.machine.vcpu

@@ -6,15 +6,20 @@ import threading
 
 import pytest
 
-from kvm.guest import CASE, Guest, Log
+from kvm.guest import CASE, CHIPS, KVM, Guest, Log
 from kvm.test_debugging import ARM, OWN_TF
 from trapgate.gdb.address import TcpAddress
 from trapgate.gdb.host import DebugHost
 
-pytestmark = [pytest.mark.kvm, pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb")]
+pytestmark = [*KVM, pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb")]
 
 TEXT = f"{OWN_TF}\n{ARM.format(address=CASE + 0x0C + 0x17)}"
 WHERE = "python import gdb; print('at', hex(int(gdb.parse_and_eval('(long)$pc'))))"
+
+
+@pytest.fixture(autouse=True, params=["kvm", CHIPS])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guest, "engine", request.param)
 
 
 def alone() -> list[Log]:

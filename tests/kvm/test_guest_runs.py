@@ -6,11 +6,19 @@ import time
 
 import pytest
 
-from kvm.guest import CASE, DATA, STACK, Guest
+from kvm.guest import CASE, CHIPS, DATA, KVM, STACK, Guest
 from trapgate.exits import Interrupted, MmioRead, MmioWrite, PortRead, PortWrite
 from trapgate.stops import ExitKind, MachineExit, Paused
 
-pytestmark = pytest.mark.kvm
+pytestmark = KVM
+
+
+OURS = pytest.mark.parametrize("engine", ["kvm"], indirect=True)  # the kernel's interrupts never come by here
+
+
+@pytest.fixture(params=["kvm", CHIPS], autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guest, "engine", request.param)
 
 
 def test_a_guest_runs_to_its_end() -> None:
@@ -72,6 +80,7 @@ def test_a_machine_pauses_and_goes_on() -> None:
     assert isinstance(guest.machine.resume(), MachineExit)
 
 
+@OURS
 def test_an_interrupt_waits_for_the_window_and_is_delivered() -> None:
     guest = Guest("nop\nsti\n1: test byte ptr [rdi], 1\njz 1b")
     vcpu = guest.vcpu
@@ -89,6 +98,7 @@ def test_an_interrupt_waits_for_the_window_and_is_delivered() -> None:
     assert log.rflags & 1 << 9
 
 
+@OURS
 def test_an_interrupt_wakes_a_halted_guest() -> None:
     guest = Guest("sti\nhlt\nnop")
     vcpu = guest.vcpu

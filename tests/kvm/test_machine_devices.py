@@ -1,11 +1,11 @@
-"""The machine's own devices serve a guest on KVM as they serve the software CPU: timers, interrupt controllers, serial port."""
+"""Devices serve a guest on KVM as on the software CPU: timers, serial port, interrupt controllers (ours or the kernel's)."""
 
 import pytest
 
-from kvm.guest import LOG, PD, Loaded
+from kvm.guest import ENGINES, KVM, LOG, PD, Loaded
 from trapgate.stops import ExitKind, MachineExit
 
-pytestmark = pytest.mark.kvm
+pytestmark = KVM
 
 APIC = 0x200000  # where the guest sees FEE00000h
 WAIT = f"2: cmp qword ptr [{LOG}], {LOG + 64}\nje 2b\ncli"
@@ -22,7 +22,7 @@ PIT = (
 PRINT = "mov dx, 0x3F8\nmov al, 'h'\nout dx, al\nmov al, 'i'\nout dx, al\nadd edx, 5\nin al, dx\nmovzx ebx, al"
 
 
-@pytest.mark.parametrize("engine", ["kvm", "soft"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("wait", ["sti\n" + WAIT, "sti\nhlt\ncli"], ids=["busy", "halted"])
 @pytest.mark.parametrize("source", [TIMER, PIT], ids=["local APIC timer", "PIT through the 8259"])
 def test_timer_interrupts_arrive(source: str, wait: str, engine: str) -> None:
@@ -34,10 +34,18 @@ def test_timer_interrupts_arrive(source: str, wait: str, engine: str) -> None:
     assert [one.vector for one in guest.log] == [0x40]
 
 
-@pytest.mark.parametrize("engine", ["kvm", "soft"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_serial_port_takes_and_tells(engine: str) -> None:
     sent: list[bytes] = []
     guest = Loaded(PRINT, engine, serial=sent.append)
     assert isinstance(guest.machine.resume(), MachineExit)
     assert b"".join(sent) == b"hi"
     assert guest.machine.vcpu.get("rbx") == 0x60  # the transmitter is empty
+
+
+def test_a_local_apic_that_the_guest_switches_off_is_off() -> None:
+    guest = Loaded("mov ecx, 0x1B\nrdmsr\nand eax, 0xFFFFF7FF\nwrmsr\nrdmsr\nmov ebx, eax", "kvm")
+    assert guest.machine.lapic.enabled
+    assert isinstance(guest.machine.resume(), MachineExit)
+    assert guest.machine.vcpu.get("rbx") == 0xFEE00100
+    assert not guest.machine.lapic.enabled

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from kvm.guest import KVM
 from programs import build
 from trapgate.cli.guest import load_guest, make_machine
 from trapgate.kvm import probe
-from trapgate.kvm.cpuid import NEVER
+from trapgate.kvm.cpuid import OF_THE_APIC
 from trapgate.kvm.handles import KvmError
 from trapgate.machine import MachineConfig
 from trapgate.stops import MachineExit, Paused
 
-pytestmark = [pytest.mark.kvm, pytest.mark.skipif(bool(build.missing_tools()), reason=f"not installed: {build.missing_tools()}")]
+pytestmark = [*KVM, pytest.mark.skipif(bool(build.missing_tools()), reason=f"not installed: {build.missing_tools()}")]
 LIMIT = 3_000_000_000  # ns
 
 
@@ -27,7 +28,7 @@ def emulated() -> str:
 def test_program(program: build.Program, tmp_path: Path, emulated: str) -> None:
     written: list[bytes] = []
     machine = make_machine(MachineConfig(memory=64 << 20, cpu=program.cpu, debugcon=written.append), "kvm")
-    lost = [name for name in machine.vcpu.lost_features if name not in NEVER]  # type: ignore[attr-defined]
+    lost = [name for name in machine.vcpu.lost_features if name not in OF_THE_APIC]  # type: ignore[attr-defined]
     load_guest(machine, str(build.assemble(program, tmp_path)))
     machine.clock.at(LIMIT, machine.pause)
     try:

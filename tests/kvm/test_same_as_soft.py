@@ -2,12 +2,12 @@
 
 import pytest
 
-from kvm.guest import DATA, Loaded
+from kvm.guest import DATA, KVM, Loaded
 from kvm.test_debugging import ARM, ARMED_NOP, OWN_TF
 from trapgate.arch.flags import RF
 from trapgate.kvm.handles import KvmError
 
-pytestmark = pytest.mark.kvm
+pytestmark = KVM
 
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)), "rip", "rflags")
 PROGRAMS = {

@@ -11,7 +11,7 @@ from trapgate.debug import slots
 from trapgate.debug.buslock import Mode
 from trapgate.kvm.core import host_is_amd
 from trapgate.kvm.cpu import KvmVcpu, make
-from trapgate.kvm.cpuid import NEVER
+from trapgate.kvm.cpuid import OF_THE_APIC
 from trapgate.kvm.handles import KvmError, System
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.memory import MemoryError_
@@ -38,14 +38,16 @@ def make_machine(config: MachineConfig) -> Machine:
         raise Failure("--clock instructions needs --engine soft: KVM does not count instructions")
     wants_locks = config.bus_locks is not Mode.OFF
     try:
-        machine = Machine(config, partial(make, plan=slots.plan, bus_locks=wants_locks))
+        machine = Machine(config, partial(make, plan=slots.plan, bus_locks=wants_locks, chips=True))
     except (ModelError, MemoryError_, KvmError) as error:
         raise Failure(str(error)) from error
     vcpu = machine.vcpu
     assert isinstance(vcpu, KvmVcpu)
+    if vcpu.chips is not None:
+        machine.board.interrupts.lead_to(vcpu.chips.drive)
     if wants_locks and not vcpu.bus_lock_exits:
         raise Failure("--bus-locks: this host's KVM or CPU has no bus-lock exits (KVM_CAP_X86_BUS_LOCK_EXIT); use --engine soft")
-    lost = [name for name in vcpu.lost_features if name not in NEVER]
+    lost = [name for name in vcpu.lost_features if name not in OF_THE_APIC]
     if lost:
         tell(f"CPU features that this host's KVM cannot give: {', '.join(lost)}")
     vcpu.note = tell

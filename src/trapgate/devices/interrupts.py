@@ -1,11 +1,13 @@
 """How interrupt lines reach the vCPUs: ISA line n goes to the 8259s and to the I/O APIC, IRQ 0 to its pin 2 (MADT override)."""
 
+from collections.abc import Callable
+
 from trapgate.arch.layout import GSI_COUNT, PIT_GSI, PIT_IRQ
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.devices.apic_bus import ApicBus
 from trapgate.devices.ioapic import IoApic
-from trapgate.devices.lapic import LocalApic
+from trapgate.devices.lapic import APIC_BASE, ENABLE, LocalApic
 from trapgate.devices.lines import Line
 from trapgate.devices.pic import PicPair
 
@@ -24,6 +26,13 @@ class Interrupts:
             )
             for number in range(cpus)
         ]  # fmt: skip
+        self._elsewhere: Callable[[int, bool], None] | None = None
+
+    def lead_to(self, drive: Callable[[int, bool], None]) -> None:
+        """Another set of the same chips serves the vCPUs from now on: every line leads there, and ours are off."""
+        self._elsewhere = drive
+        for one in self.lapics:
+            one.write_msr(APIC_BASE, one.read_msr(APIC_BASE) & ~ENABLE)
 
     def _intr(self, level: bool) -> None:
         self.lapics[0].intr_line(level)
@@ -35,6 +44,9 @@ class Interrupts:
         pin = PIT_GSI if number == PIT_IRQ else number
 
         def drive(level: bool) -> None:
+            if self._elsewhere is not None:
+                self._elsewhere(number, level)
+                return
             if number < 16:
                 self.pic.set_line(number, level)
             self.ioapic.set_line(pin, level)

@@ -16,7 +16,7 @@ from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import DEBUGCTL
 from trapgate.kvm import abi, convert, stepping
 from trapgate.kvm.convert import DB
-from trapgate.kvm.core import Core, LocalApic
+from trapgate.kvm.core import PLAIN, Core, LocalApic, Setup
 from trapgate.memory import Ram
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
@@ -58,10 +58,8 @@ class Injection:
 class Arming(Core):
     """Knows what both owners armed, and holds an exception until KVM has delivered it."""
 
-    def __init__(
-        self, ram: Ram, model: CpuModel, lapic: LocalApic | None, make_plan: MakePlan, *, tsc_hz: int = 0, bus_locks: bool = False
-    ) -> None:
-        super().__init__(ram, model, lapic, tsc_hz=tsc_hz, bus_locks=bus_locks)
+    def __init__(self, ram: Ram, model: CpuModel, lapic: LocalApic | None, make_plan: MakePlan, setup: Setup = PLAIN) -> None:
+        super().__init__(ram, model, lapic, setup)
         self.make_plan = make_plan
         self.debugger: tuple[Breakpoint, ...] = ()
         self.software: tuple[int, ...] = ()
@@ -84,8 +82,10 @@ class Arming(Core):
 
     # --- what the CPU holds
 
-    def configure(self, *, step: bool = False, detect: bool = True, nets: Sequence[stepping.Handler] = ()) -> None:
-        """Tell KVM what to catch. `detect`: accesses to debug registers too.
+    def configure(
+        self, *, step: bool = False, detect: bool = True, nets: Sequence[stepping.Handler] = (), interrupts: bool = False
+    ) -> None:
+        """Tell KVM what to catch. `detect`: accesses to debug registers too. `interrupts`: the kernel's may come even amid a step.
 
         Debug registers that are left over take software breakpoints, so that the guest has no INT3 in its memory; or `nets`.
         """
@@ -107,6 +107,8 @@ class Arming(Core):
         dr7 = self._plan.dr7 | DR7_FIXED_1 | (DR7_GD if detect or guest_detects else 0)
         control = abi.DEBUG_ENABLE | abi.DEBUG_HARDWARE
         control |= (abi.DEBUG_SOFTWARE if self.planted else 0) | (abi.DEBUG_STEP if step else 0)
+        if self.chips is not None and (step or nets) and not interrupts:
+            control |= abi.DEBUG_BLOCK_IRQ
         self._tell(control, self._plan.addresses, dr7, again=step)
 
     def _tell(self, control: int, addresses: Addresses = NO_ADDRESSES, dr7: int = 0, *, again: bool = False) -> None:

@@ -1,5 +1,6 @@
 """A vCPU on KVM below the debugger: its VM, entering the guest, being kicked out of it, devices' answers, guest memory."""
 
+import contextlib
 import errno
 import signal
 import threading
@@ -10,7 +11,7 @@ from trapgate.arch.cpuid import Dynamic
 from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import Rule, msrs_of
 from trapgate.exits import Exit, MmioRead, MmioWrite, PortRead, PortWrite
-from trapgate.kvm import abi, cpuid
+from trapgate.kvm import abi, chips, cpuid
 from trapgate.kvm.handles import REMEDIES, KvmError, System
 from trapgate.kvm.memory import Planted, map_ram
 from trapgate.kvm.registers import Registers
@@ -28,6 +29,7 @@ NEEDED = {
     "KVM_CAP_IMMEDIATE_EXIT": abi.CAP_IMMEDIATE_EXIT,
 }
 OUT = 1
+APIC_BASE = 0x1B  # MSR
 SETTABLE = (Rule.PLAIN, Rule.PAT_TYPES, Rule.MTRR_TYPES, Rule.MTRR_TYPE, Rule.MTRR_MASK)
 
 
@@ -59,6 +61,18 @@ class NoApic:
         raise ValueError(f"MSR {index:#x}: no local APIC")
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is asked of the host besides the least. What it lacks of `bus_locks` and `chips` is left out."""
+
+    tsc_hz: int = 0  # 0: the model's
+    bus_locks: bool = False  # exits at bus locks
+    chips: bool = False  # interrupt controllers and timer in the kernel
+
+
+PLAIN = Setup()
+
+
 @dataclass(slots=True)
 class PortItems:
     """An IN or OUT under way: `count` items (more than one for REP INS and OUTS), of which `done` are through."""
@@ -74,8 +88,9 @@ class PortItems:
 class Core:
     """Owns the VM. `registers` and memory are the guest's as of the last completed instruction, once `settle` was called."""
 
-    def __init__(self, ram: Ram, model: CpuModel, lapic: LocalApic | None, *, tsc_hz: int = 0, bus_locks: bool = False) -> None:
-        self.ram, self.lapic = ram, lapic or NoApic()
+    def __init__(self, ram: Ram, model: CpuModel, lapic: LocalApic | None, setup: Setup = PLAIN) -> None:
+        self.ram = ram
+        self.lapic: LocalApic = lapic or NoApic()
         self.system = System()
         lacking = [name for name, number in NEEDED.items() if not self.system.capability(number)]
         if lacking:
@@ -86,17 +101,20 @@ class Core:
         self.payload = bool(self.system.capability(abi.CAP_EXCEPTION_PAYLOAD))
         if self.payload:
             self.vm.enable(abi.CAP_EXCEPTION_PAYLOAD, 1)
-        self.bus_lock_exits = bus_locks and bool(self.system.capability(abi.CAP_BUS_LOCK_EXIT) & abi.BUS_LOCK_DETECTION_EXIT)
+        self.bus_lock_exits = setup.bus_locks and bool(self.system.capability(abi.CAP_BUS_LOCK_EXIT) & abi.BUS_LOCK_DETECTION_EXIT)
         if self.bus_lock_exits:
             self.vm.enable(abi.CAP_BUS_LOCK_EXIT, abi.BUS_LOCK_DETECTION_EXIT)
+        self.chips = chips.Chips(self.system, self.vm, model) if setup.chips and chips.offered(self.system) else None
         supported = self.system.supported_cpuid()
-        self.model, self.lost_features = cpuid.filter_model(model, supported)
+        self.model, self.lost_features = cpuid.filter_model(model, supported, apic=self.chips is not None)
         self.fd = self.vm.create_vcpu(0)
-        self.fd.set_tsc_khz((tsc_hz or model.tsc_hz) // 1000)
-        tsc_known = self.fd.tsc_khz() * 1000 == model.tsc_hz
+        self.fd.set_tsc_khz((setup.tsc_hz or model.tsc_hz) // 1000)
+        tsc_known = self.fd.tsc_khz() * 1000 == model.tsc_hz and (self.chips is None or self.chips.timer_known)
         self.fd.set_cpuid(list(cpuid.entries(self.model, Dynamic(), tsc_known)))
         self.amd_host = host_is_amd(supported)
         self.registers = Registers(self.fd)
+        if self.chips is not None:
+            self.lapic = chips.KernelApic(self.fd, self.registers)
         self.planted = Planted(ram, self.translate)
         self.shared = self.fd.shared
         self.items: PortItems | None = None
@@ -106,6 +124,7 @@ class Core:
         self._kicked = False
         self._thread: int | None = None
         self._inside = False
+        self._apic_base = 0
         self.known_ready = False  # whether `ready_for_interrupt_injection` is of this moment
         for msr in msrs_of(self.model).values():
             if msr.rule in SETTABLE and msr.reset:
@@ -130,8 +149,9 @@ class Core:
     def enter(self, immediate: bool = False) -> bool:
         """KVM_RUN. False when it ended without an exit: a kick, a signal, or (`immediate`) an instruction completed."""
         self._own_thread()
-        shared, lapic = self.shared, self.lapic
-        shared.cr8 = lapic.cr8
+        shared = self.shared
+        if self.chips is None:
+            shared.cr8 = self.lapic.cr8
         shared.immediate_exit = immediate
         self._inside = True
         if self._kicked:  # asked after the store above: a kick from another thread is seen either here or by KVM
@@ -142,8 +162,12 @@ class Core:
         self.registers.forget()
         if not happened:
             signal.sigtimedwait({KICK}, 0)
-        if shared.cr8 != lapic.cr8:
-            lapic.cr8 = shared.cr8
+        if self.chips is None and shared.cr8 != self.lapic.cr8:
+            self.lapic.cr8 = shared.cr8
+        if self.chips is None and shared.apic_base != self._apic_base:
+            self._apic_base = shared.apic_base
+            with contextlib.suppress(ValueError):  # a place that ours cannot be at
+                self.lapic.write_msr(APIC_BASE, shared.apic_base)
         return happened
 
     def kick(self) -> None:

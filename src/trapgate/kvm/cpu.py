@@ -2,7 +2,8 @@
 
 Without a debugger KVM runs the guest alone, its debug registers, TF and bus-lock traps included. As soon as the debugger has a
 hardware breakpoint or steps, every #DB comes here instead (`debugging`), and what is the guest's is injected again. Interrupt
-controllers and timers are the machine's own, in user space, so that both engines are served by the same devices.
+controllers and the PIT are the kernel's where it has them (`chips`): then HLT waits there, and interrupts never come by here.
+Otherwise they are the machine's own, in user space.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from trapgate.clock import Clock
 from trapgate.exits import BusLock, Exit, Halted, Interrupted, Shutdown, SoftwareBreakpoint
 from trapgate.kvm import abi, buslock
 from trapgate.kvm.arming import MakePlan
-from trapgate.kvm.core import LocalApic
+from trapgate.kvm.core import LocalApic, Setup
 from trapgate.kvm.debugging import Debugging
 from trapgate.kvm.handles import KvmError
 from trapgate.memory import Ram
@@ -21,6 +22,7 @@ from trapgate.vcpu import Breakpoint, GuestDebug
 
 IF = 1 << 9
 APIC_MSRS = frozenset({0x1B, 0x6E0, *range(0x800, 0x900)})
+LOOK = 250_000_000  # ns between two looks at whether the guest can still wake
 INTERNAL = {
     1: "it cannot emulate an instruction",
     2: "exceptions while it delivered one",
@@ -110,9 +112,10 @@ class KvmVcpu(Debugging):
     def _halted(self) -> Exit | None:
         if self.step_under_way is None:
             return Halted()
+        if self.chips is not None:  # the kernel has it wait
+            return self.finish_step(0, 0)
         self.halting = True  # the guest's own single-step trap comes first, and wakes it
-        event = self.finish_step(0, 0, debugger=False)
-        return event or None
+        return self.finish_step(0, 0, debugger=False)
 
     def _failure(self) -> KvmError:
         """An exit that says that KVM gave up."""
@@ -147,11 +150,17 @@ class KvmVcpu(Debugging):
         place = buslock.operand(found, registers.get)
         return BusLock(place.rip, place.address, place.size, registers.cpl)
 
+    def look_for_death(self, clock: Clock) -> None:
+        """HLT with interrupts disabled waits in the kernel for ever, and nobody is told: look from time to time."""
+        if self.fd.halted() and not self.fd.regs().rflags & IF and not self.fd.events().nmi_pending:
+            self.halting = True
+        clock.at(clock.now() + LOOK, lambda: self.look_for_death(clock))
+
     # --- interrupts
 
     def can_interrupt(self) -> bool:
         """Whether an external interrupt would be taken now."""
-        if self.injection is not None or self.step_under_way is not None or self.items is not None:
+        if self.chips is not None or self.injection is not None or self.step_under_way is not None or self.items is not None:
             return False
         if self.known_ready:
             return bool(self.shared.ready_for_interrupt_injection and self.shared.if_flag)
@@ -161,6 +170,7 @@ class KvmVcpu(Debugging):
 
     def interrupt(self, vector: int) -> None:
         """Deliver an external interrupt, with the next entry."""
+        assert self.chips is None, "the kernel delivers"
         self.fd.interrupt(vector)
         self.halting = self.known_ready = False
         self.shared.ready_for_interrupt_injection = 0
@@ -242,7 +252,21 @@ class KvmVcpu(Debugging):
 
 
 def make(
-    ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic | None, plan: MakePlan, bus_locks: bool = False
+    ram: Ram,
+    *,
+    model: str,
+    tsc_hz: int,
+    clock: Clock,
+    lapic: LocalApic | None,
+    plan: MakePlan,
+    bus_locks: bool = False,
+    chips: bool = False,
 ) -> KvmVcpu:
-    """A vCPU for `trapgate.machine`; KvmError when the host does not let us. `plan` shares the four debug registers out."""
-    return KvmVcpu(ram, CpuModel.parse(model), lapic, plan, tsc_hz=tsc_hz, bus_locks=bus_locks)
+    """A vCPU for `trapgate.machine`; KvmError when the host does not let us. `plan` shares the four debug registers out.
+
+    With `chips`, and where the host has them, interrupt controllers and PIT are the kernel's: devices must drive `chips.drive`.
+    """
+    vcpu = KvmVcpu(ram, CpuModel.parse(model), lapic, plan, Setup(tsc_hz, bus_locks, chips))
+    if vcpu.chips is not None:
+        vcpu.look_for_death(clock)
+    return vcpu

@@ -9,9 +9,9 @@ from trapgate.kvm import abi
 
 WITH_INDEX = {4: 4, 7: 2, 0xB: 2, 0xD: 3, 0x8000001D: 5}  # leaves that differ by ECX, and how many of theirs we give
 OURS = frozenset({"hypervisor"})  # bits that a host need not announce
-# Without an interrupt controller in the kernel KVM has no x2APIC registers and no deadline timer: both stay off, the rest of our
-# local APIC answers in user space.
-NEVER = frozenset({"x2apic", "tsc-deadline"})
+# Without a local APIC in the kernel KVM has no x2APIC registers and no deadline timer: both stay off, the rest of our local APIC
+# answers in user space.
+OF_THE_APIC = frozenset({"x2apic", "tsc-deadline"})
 _BIT = {name: (one.leaf, one.subleaf, one.register, one.bit) for name, one in features.FEATURES.items()}
 
 
@@ -20,12 +20,13 @@ def _host_has(name: str, host: dict[tuple[int, int], dict[str, int]]) -> bool:
     return bool(host.get((leaf, subleaf), {}).get(register, 0) >> bit & 1)
 
 
-def filter_model(model: CpuModel, supported: Iterable[abi.CpuidEntry]) -> tuple[CpuModel, tuple[str, ...]]:
-    """The model as this host can run it, and the features it had to lose, sorted."""
+def filter_model(model: CpuModel, supported: Iterable[abi.CpuidEntry], *, apic: bool) -> tuple[CpuModel, tuple[str, ...]]:
+    """The model as this host can run it, and the features it had to lose, sorted. `apic`: the local APIC is the kernel's."""
     host = {
         (one.function, one.index): {name: int(getattr(one, name)) for name in ("eax", "ebx", "ecx", "edx")} for one in supported
     }
-    lost = sorted(name for name in model.enabled if name in NEVER or not (name in OURS or _host_has(name, host)))
+    never = frozenset() if apic else OF_THE_APIC
+    lost = sorted(name for name in model.enabled if name in never or not (name in OURS or _host_has(name, host)))
     for name in lost:
         model = model.with_feature(name, False)
     return model, tuple(lost)

@@ -4,9 +4,10 @@ import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Iterable
 from typing import TypeVar
 
-from trapgate.kvm import abi
+from trapgate.kvm import abi, abi_chips
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
@@ -131,6 +132,52 @@ class Vm(_Handle):
         request.args[0] = argument
         self._with("ENABLE_CAP", abi.ENABLE_CAP, request)
 
+    # Interrupt controllers and timer of the kernel's own
+
+    def create_irqchip(self) -> None:
+        """Two 8259s, an I/O APIC, and a local APIC for each vCPU made from now on."""
+        self._call("CREATE_IRQCHIP", abi_chips.CREATE_IRQCHIP)
+
+    def create_pit(self) -> None:
+        """An 8254 at ports 40h-43h, port 61h with it, on GSI 0."""
+        self._with("CREATE_PIT2", abi_chips.CREATE_PIT2, abi_chips.PitConfig(abi_chips.PIT_SPEAKER))
+
+    def set_routes(self, routes: Iterable[tuple[int, int, int]]) -> None:
+        """Which pins a line leads to: (GSI, chip, pin) each."""
+        table = abi_chips.Routing()
+        for gsi, chip, pin in routes:
+            table.entries[table.nr] = abi_chips.Route(gsi, abi_chips.TO_IRQCHIP, 0, 0, chip, pin)
+            table.nr += 1
+        self._with("SET_GSI_ROUTING", abi_chips.SET_GSI_ROUTING, table)
+
+    def irq_line(self, gsi: int, level: bool) -> None:
+        """Drive a line."""
+        self._with("IRQ_LINE", abi_chips.IRQ_LINE, abi_chips.IrqLevel(gsi, level))
+
+    def irqchip(self, chip: int) -> abi_chips.Irqchip:
+        """The state of an 8259 (PIC_MASTER, PIC_SLAVE)."""
+        return self._with("GET_IRQCHIP", abi_chips.GET_IRQCHIP, abi_chips.Irqchip(chip))
+
+    def set_irqchip(self, value: abi_chips.Irqchip) -> None:
+        """Change it."""
+        self._with("SET_IRQCHIP", abi_chips.SET_IRQCHIP, value)
+
+    def pit(self) -> abi_chips.PitState:
+        """The state of the 8254."""
+        return self._with("GET_PIT2", abi_chips.GET_PIT2, abi_chips.PitState())
+
+    def set_pit(self, value: abi_chips.PitState) -> None:
+        """Change it: every channel starts its count anew, and ticks that were not taken are forgotten."""
+        self._with("SET_PIT2", abi_chips.SET_PIT2, value)
+
+    def clock(self) -> abi_chips.ClockData:
+        """What the guest's kvmclock shows."""
+        return self._with("GET_CLOCK", abi_chips.GET_CLOCK, abi_chips.ClockData())
+
+    def set_clock(self, moment: int) -> None:
+        """Let it show that many ns from now on."""
+        self._with("SET_CLOCK", abi_chips.SET_CLOCK, abi_chips.ClockData(moment))
+
     def create_vcpu(self, identifier: int) -> "VcpuFd":
         """A vCPU in its reset state."""
         return VcpuFd(self._call("CREATE_VCPU", abi.CREATE_VCPU, identifier), self.system.run_size())
@@ -243,6 +290,22 @@ class VcpuFd(_Handle):
         """Queue a non-maskable interrupt."""
         self._call("NMI", abi.NMI)
 
+    def lapic(self) -> abi_chips.LapicState:
+        """The registers of the local APIC in the kernel."""
+        return self._with("GET_LAPIC", abi_chips.GET_LAPIC, abi_chips.LapicState())
+
+    def set_lapic(self, value: abi_chips.LapicState) -> None:
+        """Change them."""
+        self._with("SET_LAPIC", abi_chips.SET_LAPIC, value)
+
+    def halted(self) -> bool:
+        """Whether HLT waits in the kernel (only there with the kernel's local APIC)."""
+        return bool(self._with("GET_MP_STATE", abi_chips.GET_MP_STATE, abi_chips.MpState()).mp_state == abi_chips.MP_HALTED)
+
+    def halt(self) -> None:
+        """Let the vCPU wait as HLT does."""
+        self._with("SET_MP_STATE", abi_chips.SET_MP_STATE, abi_chips.MpState(abi_chips.MP_HALTED))
+
     def msr(self, index: int) -> int | None:
         """An MSR; None when KVM has none of this number."""
         room = abi.Msrs(1, 0, abi.MsrEntry(index))
@@ -278,6 +341,6 @@ class VcpuFd(_Handle):
         """Ask for a TSC rate; whether the host can scale it."""
         return self._try(abi.SET_TSC_KHZ, rate) >= 0
 
-    def clock_paused(self) -> None:
-        """KVM_KVMCLOCK_CTRL: the guest's watchdogs should not wonder at a stop. Nothing where the guest has no such clock."""
-        self._try(abi.KVMCLOCK_CTRL)
+    def clock_paused(self) -> bool:
+        """KVM_KVMCLOCK_CTRL: the guest's watchdogs should not wonder at a stop. False where the guest uses no such clock."""
+        return self._try(abi.KVMCLOCK_CTRL) == 0

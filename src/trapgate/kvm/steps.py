@@ -1,19 +1,22 @@
 """Single steps on KVM, made whole: begun with nets, finished when KVM swallows them, TF put right wherever it was copied to."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from iced_x86 import Instruction
+from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BD, DR6_BLD, DR6_BS, DR6_BT
 from trapgate.arch.flags import TF
 from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import DEBUGCTL
+from trapgate.arch.vectors import NMI
 from trapgate.exits import DebugException, Exit
 from trapgate.kvm import abi, buslock, convert, stepping
 from trapgate.kvm.arming import Arming, MakePlan
-from trapgate.kvm.core import LocalApic
+from trapgate.kvm.chips import Chips
+from trapgate.kvm.core import PLAIN, LocalApic, Setup
 from trapgate.memory import Ram
-from trapgate.vcpu import GuestDebug
+from trapgate.vcpu import GuestDebug, Kind
 
 NOT_ARMED = GuestDebug(False, False, False, False)
 
@@ -36,10 +39,8 @@ class Step:
 class Steps(Arming):
     """Runs one instruction alone."""
 
-    def __init__(
-        self, ram: Ram, model: CpuModel, lapic: LocalApic | None, make_plan: MakePlan, *, tsc_hz: int = 0, bus_locks: bool = False
-    ) -> None:
-        super().__init__(ram, model, lapic, make_plan, tsc_hz=tsc_hz, bus_locks=bus_locks)
+    def __init__(self, ram: Ram, model: CpuModel, lapic: LocalApic | None, make_plan: MakePlan, setup: Setup = PLAIN) -> None:
+        super().__init__(ram, model, lapic, make_plan, setup)
         self.stepping = False
         self.step_under_way: Step | None = None
         self.last_debug = NOT_ARMED
@@ -53,7 +54,11 @@ class Steps(Arming):
 
     def begin_step(self, detect: bool = True) -> bool:
         """Enter the guest for the instruction at RIP alone; whether KVM_RUN exited."""
-        self._deliver_first()
+        if not self._deliver_first():
+            return False
+        if self.unread:
+            self.unread = False
+            return True
         registers = self.registers
         rip, bits = registers.rip, registers.bits
         instruction = stepping.decode(self.read_virtual(registers.linear(rip), stepping.MAX_INSTRUCTION), bits, rip)
@@ -77,11 +82,32 @@ class Steps(Arming):
         if step.btf:  # the host's single step would trap on branches only
             self.fd.set_msr(DEBUGCTL, control & ~DEBUGCTL_BTF)
         here = registers.linear(rip)
+        if instruction is not None and instruction.mnemonic == Mnemonic.HLT and self._runs_freely(here):
+            self.step_under_way = step
+            self._halt_by_hand(step)
+            return True
         nets = [one for one in stepping.nets(self.read_virtual, self._tables(), instruction) if one.entry != here]
         self.step_under_way = step
         self.planted.lift()
         self.configure(step=True, detect=detect, nets=nets)
         return self.enter()
+
+    def _runs_freely(self, here: int) -> bool:
+        """Whether the instruction is privileged, and nobody has a breakpoint on it that may stop it."""
+        armed = self.guest_breakpoints() if here == self.skip else (*self.guest_breakpoints(), *self.debugger)
+        return self.registers.cpl == 0 and not any(one.kind is Kind.EXEC and one.address == here for one in armed)
+
+    def _halt_by_hand(self, step: Step) -> None:
+        """HLT as KVM has it, and told as KVM does: of a stepped one some hosts forget either the step or, for a while, the HLT."""
+        self.registers.rip = step.rip + 1
+        events = self.fd.events()
+        events.interrupt_shadow = 0
+        events.flags |= abi.EVENT_VALID_SHADOW
+        self.fd.set_events(events)
+        if self.chips is not None and not step.tf:  # the guest's own single-step trap wakes it at once
+            self.fd.halt()
+        self.shared.exit_reason, self.shared.flags = abi.EXIT_HLT, 0
+        self.known_ready = False
 
     def _splits(self, instruction: Instruction | None, control: int) -> bool:
         """Whether a bus lock must be inferred: on Intel hosts BS in the exit hides that bit 11 is lost."""
@@ -96,29 +122,64 @@ class Steps(Arming):
         bits = 64 if system.efer & 1 << 10 else 32 if system.cr0 & 1 else 16
         return stepping.Tables(system.idt.base, system.idt.limit, bits, self.registers.get("lstar"), system.gdt.base)
 
-    def _deliver_first(self) -> None:
-        """Exceptions and interrupts that wait are delivered before the stepped instruction: it is the handler's first one."""
+    def _deliver_first(self) -> bool:
+        """Exceptions and interrupts that wait are delivered before the stepped instruction: it is the handler's first one.
+
+        False when a kick came meanwhile.
+        """
         if self.injection is not None:
             self.deliver_now(self.injection.vector)
-        elif self.in_flight is not None:
+        elif self.chips is not None and self.fd.halted():
+            return self._wake(self.chips)
+        elif self.in_flight is not None or self.chips is not None:
             events = self.fd.events()
-            if events.interrupt_injected or events.nmi_pending or events.nmi_injected:
-                self.deliver_now(self.in_flight)
+            if events.interrupt_injected:
+                self.deliver_now(events.interrupt_nr)
+            elif events.nmi_injected or (events.nmi_pending and self.in_flight == NMI):
+                self.deliver_now(NMI)
             self.in_flight = None
+        return True
+
+    def _wake(self, chips: Chips) -> bool:
+        """HLT waits in the kernel: first comes the interrupt that ends it. False when a kick came sooner.
+
+        Awake, the guest is caught where it stands, for interrupts are kept out; then whatever waits by now is let in. Without a
+        free debug register the step goes on behind HLT, and the interrupt comes later.
+        """
+        here = stepping.Handler(self.registers.linear(self.registers.rip), None)
+        self.configure(nets=(here,))
+        if not self._nets:
+            return True
+        if not self.enter():
+            return False
+        if not self._stands_on(here):
+            self.unread = True
+            return True
+        vectors = chips.waiting(self.fd)
+        if self.fd.events().nmi_pending:
+            vectors.insert(0, NMI)
+        self._deliver(vectors, interrupts=True)
+        return True
 
     def deliver_now(self, vector: int) -> None:
         """Run up to the first instruction of the handler. If something else comes first, `unread` tells the loop."""
-        target = stepping.handler(self.read_virtual, self._tables(), vector)
-        if target is None:
+        self._deliver((vector,), interrupts=vector == NMI)
+
+    def _deliver(self, vectors: Iterable[int], *, interrupts: bool) -> None:
+        """The same for whichever of them comes."""
+        tables = self._tables()
+        found = (stepping.handler(self.read_virtual, tables, vector) for vector in vectors)
+        targets = [one for one in found if one is not None]
+        if not targets:
             return  # no such gate: what follows from that comes with the next entry
-        self.configure(nets=(target,))
-        if not self._nets:
-            return
-        if not self.enter_with_injection():
-            return
-        if self.shared.exit_reason == abi.EXIT_DEBUG and self.registers.linear(self.registers.rip) == target.entry:
+        self.configure(nets=targets, interrupts=interrupts)
+        if not self._nets or not self.enter_with_injection() or any(map(self._stands_on, self._nets)):
             return
         self.unread = True
+
+    def _stands_on(self, one: stepping.Handler) -> bool:
+        """Whether the net has caught the guest."""
+        return self.shared.exit_reason == abi.EXIT_DEBUG and self.registers.linear(self.registers.rip) == one.entry
 
     def step_is_through(self) -> bool:
         """Whether the instruction of the step has completed although no trap said so: I/O, MMIO, HLT, CR8."""

@@ -143,7 +143,7 @@ def vcpu(
         at = 0x6000 + 16 * vector
         ram.write(0x4000 + 16 * vector, (at | 8 << 16 | 0x8E00 << 32).to_bytes(16, "little"))
     fd.system.ss.dpl = cpl
-    made = KvmVcpu(ram, CpuModel.parse("EPYC-Turin"), None, slots.plan, bus_locks=bus_locks)
+    made = KvmVcpu(ram, CpuModel.parse("EPYC-Turin"), None, slots.plan, core.Setup(bus_locks=bus_locks))
     return made, fd
 
 

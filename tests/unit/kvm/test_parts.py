@@ -8,16 +8,20 @@ import pytest
 from trapgate.arch.cpuid import Dynamic
 from trapgate.arch.features import FEATURES
 from trapgate.arch.models import CpuModel
-from trapgate.kvm import abi, buslock, cpuid
+from trapgate.kvm import abi, abi_chips, buslock, chips, cpuid
 from trapgate.kvm.handles import KvmError, System, Vm
 from trapgate.kvm.memory import Planted
 from trapgate.memory import Ram
+from unit.kvm.fake_kvm import FakeSystem, FakeVcpuFd
 
 
 def test_ioctl_numbers() -> None:
     """As Linux's kvm.h gives them, structure sizes included."""
     assert (abi.GET_REGS, abi.SET_SREGS, abi.SET_GUEST_DEBUG) == (0x8090AE81, 0x4138AE84, 0x4048AE9B)
     assert (abi.SET_VCPU_EVENTS, abi.ENABLE_CAP, abi.GET_SUPPORTED_CPUID) == (0x4040AEA0, 0x4068AEA3, 0xC008AE05)
+    assert (abi_chips.CREATE_IRQCHIP, abi_chips.IRQ_LINE, abi_chips.SET_GSI_ROUTING) == (0xAE60, 0x4008AE61, 0x4008AE6A)
+    assert (abi_chips.GET_IRQCHIP, abi_chips.SET_IRQCHIP, abi_chips.SET_PIT2) == (0xC208AE62, 0x8208AE63, 0x4070AEA0)
+    assert (abi_chips.GET_LAPIC, abi_chips.GET_MP_STATE, abi_chips.SET_CLOCK) == (0x8400AE8E, 0x8004AE98, 0x4030AE7B)
     assert (abi.SET_USER_MEMORY_REGION, abi.RUN, abi.SET_SIGNAL_MASK) == (0x4020AE46, 0xAE80, 0x4004AE8B)
 
 
@@ -62,7 +66,9 @@ def host(*names: str) -> list[abi.CpuidEntry]:
 
 def test_a_guest_gets_what_model_and_host_both_have() -> None:
     model, lost = cpuid.filter_model(
-        CpuModel.parse("EPYC-Turin"), host("fpu", "fxsr", "sse", "sse2", "bus-lock-detect", "apic", "x2apic", "serialize")
+        CpuModel.parse("EPYC-Turin"),
+        host("fpu", "fxsr", "sse", "sse2", "bus-lock-detect", "apic", "x2apic", "serialize"),
+        apic=False,
     )
     assert {"fpu", "sse2", "bus-lock-detect", "hypervisor"} <= model.enabled
     assert not {"serialize", "x2apic", "tsc-deadline", "avx"} & model.enabled
@@ -152,3 +158,30 @@ def test_what_locks_nothing_is_not_found() -> None:
     memory = b"\x90" * 64
     assert buslock.instruction_at(lambda where, length: memory[where : where + length], 16, 16, 64) is None
     assert buslock.instruction_before(lambda where, length: memory[where : where + length], 32, 32, 64) is None
+
+
+# --- interrupt controllers in the kernel
+
+
+def test_lines_lead_where_ours_lead() -> None:
+    routes = list(chips.routes())
+    assert routes[:3] == [(0, 0, 0), (0, 2, 2), (1, 0, 1)]  # line 0: the master's input 0, and pin 2
+    assert (2, 0, 2) not in routes  # the cascade
+    assert (9, 1, 1) in routes
+    assert (9, 2, 9) in routes
+    assert [chip for gsi, chip, _ in routes if gsi == 23] == [2]
+
+
+@pytest.mark.parametrize(
+    ("host_lacks", "there"), [({}, True), ({abi_chips.CAP_PIT2: 0}, False), ({abi.CAP_SET_GUEST_DEBUG2: 3}, False)]
+)
+def test_they_are_used_where_steps_can_be_kept_free_of_interrupts(host_lacks: dict[int, int], there: bool) -> None:
+    capabilities = dict.fromkeys(chips.NEEDED, 1) | {abi.CAP_SET_GUEST_DEBUG2: abi.DEBUG_BLOCK_IRQ | 3} | host_lacks
+    assert chips.offered(FakeSystem("amd", capabilities, FakeVcpuFd())) is there  # type: ignore[arg-type]
+
+
+def test_x2apic_comes_with_a_local_apic_in_the_kernel() -> None:
+    offers = host("apic", "x2apic", "tsc-deadline")
+    model, lost = cpuid.filter_model(CpuModel.parse("SapphireRapids"), offers, apic=True)
+    assert {"x2apic", "tsc-deadline"} <= model.enabled
+    assert not {"x2apic", "tsc-deadline"} & set(lost)
