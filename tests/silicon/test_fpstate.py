@@ -113,6 +113,14 @@ def test_xsave(host: HostCpu, soft: SoftCpu, name: str, eax: int, at: int) -> No
     _agree(host, soft, f"{name} [rdi]", _state(rng, at, eax=eax), at)
 
 
+@pytest.mark.parametrize("eax", [0, 1, 2, 3, 1 << 30 | 3])
+@pytest.mark.parametrize("name", ["xsave64", "xsaveopt64", "xsavec64"])
+def test_what_xsave_leaves_alone(host: HostCpu, soft: SoftCpu, name: str, eax: int) -> None:
+    """The area is full already: what was not asked for, or does not exist, stays; of the header but XSTATE_BV and XCOMP_BV all."""
+    rng = random.Random(f"{name} {eax}")
+    _agree(host, soft, f"{name} [rdi]", _state(rng, area=rng.randbytes(640), eax=eax))
+
+
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("present", [0, 1, 2, 3])
 @pytest.mark.parametrize("eax", [0, 1, 2, 3])

@@ -143,7 +143,7 @@ def _xsave(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
     if subleaf == 0:
         return XCR0_SUPPORTED, XSAVE_AREA, XSAVE_AREA, 0
     eax, *_ = _feature_bits(model, 0xD, subleaf)
-    # EBX is the size of the compacted area; AMD and Intel report it where XSAVEC exists.
+    # EBX is the size of the compacted area of XCR0 | IA32_XSS, where XSAVEC exists; ECX and EDX: no bit of IA32_XSS is there.
     return eax, XSAVE_AREA if subleaf == 1 and model.has("xsavec") else 0, 0, 0
 
 

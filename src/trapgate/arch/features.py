@@ -37,7 +37,7 @@ FEATURES: dict[str, Bit] = {
     **_bits(7, 0, "ebx", zero_fcs_fds=13, rdseed=18, adx=19, smap=20, clflushopt=23, clwb=24, sha_ni=29),
     **_bits(7, 0, "ecx", umip=2, rdpid=22, bus_lock_detect=24),
     **_bits(7, 0, "edx", fsrm=4, md_clear=10, serialize=14, spec_ctrl=26, arch_capabilities=29, split_lock_detect=30),
-    **_bits(0xD, 1, "eax", xsaveopt=0, xsavec=1, xgetbv1=2),
+    **_bits(0xD, 1, "eax", xsaveopt=0, xsavec=1, xgetbv1=2, xsaves=3),
     **_bits(0x80000001, 0, "ecx", lahf_lm=0, cmp_legacy=1, abm=5, _3dnowprefetch=8, topoext=22),
     **_bits(0x80000001, 0, "edx", syscall=11, nx=20, mmxext=22, fxsr_opt=25, pdpe1gb=26, rdtscp=27, lm=29),
     **_bits(0x80000007, 0, "edx", invtsc=8),
@@ -63,7 +63,7 @@ ALIASES = {
 
 # Features that exist in silicon but not in our CPUs: asking for one is answered by name, not as a misspelling.
 UNIMPLEMENTED = _names(
-    "avx avx2 avx512f f16c fma xsaves la57 pku pks cet-ss cet-ibt shstk ibt vmx svm smx sgx rtm hle mpx tme sev monitor ht "
+    "avx avx2 avx512f f16c fma la57 pku pks cet-ss cet-ibt shstk ibt vmx svm smx sgx rtm hle mpx tme sev monitor ht "
     "pdcm osvw sse4a misalignsse 3dnow tbm xop fma4 vaes vpclmulqdq gfni amx-tile amx-int8 amx-bf16 movdiri movdir64b "
     "waitpkg cldemote invlpgb perfmon-v2 ds dtes64 stibp ssbd uintr lam fred bpext"
 )
@@ -90,6 +90,7 @@ NEEDS = {
     "xsaveopt": "xsave",
     "xsavec": "xsave",
     "xgetbv1": "xsave",
+    "xsaves": "xsavec",
     "x2apic": "apic",
     "tsc-deadline": "apic",
     "mtrr": "msr",
@@ -104,9 +105,9 @@ NEEDS = {
 # hypervisors give it to their guests on AMD too: by it Linux knows that the TSC needs no watchdog, which a slow host would mislead.
 COMMON = _names(
     "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 sse3 ssse3 sse4.1 sse4.2 "
-    "cx16 x2apic movbe popcnt aes pclmulqdq xsave xsaveopt xsavec xgetbv1 rdrand rdseed hypervisor arat fsgsbase bmi1 bmi2 abm "
-    "adx smep smap umip rdpid erms fsrm clflushopt clwb sha-ni bus-lock-detect lahf-lm 3dnowprefetch syscall nx "
-    "pdpe1gb rdtscp lm invtsc tsc-adjust"
+    "cx16 x2apic movbe popcnt aes pclmulqdq xsave xsaveopt xsavec xgetbv1 xsaves rdrand rdseed hypervisor arat fsgsbase bmi1 bmi2 "
+    "abm adx smep smap umip rdpid erms fsrm clflushopt clwb sha-ni bus-lock-detect lahf-lm 3dnowprefetch syscall nx pdpe1gb "
+    "rdtscp lm invtsc tsc-adjust"
 )
 
 

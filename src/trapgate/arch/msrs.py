@@ -37,6 +37,7 @@ PAT = 0x277
 MTRR_DEF_TYPE = 0x2FF
 MTRRS = frozenset({*range(MTRR_PHYSBASE0, MTRR_PHYSBASE0 + 2 * MTRR_PAIRS), *MTRR_FIXED, MTRR_DEF_TYPE})
 TSC_DEADLINE = 0x6E0
+XSS = 0xDA0
 X2APIC_FIRST = 0x800
 X2APIC_LAST = 0x8FF
 EFER = 0xC0000080
@@ -214,6 +215,8 @@ def _common(model: CpuModel) -> list[Msr]:
         msrs.append(Msr(APIC_BASE, "APIC_BASE", APIC_BASE_ADDRESS | APIC_BASE_ENABLE | APIC_BASE_BSP, Rule.SPECIAL, mask))
     if has("rdtscp") or has("rdpid"):
         msrs.append(Msr(TSC_AUX, "TSC_AUX", mask=0xFFFFFFFF))
+    if has("xsaves"):
+        msrs.append(Msr(XSS, "XSS", mask=0))  # no supervisor state component (SDM vol. 1, 13.3)
     if has("pat"):
         msrs.append(Msr(PAT, "PAT", PAT_RESET, Rule.PAT_TYPES))
     if has("tsc-adjust"):

@@ -18,7 +18,7 @@ _NAMES = {
     "CMOV": "cmov", "CLFSH": "clflush", "MMX": "mmx", "FXSR": "fxsr", "SSE": "sse", "SSE2": "sse2", "SSE3": "sse3",
     "SSSE3": "ssse3", "SSE4_1": "sse4.1", "SSE4_2": "sse4.2", "PCLMULQDQ": "pclmulqdq", "AES": "aes", "SHA": "sha-ni",
     "MOVBE": "movbe", "POPCNT": "popcnt", "LZCNT": "abm", "BMI1": "bmi1", "BMI2": "bmi2", "ADX": "adx", "XSAVE": "xsave",
-    "XSAVEOPT": "xsaveopt", "XSAVEC": "xsavec", "RDRAND": "rdrand", "RDSEED": "rdseed", "FSGSBASE": "fsgsbase",
+    "XSAVEOPT": "xsaveopt", "XSAVEC": "xsavec", "XSAVES": "xsaves", "RDRAND": "rdrand", "RDSEED": "rdseed", "FSGSBASE": "fsgsbase",
     "INVPCID": "invpcid", "SMAP": "smap", "RDPID": "rdpid", "RDTSCP": "rdtscp", "CLFLUSHOPT": "clflushopt", "CLWB": "clwb",
     "PREFETCHW": "3dnowprefetch", "SYSCALL": "syscall", "SERIALIZE": "serialize",
 }  # fmt: skip

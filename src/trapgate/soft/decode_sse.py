@@ -106,7 +106,11 @@ def _empty(i: Instruction, b: Builder) -> None:
     b.op("emms")
 
 
-_WIDE = (Mnemonic.FXSAVE64, Mnemonic.FXRSTOR64, Mnemonic.XSAVE64, Mnemonic.XSAVEC64, Mnemonic.XSAVEOPT64, Mnemonic.XRSTOR64)
+_WIDE = (
+    Mnemonic.FXSAVE64, Mnemonic.FXRSTOR64, Mnemonic.XSAVE64, Mnemonic.XSAVEC64, Mnemonic.XSAVEOPT64, Mnemonic.XSAVES64,
+    Mnemonic.XRSTOR64, Mnemonic.XRSTORS64,
+)  # fmt: skip
+_SUPERVISOR = (Mnemonic.XSAVES, Mnemonic.XSAVES64, Mnemonic.XRSTORS, Mnemonic.XRSTORS64)
 
 
 def _state(form: str, size: int, saves: bool) -> Callable[[Instruction, Builder], None]:
@@ -115,6 +119,9 @@ def _state(form: str, size: int, saves: bool) -> Callable[[Instruction, Builder]
     def lower(i: Instruction, b: Builder) -> None:
         if size == fpstate.XSAVE_BYTES:
             b.op("xsave.check")
+            if b.cpl and i.mnemonic in _SUPERVISOR:
+                b.raises("raise_gp0")
+                return
         elif b.mode & s.MODE_NO_X87:
             b.raises("raise_nm")
             return
@@ -141,8 +148,11 @@ _SPECIAL: dict[int, Callable[[Instruction, Builder], None]] = {
     **dict.fromkeys(
         (Mnemonic.XSAVE, Mnemonic.XSAVE64, Mnemonic.XSAVEOPT, Mnemonic.XSAVEOPT64), _state("xsave", fpstate.XSAVE_BYTES, True)
     ),
-    **dict.fromkeys((Mnemonic.XSAVEC, Mnemonic.XSAVEC64), _state("xsavec", fpstate.XSAVE_BYTES, True)),
+    **dict.fromkeys(
+        (Mnemonic.XSAVEC, Mnemonic.XSAVEC64, Mnemonic.XSAVES, Mnemonic.XSAVES64), _state("xsavec", fpstate.XSAVE_BYTES, True)
+    ),
     **dict.fromkeys((Mnemonic.XRSTOR, Mnemonic.XRSTOR64), _state("xrstor", fpstate.XSAVE_BYTES, False)),
+    **dict.fromkeys((Mnemonic.XRSTORS, Mnemonic.XRSTORS64), _state("xrstors", fpstate.XSAVE_BYTES, False)),
     Mnemonic.EMMS: _empty,
     Mnemonic.FEMMS: _empty,
 }

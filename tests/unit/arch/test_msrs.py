@@ -96,6 +96,16 @@ def test_memory_types() -> None:
         base.stored(0x100)
 
 
+def test_xss_has_no_bits_and_goes_with_xsaves() -> None:
+    xss = msrs.msrs_of(SPR)[msrs.XSS]
+    assert xss.stored(0) == xss.reset == 0
+    for bit in range(64):
+        with pytest.raises(ValueError, match="XSS"):
+            xss.stored(1 << bit)
+    assert msrs.XSS not in msrs.msrs_of(CpuModel.parse("SapphireRapids,-xsaves"))
+    assert msrs.XSS not in msrs.msrs_of(CpuModel.parse("EPYC-Turin,-xsave"))
+
+
 @pytest.mark.parametrize("name", ["EPYC-Turin", "SapphireRapids"])
 def test_reset_values_are_legal(name: str) -> None:
     for one in msrs.msrs_of(CpuModel.parse(name)).values():

@@ -1,8 +1,9 @@
 """FXSAVE and FXRSTOR, XSAVE and XRSTOR with their kin: x87, MXCSR and XMM to memory and back (SDM vol. 1, 10.5 and chapter 13).
 
-XCR0 knows x87 and SSE. A component always counts as in use (XINUSE): the manual leaves it to the processor to notice initial
-configurations, and XSAVEOPT and XSAVEC may then write what XSAVE writes. What unmasks an exception, or finds one unmasked, is
-Python's (`soft.fpstate`). The pointers of the last x87 instruction are zeros, see `x87`.
+XCR0 knows x87 and SSE, IA32_XSS nothing, so XSAVES saves what XSAVEC saves. A component always counts as in use (XINUSE): the
+manual leaves it to the processor to notice initial configurations, and XSAVEOPT and XSAVEC may then write what XSAVE writes. What
+unmasks an exception, or finds one unmasked, is Python's (`soft.fpstate`). The pointers of the last x87 instruction are zeros, see
+`x87`.
 
 Stencils reach memory through HOST: the caller has checked its alignment. EAX and EDX hold the requested components.
 """
@@ -129,7 +130,7 @@ def _requested(m: Trace) -> Value:
 
 
 def xsave(m: Trace, registers: int, wide: bool, compact: bool) -> None:
-    """XSAVE, XSAVEOPT; XSAVEC where `compact`."""
+    """XSAVE, XSAVEOPT; XSAVEC and XSAVES where `compact`."""
     host, wanted = m["HOST"], _requested(m)
     with m.when((wanted & X87) != 0, likely=True):
         _save_x87(m, host, wide)
@@ -144,8 +145,11 @@ def xsave(m: Trace, registers: int, wide: bool, compact: bool) -> None:
     m.jump("NEXT")
 
 
-def xrstor(m: Trace, registers: int, wide: bool) -> None:
-    """XRSTOR of the standard and of the compacted format. #GP(0): header bits that must be 0, reserved bits of MXCSR."""
+def xrstor(m: Trace, registers: int, wide: bool, supervisor: bool) -> None:
+    """XRSTOR of the standard and of the compacted format, XRSTORS (`supervisor`) of the latter alone.
+
+    #GP(0): header bits that must be 0, reserved bits of MXCSR (SDM vol. 1, 13.8, 13.12).
+    """
     host, wanted = m["HOST"], _requested(m)
     present, compacted = m.load(host + BITS, 64), m.load(host + COMPACTED, 64)
     compact = (compacted & COMPACT) != 0
@@ -159,6 +163,8 @@ def xrstor(m: Trace, registers: int, wide: bool) -> None:
     mxcsr = loads_mxcsr.select(m.load(host + MXCSR, 32), m.get("guest_mxcsr", 32) & ~m.get("mxcsr_unmasked", 32))
     mxcsr = (compact & ((wanted & SSE) != 0) & ((present & SSE) == 0)).select(m.const(INITIAL_MXCSR, 32), mxcsr)
     bad = ((present & ~allowed) != 0) | (foreign != 0) | (rest != 0) | (loads_mxcsr & ((mxcsr & RESERVED) != 0))
+    if supervisor:
+        bad = bad | ~compact
     with m.when(bad, likely=False):
         m.cold("raise_gp0")
     fcw = (((wanted & present) & X87) != 0).select(m.load(host, 16), m.const(0x37F, 16))
@@ -186,7 +192,9 @@ def forms() -> Iterator[Form]:
         end = f"{registers}.{'wide' if wide else 'narrow'}"
         yield Form(f"fxsave.{end}", partial(fxsave, registers=registers, wide=wide))
         yield Form(f"fxrstor.{end}", partial(fxrstor, registers=registers, wide=wide))
-        yield Form(f"xrstor.{end}", partial(xrstor, registers=registers, wide=wide))
+        for supervisor in (False, True):
+            name = "xrstors" if supervisor else "xrstor"
+            yield Form(f"{name}.{end}", partial(xrstor, registers=registers, wide=wide, supervisor=supervisor))
         for compact in (False, True):
             name = "xsavec" if compact else "xsave"
             yield Form(f"{name}.{end}", partial(xsave, registers=registers, wide=wide, compact=compact))
