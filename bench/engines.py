@@ -1,5 +1,6 @@
 """The two ways to run a guest: command lines with places to fill in, and one run of each kind of guest, timed."""
 
+import resource
 import shlex
 import shutil
 import subprocess
@@ -11,13 +12,14 @@ from pathlib import Path
 
 from bench.build import BenchError
 
+MEMORY = "64M"  # RAM of the small guests
 EXIT_OK = 1  # the guest writes 0 to the exit port: status 0 * 2 + 1
 _QEMU = "qemu-system-x86_64 -accel tcg -cpu max -nodefaults -display none -no-reboot -serial stdio"
 QEMU_IMAGE = f"{_QEMU} -m 64 -device isa-debug-exit,iobase=0xf4,iosize=4 -kernel {{image}}"
 QEMU_LINUX = f"{_QEMU} -m 512 -kernel {{kernel}} -initrd {{initrd}} -append {{append}}"
 _BESIDE = Path(sys.executable).with_name("trapgate")  # the one of this virtual environment, whether or not PATH leads there
 _TRAPGATE = shlex.quote(str(_BESIDE)) if _BESIDE.is_file() else "trapgate"
-TRAPGATE_IMAGE = f"{_TRAPGATE} run --engine soft --memory 64M {{image}}"
+TRAPGATE_IMAGE = f"{_TRAPGATE} run --engine soft --memory {{memory}} {{image}}"
 TRAPGATE_LINUX = f"{_TRAPGATE} run --engine soft --memory 512M {{kernel}} --initrd {{initrd}} --append {{append}}"
 TRAPGATE_CLEAR = f"{_TRAPGATE} cache clear --translations"
 
@@ -27,7 +29,7 @@ class Engine:
     """A program that runs guests. `clear`, if not empty, is the command that empties its cache of translated code."""
 
     name: str
-    image: str  # command line; {image} is the guest
+    image: str  # command line; {image} is the guest, {memory} its RAM as 64M
     linux: str  # command line; {kernel}, {initrd} and {append} are the guest
     clear: str = ""
 
@@ -43,16 +45,17 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a guest: seconds from start to exit, and the line it printed."""
+    """One run of a guest: seconds from start to exit, CPU seconds of the process, and the line the guest printed."""
 
     seconds: float
     line: str
+    busy: float = 0.0
 
 
 def run_image(engine: Engine, image: Path, timeout: float) -> Run:
     """Run a benchmark guest to its end. BenchError when it does not end, fails, or says that its result is wrong."""
-    command = filled(engine.image, image=str(image))
-    begin = time.perf_counter()
+    command = filled(engine.image, image=str(image), memory=MEMORY)
+    begin, used = time.perf_counter(), _used()
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -63,7 +66,13 @@ def run_image(engine: Engine, image: Path, timeout: float) -> Run:
     if done.returncode != EXIT_OK or len(lines) != 1 or not lines[0].endswith(" ok"):
         said = (lines or done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
         raise BenchError(f"{engine.name}: {image.stem} failed with status {done.returncode}: {said}")
-    return Run(seconds, lines[0])
+    return Run(seconds, lines[0], _used() - used)
+
+
+def _used() -> float:
+    """CPU seconds of all processes that we started and that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def run_linux(engine: Engine, kernel: Path, initrd: Path, append: str, marker: str, timeout: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Numbers from runs: medians less start-up, ratios, spread, geometric mean; as a table on the terminal and as Markdown."""
+"""Numbers from runs: medians less start-up, ratios, spread, geometric mean; tables on the terminal and as Markdown."""
 
 import math
 import os
@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+from rich.table import Table as Terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +43,37 @@ class Row:
         return self.samples[1].median / self.samples[0].median if len(self.samples) == 2 else None
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What one section shows. The first `words` columns hold words, the others numbers; `last` is the row of the mean, if any."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    last: Sequence[str] | None = None
+    words: int = 2
+    note: str = ""  # how it was measured: a sentence or two below the table
+
+
 def geometric_mean(values: Sequence[float]) -> float:
     """The geometric mean of positive numbers; there must be one."""
     return math.exp(statistics.fmean(math.log(value) for value in values))
 
 
-def columns(engines: Sequence[str]) -> list[str]:
-    """The headings of the table."""
+def compare(title: str, engines: Sequence[str], rows: Sequence[Row], averaged: Sequence[Row] = ()) -> Table:
+    """Workloads on one engine or two; the rows `averaged` go into the geometric mean."""
     heads = ["workload", "one round"]
     for name in engines:
         heads += [f"{name}, s", "spread"]
-    return heads + ([f"{engines[1]} / {engines[0]}"] if len(engines) == 2 else [])
+    heads += [f"{engines[1]} / {engines[0]}"] if len(engines) == 2 else []
+    ratios = [ratio for row in averaged if (ratio := row.ratio()) is not None]
+    # The first cell is the title, the last the number; what lies between has no mean.
+    last = ["geometric mean", "", "", "", "", "", f"{geometric_mean(ratios):.2f}"] if ratios else None
+    return Table(title, heads, [cells(row) for row in rows], last)
 
 
 def cells(row: Row) -> list[str]:
-    """A row of the table as text."""
+    """A row of `compare` as text."""
     out = [row.name, row.work]
     for sample in row.samples:
         out += [f"{sample.median:.3f}", f"±{sample.spread:.0%}"]
@@ -67,36 +81,27 @@ def cells(row: Row) -> list[str]:
     return out if ratio is None else [*out, f"{ratio:.2f}"]
 
 
-def mean_cells(rows: Sequence[Row]) -> list[str] | None:
-    """The last row, with the geometric mean of the ratios; None for one engine."""
-    ratios = [ratio for row in rows if (ratio := row.ratio()) is not None]
-    # The first cell is the title, the last the number; what lies between has no mean.
-    return ["geometric mean", "", "", "", "", "", f"{geometric_mean(ratios):.2f}"] if ratios else None
+def terminal(table: Table) -> Terminal:
+    """The table for the terminal."""
+    shown = Terminal(title=table.title, caption=table.note or None)
+    for index, head in enumerate(table.heads):
+        shown.add_column(head, justify="left" if index < table.words else "right")
+    for row in table.rows:
+        shown.add_row(*row)
+    if table.last:
+        shown.add_section()
+        shown.add_row(*table.last)
+    return shown
 
 
-def terminal(title: str, engines: Sequence[str], rows: Sequence[Row], averaged: Sequence[Row]) -> Table:
-    """The table for the terminal; the rows `averaged` go into the geometric mean."""
-    table = Table(title=title)
-    for index, head in enumerate(columns(engines)):
-        table.add_column(head, justify="left" if index < 2 else "right")
-    for row in rows:
-        table.add_row(*cells(row))
-    last = mean_cells(averaged)
-    if last:
-        table.add_section()
-        table.add_row(*last)
-    return table
-
-
-def markdown(title: str, engines: Sequence[str], rows: Sequence[Row], averaged: Sequence[Row]) -> str:
-    """The table as Markdown; the rows `averaged` go into the geometric mean."""
-    heads = columns(engines)
-    lines = [f"### {title}", "", _line(heads), _line(["---" if index < 2 else "---:" for index in range(len(heads))])]
-    lines += [_line(cells(row)) for row in rows]
-    last = mean_cells(averaged)
-    if last:
-        lines.append(_line([f"**{cell}**" if cell else "" for cell in last]))
-    return "\n".join(lines) + "\n"
+def markdown(table: Table) -> str:
+    """The table as Markdown, with its title and its note."""
+    lines = [f"### {table.title}", "", _line(table.heads)]
+    lines.append(_line(["---" if index < table.words else "---:" for index in range(len(table.heads))]))
+    lines += [_line(row) for row in table.rows]
+    if table.last:
+        lines.append(_line([f"**{cell}**" if cell else "" for cell in table.last]))
+    return "\n".join([*lines, "", table.note] if table.note else lines) + "\n"
 
 
 def _line(words: Sequence[str]) -> str:
@@ -104,22 +109,23 @@ def _line(words: Sequence[str]) -> str:
 
 
 def host() -> str:
-    """One sentence on the machine that measured."""
+    """The machine that measured."""
     model = "an unknown processor"
     try:
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         model = found[1] if found else model
     except OSError:
         pass
-    return f"Measured on {model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}."
+    return f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
 
 
-def write_section(path: Path, text: str) -> None:
-    """Put text between the two marks of a Markdown file; a file without marks gets them at its end, a missing one is made."""
-    section = f"{BEGIN}\n{text.strip()}\n{END}"
+def write_section(path: Path, name: str, text: str) -> None:
+    """Put text between the two marks of a section in a Markdown file; without them they come at its end. Other text stays."""
+    begin, end = f"<!-- bench: {name} -->", f"<!-- bench: end of {name} -->"
+    section = f"{begin}\n{text.strip()}\n{end}"
     old = path.read_text() if path.is_file() else ""
-    if BEGIN in old and END in old and old.index(BEGIN) < old.index(END):
-        new = old[: old.index(BEGIN)] + section + old[old.index(END) + len(END) :]
+    if begin in old and end in old and old.index(begin) < old.index(end):
+        new = old[: old.index(begin)] + section + old[old.index(end) + len(end) :]
     else:
         new = (old.rstrip() + "\n\n" if old.strip() else "") + section + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)

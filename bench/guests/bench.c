@@ -32,7 +32,7 @@ static void put(char letter)
     __asm__ volatile("outb %b0, %w1" : : "a"(letter), "Nd"(0x3F8));
 }
 
-static void say(const char *text)
+void say(const char *text)
 {
     while (*text)
         put(*text++);

@@ -14,6 +14,9 @@ typedef unsigned long u64;
 // The guest's own part: rounds to run, the checksum to print; *ok becomes 0 when the result is wrong.
 u64 run(u64 rounds, int *ok);
 
+// A line on the serial port.
+void say(const char *text);
+
 // An interrupt gate at a vector, into the IDT (open to ring 3 when dpl is 3).
 void set_gate(int vector, void (*entry)(void), int dpl);
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.build import EMPTY, GUESTS, BenchError, Guest, build
-from bench.engines import QEMU_IMAGE, Engine, run_image
+from bench.build import BUS_LOCK, BUS_LOCK_DR6, DETECTION, DEVICES, EMPTY, GUESTS, INT3, BenchError, Guest, build
+from bench.engines import EXIT_OK, QEMU_IMAGE, Engine, run_image
 from trapgate.boot import BootOptions, plan_boot, read_image
+from trapgate.cli.guest import load_guest, make_machine
+from trapgate.machine import MachineConfig
 
 MISSING = [name for name in ("qemu-system-x86_64", "gcc") if shutil.which(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -38,6 +40,16 @@ def test_a_guest_computes_what_it_should(guest: Guest, tmp_path: Path) -> None:
     assert words[:2] == ["bench:", guest.name]
     if guest.name in EXPECTED:
         assert int(words[2], 16) == EXPECTED[guest.name]
+
+
+@pytest.mark.parametrize("guest", [*DETECTION, INT3, BUS_LOCK, BUS_LOCK_DR6, *DEVICES], ids=lambda guest: guest.name)
+def test_a_guest_for_ours_alone_finds_its_result_right(guest: Guest, tmp_path: Path) -> None:
+    said = bytearray()
+    machine = make_machine(MachineConfig(memory=64 << 20, serial=said.extend), "soft")
+    load_guest(machine, str(build(guest, tmp_path, 2)))
+    assert machine.run().status == EXIT_OK
+    assert said.decode().split()[-1] == "ok"
+    machine.close()
 
 
 def test_an_image_is_built_once_and_anew_for_other_rounds(tmp_path: Path) -> None:
