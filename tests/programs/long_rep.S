@@ -1,5 +1,6 @@
 # clock: host
-# Interrupts inside repeated string instructions: RIP stays on them, RCX, RSI and RDI are exact (SDM vol. 2, REP).
+# Interrupts inside repeated string instructions: RIP stays on them, RCX, RSI and RDI are exact (SDM vol. 2, REP), RF is pushed as 1.
+# A kick of the host that comes just between IRET and the next iteration finds RF = 0: docs/debugging.md. So not every one is counted.
         .include "long.inc"
 
         .set    APIC, 0xFEE00000
@@ -8,6 +9,7 @@
 .macro interrupted name, sum, insn:vararg       # SUM: RDI + RCX * size stays
         mov     qword ptr [times], 0
         mov     qword ptr [wrong], 0
+        mov     qword ptr [resumable], 0
         mov     qword ptr [expected_rip], offset .Lrep\@
         mov     qword ptr [expected_sum], \sum
         mov     dword ptr [r15 + 0x380], 20000
@@ -23,6 +25,12 @@
         setz    al
         movzx   eax, al
         check   "\name: it was interrupted", rax, 0
+        mov     rax, [times]
+        shr     rax
+        cmp     rax, [resumable]
+        seta    al
+        movzx   eax, al
+        check   "\name: with RF", rax, 0
 .endm
 
 main:
@@ -63,7 +71,11 @@ tick:   push    rax
         test    rcx, rcx                                # behind it is as good
         jz      2f
         inc     qword ptr [wrong]
-1:      lea     rax, [rdi + rcx]
+1:      mov     rax, [rsp + 40]
+        shr     rax, 16
+        and     eax, 1
+        add     [resumable], rax
+        lea     rax, [rdi + rcx]
         cmp     rax, [expected_sum]
         je      2f
         inc     qword ptr [wrong]
@@ -76,5 +88,6 @@ tick:   push    rax
         .balign 8
 times:  .quad   0
 wrong:  .quad   0
+resumable: .quad 0
 expected_rip: .quad 0
 expected_sum: .quad 0

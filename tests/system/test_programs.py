@@ -62,6 +62,17 @@ def test_program_without_chaining(program: build.Program, images: dict[str, Path
     check(program, images[program.name], chaining=False)
 
 
+def test_two_runs_on_the_instruction_clock_are_the_same(images: dict[str, Path]) -> None:
+    """Interrupts amid repeated string instructions come at the same iteration each time."""
+    program = next(one for one in build.programs() if one.name == "long_rep_clock")
+    found = set()
+    for _ in range(2):
+        machine, end, text = run(program, images[program.name])
+        assert isinstance(machine.vcpu, SoftVcpu)
+        found.add((machine.vcpu.executed(), end, text, machine.ram.read(0, 64 << 20)))
+    assert len(found) == 1
+
+
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no QEMU for a second opinion")
 @pytest.mark.parametrize("program", [p for p in build.programs() if p.qemu == "yes"], ids=lambda program: program.name)

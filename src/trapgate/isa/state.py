@@ -50,7 +50,8 @@ MODE_SSE_UNMASKED = 1 << 12  # MXCSR unmasks an exception: whatever may raise #X
     EXIT_FETCH,
     EXIT_BREAKPOINT,
     EXIT_PORT,
-) = range(11)
+    EXIT_REPEATING,
+) = range(12)
 
 FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE, FLAG_LOCAL = (
     1,

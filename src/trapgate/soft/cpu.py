@@ -86,7 +86,7 @@ class SoftVcpu(TranslatingCore):
             s.EXIT_ACCESS: self._access, s.EXIT_DELIVER: self._deliver_prepared, s.EXIT_STEPPED: self._stepped,
             s.EXIT_DEBUG: self._debug_trap,
             s.EXIT_SEGMENT: self._segment, s.EXIT_FETCH: self._fetch_nowhere, s.EXIT_BREAKPOINT: self._breakpoint,
-            s.EXIT_PORT: self._port,
+            s.EXIT_PORT: self._port, s.EXIT_REPEATING: self._repeating,
         }  # fmt: skip
         self._answers: dict[int, Callable[[], int]] = {
             s.EXIT_PORT: partial(answers.port, self), s.EXIT_ACCESS: partial(answers.access, self),
@@ -161,15 +161,14 @@ class SoftVcpu(TranslatingCore):
                 self._want_step = True
         if self.translator.counting and self.left() <= 0:
             return Interrupted()
-        if st.rflags & RF and self.linear(st.rip) not in self.translator.breakpoints:
-            st.rflags &= ~RF  # nothing here for it to suppress
-        if self._want_step or self._stepping or st.rflags & (TF | RF) or self._skip_breakpoint == st.rip:
+        suppresses = st.rflags & RF and self.linear(st.rip) in self.translator.breakpoints
+        if self._want_step or self._stepping or st.rflags & TF or suppresses or self._skip_breakpoint == st.rip:
             return self._begin_step(site)
         st.request = 0
-        if self._kicked or (
-            self._nmi and not st.nmi_blocked
-        ):  # looked at behind the store: a kick from another thread is never lost
-            st.request = 1
+        if self._kicked or (self._nmi and not st.nmi_blocked):  # looked at behind the store: a kick from another thread is never lost
+            st.request = 1  # nothing runs before we are back: RF stays as it is
+        else:
+            st.rflags &= ~RF
         return self._go(self.dispatch_code)
 
     def _interrupted(self) -> Exit | None:
@@ -184,6 +183,11 @@ class SoftVcpu(TranslatingCore):
                 return Interrupted()
             self._want_step = True  # fewer instructions are left than the next block has: one by one
         return None
+
+    def _repeating(self) -> Exit | None:
+        """A repeated string instruction was left between two iterations: an interrupt that comes now pushes RF = 1."""
+        debugging.within_repeat(self)
+        return self._interrupted()
 
     def _advance(self, activity: Activity) -> Exit | None:
         """Go on with an access that waits for a device."""

@@ -180,8 +180,12 @@ _STRING_OPCODES = frozenset((*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA
 
 
 def within_repeat(cpu: "SoftVcpu") -> None:
-    """An iteration but the last is through: events push RF = 1, breakpoints on the instruction wait (SDM vol. 3, 18.3.1.1)."""
+    """An iteration but the last is through: events push RF = 1, breakpoints on the instruction wait (SDM vol. 3, 18.3.1.1).
+
+    What STI or MOV SS held back until behind the instruction may come as well.
+    """
     cpu.state.rflags |= RF
+    cpu.state.shadow = 0
     if cpu.linear(cpu.state.rip) in cpu.translator.breakpoints:
         cpu.resume_over()
 

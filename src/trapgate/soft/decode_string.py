@@ -40,12 +40,13 @@ def _string(name: str, moves_source: bool, moves_target: bool) -> Lower:
         width = _address_width(i)
         repeated = i.has_rep_prefix or i.has_repne_prefix
         compares = name[:4] in ("CMPS", "SCAS")
+        clock = ".count" if b.counting else ""
         if repeated:
-            b.label("head")
             b.op(f"rep_head.{width}", TAKEN="out")
+            b.label("iteration")
             flat = name[:4] == "STOS" or (name[:4] == "MOVS" and SEGMENT_NAME[i.memory_segment] not in ("fs", "gs"))
             if b.long and width == 64 and not b.step and flat and not b.must_align:
-                b.op(f"bulk.{name[:4].lower()}.{size}", TAKEN="head")
+                b.op(f"bulk.{name[:4].lower()}.{size}{clock}", TAKEN="again")
         _iteration(b, i, name[:4], size, width)
         if moves_source:
             b.op(f"advance.{size}.{width}", R0=RSI)
@@ -57,13 +58,15 @@ def _string(name: str, moves_source: bool, moves_target: bool) -> Lower:
             b.op(f"rep_next{until}.{width}", TAKEN="again")
             b.op("skip", TAKEN="out")
             b.label("again")
+            b.op(f"rep_head.{width}", TAKEN="out")
             if b.step:  # one iteration a step; the last one ends behind the instruction
-                b.op(f"rep_head.{width}", TAKEN="out")
                 b.op("rip", Qtarget=Rip(0))
             else:
-                b.op("head")
-                b.op("skip", TAKEN="head")
+                b.op(f"rep_seam{clock}")
+                b.op("skip", TAKEN="iteration")
             b.label("out")
+            if b.counting:  # the block ends: when an iteration leaves it, nothing behind has been counted
+                b.jump(b.length)
 
     return lower
 

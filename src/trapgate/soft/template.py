@@ -57,8 +57,11 @@ class Template:
 class Builder:
     """Collects the micro-ops of one instruction."""
 
-    def __init__(self, library: Library, mode: int, length: int, dead_flags: bool = False, amd: bool = True) -> None:
+    def __init__(
+        self, library: Library, mode: int, length: int, dead_flags: bool = False, amd: bool = True, counting: bool = False
+    ) -> None:
         self.library, self.mode, self.length, self.dead_flags, self.amd = library, mode, length, dead_flags, amd
+        self.counting = counting  # instruction clock: repeated string instructions count their iterations
         self.code_size = (16, 32, 64)[mode & s.MODE_CODE]
         self.long = self.code_size == 64
         self.flat = self.long or bool(mode & s.MODE_FLAT)

@@ -51,7 +51,7 @@ class Translator:
 
     def __init__(self, ram: Ram, code: CodeBuffer, blocks: Blocks, model: CpuModel) -> None:
         self.ram, self.code, self.blocks, self.model = ram, code, blocks, model
-        self.counting = False  # instruction clock: block heads count
+        self.counting = False  # instruction clock: block heads and repeated string instructions count; set before anything is run
         self.breakpoints: frozenset[int] = frozenset()  # linear addresses at which a block must stop
         self.instructions: list[Instruction] = []  # those that Python executes, by number
         self._numbers: dict[tuple[bytes, int], int] = {}
@@ -141,7 +141,7 @@ class Translator:
     def _template(self, entry: Decoded, raw: bytes, mode: int, dead: bool = False) -> Template:
         found = entry.dead if dead else entry.live
         if found is None:
-            builder = Builder(self.code.library, mode, entry.length, dead, self.model.amd)
+            builder = Builder(self.code.library, mode, entry.length, dead, self.model.amd, self.counting)
             if entry.instruction.is_invalid and is_too_long(raw, builder.code_size):
                 builder.raises("raise_gp0")
             else:
@@ -160,7 +160,7 @@ class Translator:
             table = first.fused = {}
         if branch_raw in table:
             return table[branch_raw] or None
-        builder = Builder(self.code.library, mode, first.length, False, self.model.amd)
+        builder = Builder(self.code.library, mode, first.length, False, self.model.amd, self.counting)
         self._lower(builder, first.instruction)
         if not builder.ops or builder.ends:
             return None

@@ -153,6 +153,56 @@ def test_the_debugger_sees_no_trace_of_its_steps() -> None:
         assert guest.vcpu.get("dr7") in (0x400, 0)
 
 
+STRINGS = ("movsb", "movsq", "stosb", "stosd", "lodsw", "scasb", "scasq", "cmpsb", "cmpsd")
+
+
+def repeated(string: str, count: int) -> tuple[str, Armed]:
+    """(text, armed) of a case with one repeated instruction; SCAS and CMPS find what they go on with."""
+    return f"lea rsi, [rdi+1024]\nrepe {string}\nnop", Armed(rcx=count, fixed={DATA: bytes(2048)})
+
+
+@pytest.mark.parametrize("string", STRINGS)
+def test_each_iteration_is_an_instruction_on_the_clock(string: str) -> None:
+    """Alone, stepped, at breakpoints and in blocks of one instruction: the same time passes, the same is left behind."""
+    base = 0
+    for count in (0, 1, 2, 40):
+        text, armed = repeated(string, count)
+        found = set()
+        for how in ("alone", "stepped", "hbreak", "short"):
+            guest = Guest(text, armed)
+            if how == "hbreak":
+                guest.vcpu.arm(ours(*((Kind.EXEC, at, 1) for at in guest.starts)), ())
+            if how == "short":
+                guest.vcpu.translator.block_limit = 1
+            stops = guest.run(step=how == "stepped")
+            assert len([rip for _, rip in stops if rip == guest.starts[1]]) == {"stepped": max(count, 1), "hbreak": 1}.get(how, 0)
+            found.add((guest.vcpu.executed(), guest.memory))
+        assert len(found) == 1
+        executed = found.pop()[0]
+        base = base or executed
+        assert executed == base + max(count - 1, 0)
+
+
+def test_a_timer_amid_a_repeated_instruction_comes_at_the_same_iteration() -> None:
+    """Whatever the debugger has armed: the handler leaves RCX on its stack, and RF = 1 in the frame."""
+    device = {PT + 8 * 0x50: (0xFEE00000 | 0x17).to_bytes(8, "little")}
+    text = (
+        "mov dword ptr [0x500f0], 0x1ff\nmov dword ptr [0x503e0], 0xb\nmov dword ptr [0x50320], 31\n"
+        "mov dword ptr [0x50380], 20\nsti\nrep stosb\ncli\nnop"
+    )
+    armed, found = Armed(ring=0, rcx=2000, fixed=device), set()
+    for how in ("alone", "break", "watch", "short"):
+        guest = Guest(text, armed, resume_at=5)
+        guest.vcpu.arm(ours((Kind.WRITE, DATA + 600, 1)) if how == "watch" else (), guest.starts if how == "break" else ())
+        if how == "short":
+            guest.vcpu.translator.block_limit = 1
+        guest.run()
+        assert [(one.vector, one.rip, one.rflags & 0x10300) for one in guest.log[:-1]] == [(31, guest.starts[5], 0x10200)]
+        assert guest.machine.ram.read(DATA, 2001) == bytes([guest.machine.ram.read_int(DATA, 1)]) * 2000 + b"\0"
+        found.add(guest.memory)
+    assert len(found) == 1
+
+
 def test_debugctl_by_vendor() -> None:
     """AMD: bits 6:3 must be zero (APM vol. 2, 13.1.3.6); without the CPUID bit, bit 2 raises #GP."""
     for cpu, value, faults in (("EPYC-Turin", 0x40, True), ("EPYC-Turin", 7, False), ("EPYC-Turin,-bus-lock-detect", 4, True),

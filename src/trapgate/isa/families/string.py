@@ -1,7 +1,8 @@
 """String instructions: the pointers, the repetition, and the bulk forms that move many elements at once inside one page.
 
-A repeated instruction is a loop of its one iteration: REP_HEAD leaves when the count is 0, the iteration runs, REP_NEXT counts and
-goes back. RIP stays on the instruction meanwhile, so faults and interrupts between iterations are exact (SDM vol. 2, REP).
+A repeated instruction is a loop of its one iteration: REP_HEAD leaves when the count is 0, the iteration runs, REP_NEXT counts,
+REP_SEAM lets interrupts in, and the next one follows. RIP stays on the instruction meanwhile, so faults and interrupts between
+iterations are exact (SDM vol. 2, REP). On the instruction clock each iteration is an instruction.
 """
 
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def rep_head(m: Trace, width: int) -> None:
 
 
 def rep_next(m: Trace, width: int, until: str) -> None:
-    """Count down; back to the head (TAKEN), for REPE/REPNE only while ZF agrees."""
+    """Count down; on to the seam (TAKEN), for REPE/REPNE only while ZF agrees."""
     _put_cut(m, "rcx", m.get("rcx", 64) - 1, width)
     if until:
         zero = flags.condition(m, 4)
@@ -60,10 +61,24 @@ def rep_next(m: Trace, width: int, until: str) -> None:
         m.jump("TAKEN")
 
 
-def bulk(m: Trace, name: str, size: int) -> None:
-    """MOVS and STOS in 64-bit mode, upwards: as many elements as lie in the present pages at once, then back to the head (TAKEN).
+def rep_seam(m: Trace, counting: bool) -> None:
+    """Between two iterations: leave when something waits. `counting`: the next one is taken off the budget (instruction clock)."""
+    stop = m.get("request", 32) != 0
+    if counting:
+        left = m.get("budget", 64) - 1
+        stop = left.sign | stop
+    with m.when(stop, likely=False):
+        m.cold("leave_repeating")
+    if counting:
+        m.put("budget", left)
+    m.jump("NEXT")
 
-    Falls through to a single iteration where a page is not in the TLB or the next element would cross into another one.
+
+def bulk(m: Trace, name: str, size: int, counting: bool) -> None:
+    """MOVS and STOS in 64-bit mode, upwards: as many elements as lie in the present pages at once, then on to the seam (TAKEN).
+
+    Falls through to a single iteration where a page is not in the TLB or the next element would cross into another one. `counting`:
+    never more elements than the budget holds; the first of them has been taken off it already.
     """
     up = (m.get("rflags", 64) & DIRECTION) == 0
     target, count = m.get("rdi", 64), m.get("rcx", 64)
@@ -79,6 +94,9 @@ def bulk(m: Trace, name: str, size: int) -> None:
         hit = hit & hit_source & (distance.uge(size) | (distance == 0))
     elements = room >> (size.bit_length() - 1)
     elements = elements.ult(count).select(elements, count)
+    if counting:
+        left = m.get("budget", 64)
+        elements = elements.ule(left).select(elements, left + 1)
     with m.when(hit & up & (elements != 0), likely=True):
         length = elements << (size.bit_length() - 1)
         letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
@@ -89,6 +107,8 @@ def bulk(m: Trace, name: str, size: int) -> None:
             m.asm(f"rep stos{letter}", "={di},={cx},0,{ax},1,~{memory}", 0, host, m.get("rax", 64), elements)
         m.put("rdi", target + length)
         m.put("rcx", count - elements)
+        if counting:
+            m.put("budget", left - elements + 1)
         m.jump("TAKEN")
     m.jump("NEXT")
 
@@ -106,4 +126,7 @@ def forms() -> Iterator[Form]:
     for size in (1, 2, 4, 8):
         yield Form(f"cmps.{size * 8}", partial(compare_transients, width=size * 8))
         for name in ("movs", "stos"):
-            yield Form(f"bulk.{name}.{size}", partial(bulk, name=name, size=size))
+            yield Form(f"bulk.{name}.{size}", partial(bulk, name=name, size=size, counting=False))
+            yield Form(f"bulk.{name}.{size}.count", partial(bulk, name=name, size=size, counting=True))
+    yield Form("rep_seam", partial(rep_seam, counting=False))
+    yield Form("rep_seam.count", partial(rep_seam, counting=True))

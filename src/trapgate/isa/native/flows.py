@@ -9,6 +9,7 @@ from trapgate.isa.native.paging import jump_filter, present_rights
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 
 TF, IF, RF = 1 << 8, 1 << 9, 1 << 16
+SOON = 64  # a budget that the next block may not fit in: the instruction clock may interrupt before it
 
 
 def leave(m: Trace, reason: int) -> None:
@@ -218,12 +219,18 @@ def go_on(m: Trace, rip: Value) -> None:
 
 
 def notice_flags(m: Trace, flags: Value) -> None:
-    """TF, and RF where there are execution breakpoints, need single steps from Python; IF may let a waiting interrupt in."""
+    """TF, and RF where there are execution breakpoints, need single steps from Python; IF may let a waiting interrupt in.
+
+    RF counts as well for an interrupt that is taken before the next instruction: it pushes RF as it stands.
+    """
     matters = (m.get("exec_breakpoints", 32) != 0).select(m.const(TF | RF, 64), m.const(TF, 64))
     waiting = ((flags & IF) != 0).select(m.get("irq_waiting", 32), m.const(0, 32))
     m.put("request", m.get("request", 32) | waiting | ((flags & matters) != 0).zext(32))
-    with m.when((m.get("exec_breakpoints", 32) == 0) & ((flags & RF) != 0)):
-        m.put("rflags", flags & ~m.const(RF, 64))  # the next instruction would clear it
+    with m.when((flags & RF) != 0):
+        soon = m.get("budget", 64).ult(SOON)
+        m.put("request", m.get("request", 32) | soon.zext(32))
+        with m.when(m.get("request", 32) == 0):
+            m.put("rflags", flags & ~m.const(RF, 64))  # the next instruction would clear it
 
 
 def raise_(m: Trace, vector: int, error: int | None) -> None:
@@ -249,6 +256,7 @@ FLOWS: dict[str, Callable[[Trace], None]] = {
     "slow_commit": slow_commit,
     "slow_segment": partial(leave, reason=s.EXIT_SEGMENT),
     "leave_interrupted": partial(leave, reason=s.EXIT_INTERRUPTED),
+    "leave_repeating": partial(leave, reason=s.EXIT_REPEATING),
     "leave_instruction": partial(leave, reason=s.EXIT_INSTRUCTION),
     "leave_port": partial(leave, reason=s.EXIT_PORT),
     "leave_breakpoint": partial(leave, reason=s.EXIT_BREAKPOINT),
