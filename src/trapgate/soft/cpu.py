@@ -149,7 +149,9 @@ class SoftVcpu(TranslatingCore):
             self._halting = False
             return Halted()
         shadowed = st.shadow and st.shadow_rip == st.rip
-        if self._nmi and not st.nmi_blocked and not shadowed and not self._stepping:  # a step takes neither NMIs nor interrupts
+        if self._nmi and not st.nmi_blocked and shadowed:
+            self._want_step = True
+        elif self._nmi and not st.nmi_blocked and not self._stepping:  # a step takes neither NMIs nor interrupts
             self._nmi, st.nmi_blocked, site = False, 1, 0
             deliver_event(self, 2, external=True, history=self.history)
             if self.pending_hits:  # by its frame: a trap comes before interrupts (SDM vol. 3, table 6-2)
@@ -164,8 +166,8 @@ class SoftVcpu(TranslatingCore):
         suppresses = st.rflags & RF and self.linear(st.rip) in self.translator.breakpoints
         if self._want_step or self._stepping or st.rflags & TF or suppresses or self._skip_breakpoint == st.rip:
             return self._begin_step(site)
-        st.request = 0
-        if self._kicked or (self._nmi and not st.nmi_blocked):  # looked at behind the store: a kick from another thread is never lost
+        st.request = 0  # before we look whether anything waits: a kick from another thread is never lost
+        if self._kicked or (self._nmi and not st.nmi_blocked):
             st.request = 1  # nothing runs before we are back: RF stays as it is
         else:
             st.rflags &= ~RF

@@ -66,6 +66,17 @@ def test_an_nmi_pushes_a_frame_too() -> None:
     assert log[:2] == [(DB, NONE | 2, handler(NMI)), (NMI, NONE, CASE)]
 
 
+def test_an_nmi_waits_behind_mov_ss() -> None:
+    guest = Guest("mov ss, [rdi+128]\nnop\nnop", Armed(ring=0), resume_at=2)
+    guest.vcpu.arm((), (CASE,))
+    assert guest.machine.resume() == SoftwareHit(CASE)
+    guest.vcpu.arm((), ())
+    assert guest.machine.resume(step=True) == StepDone()
+    guest.vcpu.nmi()
+    assert guest.run() == []
+    assert [(one.vector, one.rip) for one in guest.log[:-1]] == [(NMI, guest.starts[2])]
+
+
 def test_page_walks_hit_nothing() -> None:
     """Page tables are read and their accessed bits set by physical address."""
     guest = Guest("mov eax, [0x80000]\nmov [0x81000], eax\nnop", Armed())
