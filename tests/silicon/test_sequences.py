@@ -27,12 +27,12 @@ def _default(translator: Translator) -> None:
 
 def _single(translator: Translator) -> None:
     """Blocks of one instruction."""
-    translator.block_limit = 1
+    translator.configure(block_limit=1)
 
 
 def _unchained(translator: Translator) -> None:
     """Every block ends in the dispatcher."""
-    translator.chaining = False
+    translator.configure(chaining=False)
 
 
 @pytest.fixture(scope="module", params=[_default, _single, _unchained], ids=["default", "single", "unchained"])

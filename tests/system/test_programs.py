@@ -28,9 +28,7 @@ def run(program: build.Program, image: Path, block_limit: int = 0, chaining: boo
     machine = make_machine(config, "soft")
     load_guest(machine, str(image))
     assert isinstance(machine.vcpu, SoftVcpu)
-    if block_limit:
-        machine.vcpu.translator.block_limit = block_limit
-    machine.vcpu.translator.chaining = chaining
+    machine.vcpu.translator.configure(block_limit=block_limit, chaining=chaining)
     machine.clock.at(LIMIT, machine.pause)
     try:
         end = machine.run()

@@ -21,6 +21,7 @@ JUMP_FILTER_BYTES = 512  # a bit for each code page, by the low 12 bits of its n
 
 NATIVE_SLOTS = 256
 MTRR_RULES = 8
+KNOWN_PLACES = 1 << 18  # of the index of known blocks
 
 # What translation depends on besides the bytes: the `mode` of a block.
 MODE_CODE = 0b11  # code size: 0 = 16, 1 = 32, 2 = 64 bits
@@ -152,6 +153,16 @@ def _layout() -> dict[str, Field]:
     add("code_lines", 8)  # host address of a table: for each guest-physical page, one bit for each 64 bytes that were translated
     add("block_table", 8)  # host address of the table of blocks by (RIP, physical address, mode)
     add("block_mask", 8)
+    add("block_count", 8)  # entries of that table in use
+    add("block_space", 8)  # what decides translation besides the mode, in the same word: `isa.native.placing`
+    add("page_blocks", 8)  # host address of a table: for each guest-physical page, 1 + the place of its first block
+    add("known_base", 8)  # host address of the records of known blocks
+    add("chaining", 4)  # not zero: branches between the blocks of a page are direct
+    add("code_base", 8)  # the code buffer: where it may be executed, where it may be written, where it ends, how far it may grow
+    add("code_write", 8)
+    add("code_end", 8)
+    add("code_limit", 8)
+    add("stop_pages", 512, 64)  # for each page of linear addresses, by the low 12 bits of its number: breakpoints lie in it
     add("physical_mask", 8)  # address bits that may be set in a page-table entry
     add("walk_physical", 8)  # results of the native page walk
     add("walk_page_end", 8)
@@ -186,7 +197,7 @@ def _layout() -> dict[str, Field]:
         add(f"xmm{n}", 16)
     add("scratch", 256, 64)
     add("native_table", 8 * NATIVE_SLOTS, 64)  # addresses of the native functions, by their place in the sorted list of names
-    for counter in ("count_walks", "count_slow", "count_dispatch", "count_exceptions", "count_code_stores"):
+    for counter in ("count_walks", "count_slow", "count_dispatch", "count_exceptions", "count_code_stores", "count_placed"):
         add(counter, 8)
     add("tlb_flags", 3 * TLB_ENTRIES, 64)  # one byte an entry: FLAG_*
     add("tlb", 3 * TLB_BYTES, 4096)

@@ -214,11 +214,8 @@ def _run(cpu: "SoftCore", i: Instruction, operand: int, registers: int) -> None:
         alone.set_op_register(general, {2: Register.AX, 4: Register.EAX, 8: Register.RAX}[size])
     encoder = Encoder(64)
     encoder.encode(alone, 0)
-    code = cpu.code
-    end = code.end
-    at = code.append(_BEFORE + encoder.take_buffer() + _AFTER)
-    _CALL(code.base + at)(ctypes.addressof(cpu.state.fxsave), operand, registers)
-    code.end = end
+    at = cpu.code.scratch(_BEFORE + encoder.take_buffer() + _AFTER)
+    _CALL(at)(ctypes.addressof(cpu.state.fxsave), operand, registers)
 
 
 def _tiny(i: Instruction, image: bytes) -> bool:

@@ -17,7 +17,7 @@ class CodeError(Exception):
 
 
 class CodeBuffer:
-    """Append-only machine code. `write` is the writable view; addresses are those of the executable one."""
+    """Machine code: native functions, and behind them, from `first` on, the blocks that native code copies there."""
 
     def __init__(self, library: Library, size: int = SIZE) -> None:
         try:
@@ -30,15 +30,14 @@ class CodeBuffer:
             raise CodeError(
                 f"the host gives no executable memory ({error.strerror}): use --engine kvm, or allow execmem"
             ) from error
-        self.view = memoryview(self._writable)
+        self.written_at = ctypes.addressof(ctypes.c_char.from_buffer(self._writable))
         self._finalizer = weakref.finalize(self, _unmap, self.base, size)
-        self.size = size
         self.library = library
-        self.end = GUARD
-        self.view[self.end : self.end + len(library.blob)] = library.blob
-        self.entries = {name: self.base + self.end + at for name, at in library.entries.items()}
-        self.end += (len(library.blob) + 4095) & ~4095
-        self.first = self.end
+        self._view = memoryview(self._writable)
+        self._view[GUARD : GUARD + len(library.blob)] = library.blob
+        self.entries = {name: self.base + GUARD + at for name, at in library.entries.items()}
+        self.first = GUARD + len(library.blob) + 4095 & ~4095
+        self.limit = size - GUARD
 
     def function(self, name: str, width: int, arguments: int) -> Callable[..., int]:
         """A native function as a Python callable: (CPU state address, arguments)."""
@@ -50,25 +49,18 @@ class CodeBuffer:
         """Run translated code: (CPU state address, code address). Other Python threads run meanwhile."""
         return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(self.entries["enter"])
 
-    @property
-    def room(self) -> int:
-        """Bytes left."""
-        return self.size - self.end - GUARD
-
     def append(self, code: bytes | bytearray) -> int:
-        """Store code; its offset in the buffer."""
-        at = self.end
-        self.view[at : at + len(code)] = code
-        self.end = (at + len(code) + 15) & ~15
-        return at
+        """Store code in front of all blocks, before there are any; its address."""
+        at = self.first
+        self._view[at : at + len(code)] = code
+        self.first = at + len(code) + 15 & ~15
+        return self.base + at
 
-    def patch(self, offset: int, data: bytes) -> None:
-        """Change code that is there already."""
-        self.view[offset : offset + len(data)] = data
-
-    def reset(self) -> None:
-        """Forget all translated code; the native functions stay."""
-        self.end = self.first
+    def scratch(self, code: bytes | bytearray) -> int:
+        """Store code behind all blocks, until the next call; its address."""
+        assert len(code) <= GUARD
+        self._view[self.limit : self.limit + len(code)] = code
+        return self.base + self.limit
 
 
 def _map_executable(descriptor: int, size: int) -> int:

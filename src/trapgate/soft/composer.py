@@ -2,13 +2,13 @@
 
 A block begins with its own RIP (8 bytes of data, 8 of padding); out-of-line code finds RIP there, relative to itself, and reaches
 native functions through the table in the CPU state. So a block can be kept, in memory and on disk, and copied to wherever its
-bytes are met again: only the 64-bit constants that contain RIP are filled in, and the branches out are chained.
+bytes are met again: only the 64-bit constants that contain RIP are filled in, and the branches out are chained. Where the bytes
+hold an address, blocks that differ in nothing else are one: the address is a parameter, taken from the guest's bytes at each copy.
 """
 
-from trapgate.soft.template import Template
+from trapgate.isa.native.placing import ENTRY, RELATIVE
+from trapgate.soft.template import Parameters, Template
 
-ENTRY = 16  # where execution begins
-PREFIX = 8  # block templates are found by their first guest bytes
 _LEA_RCX = b"\x48\x8d\x0d"  # lea rcx, [rip + disp32]: RCX holds RESUME at every seam
 _LOAD_RAX = b"\x48\x8b\x05"  # mov rax, [rip + disp32]
 _STORE_RIP = b"\x49\x89\x04\x24"  # mov [r12], rax: RIP is the first field of the state
@@ -18,8 +18,8 @@ _JUMP_TABLE = b"\x41\xff\xa4\x24"  # jmp [r12 + disp32]
 Rips = tuple[tuple[int, int], ...]  # 8-byte holes: (offset, addend to the block's RIP)
 Exits = tuple[tuple[int, int, int], ...]  # 4-byte branches: (offset, offset of the unlinked way out, target - the block's RIP)
 Numbers = tuple[tuple[int, bytes], ...]  # 4-byte numbers of Python-executed instructions: (offset, instruction bytes)
-BlockTemplate = tuple[bytes, bytes, Rips, Exits, Numbers]
-"""A translated block, independent of where it runs: guest bytes, host code, holes. A plain tuple, so that `marshal` takes it."""
+BlockTemplate = tuple[bytes, bytes, Parameters, Rips, Exits, Numbers]
+"""A translated block, independent of where it runs: guest bytes, host code, holes."""
 
 
 class Composer:
@@ -28,6 +28,7 @@ class Composer:
     def __init__(self, code_size: int, natives: dict[str, int]) -> None:
         self._code_size, self._natives = code_size, natives  # natives: offset in the CPU state of each function's address
         self._code = bytearray(ENTRY)
+        self._parameters: list[tuple[int, int, int, int]] = []
         self._rips: list[tuple[int, int]] = []
         self._colds: list[tuple[int, str, int, int]] = []
         self._direct: list[tuple[int, str]] = []
@@ -38,6 +39,10 @@ class Composer:
         """Append an instruction that lies `by` bytes into the block."""
         start = len(self._code)
         self._code += template.code
+        self._parameters += [
+            (by + place, kind, start + at, addend + by if kind == RELATIVE else addend)
+            for place, kind, at, addend in template.parameters
+        ]
         self._rips += [(start + at, by + addend) for at, addend in template.rips]
         self._colds += [(start + at, function, start + resume, by) for at, function, resume in template.colds]
         self._direct += [(start + at, function) for at, function in template.natives]
@@ -69,7 +74,7 @@ class Composer:
             self._bind(at)
             self._set_rip(by)
             self._jump("dispatch")
-        return guest, bytes(code), tuple(self._rips), tuple(exits), tuple(self._python)
+        return guest, bytes(code), tuple(self._parameters), tuple(self._rips), tuple(exits), tuple(self._python)
 
     def _bind(self, at: int) -> None:
         """The branch at `at` goes to the end of what there is."""

@@ -49,7 +49,7 @@ class SoftVcpu(TranslatingCore):
         counting: bool = False,
     ) -> None:
         super().__init__(ram, model, library, clock, lapic, tsc_hz)
-        self.translator.counting = counting
+        self.translator.configure(counting=counting)
         self.deterministic = counting
         self._enter = self.code.enter()
         self.dispatch_code, self.resume_code = self.code.entries["dispatch"], self.code.entries["resume"]
@@ -208,7 +208,7 @@ class SoftVcpu(TranslatingCore):
     def _translate(self) -> Exit | None:
         st = self.state
         block = self.block_at(st.walk_physical, st.mode)
-        if block.slot < 0:
+        if block is not None:
             self.remember_jump(block)
         return None
 
@@ -299,12 +299,13 @@ class SoftVcpu(TranslatingCore):
         if not self.ram.contains(physical):
             raise GuestFault(UNDEFINED_OPCODE)
         block = self.block_at(physical, mode)
+        assert block is not None
         self._step_next = st.rip + block.length & (NOWHERE if mode & s.MODE_CODE64 else 0xFFFFFFFF)
         self._step_code = bytes(self.ram.read(physical, min(block.length, PAGE_SIZE - physical % PAGE_SIZE)))
         st.rflags &= ~RF
         st.stepping, st.request, st.shadow = 1, 0, 0
         self.device_site = site
-        return self._go(self.code.base + block.code)
+        return self._go(block.code)
 
     def become_step(self, place: int) -> None:
         """The instruction under way goes on at `place` in its step: something waits for its end. See `soft.answers`."""

@@ -115,11 +115,11 @@ def refresh(cpu: "SoftVcpu", before: Sequence[Breakpoint]) -> None:
     st.watch_count = len(pages)
     st.watch_pages[:] = b"".join(page.to_bytes(8, "little") for page in sorted(pages)).ljust(8 * MAX_WATCHED_PAGES, b"\0")
     changed = stops ^ cpu.translator.breakpoints
-    cpu.translator.breakpoints = frozenset(stops)
+    cpu.translator.stop_at(frozenset(stops))
     st.exec_breakpoints = int(bool(stops))
     if changed:  # by the offset in the page, which linear and physical addresses share whatever base the block was made under
-        offsets = {address & 4095 for address in changed}
-        cpu.blocks.drop([b for b in cpu.blocks.by_key.values() if any(a - b.key[1] & 4095 < (b.length or 1) for a in offsets)])
+        for offset in {address & 4095 for address in changed}:
+            cpu.blocks.drop_at(offset)
     cpu.flush_all()
 
 

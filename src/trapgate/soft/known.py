@@ -1,72 +1,186 @@
 """Blocks by their guest bytes: one that is met again, in this run or in a later one, is copied instead of translated.
 
-Packed, they are an index and the pieces it points to; a piece is unpacked when it is first asked for. So a run pays for
-what it uses, and what it never asked for is what goes when there is too much.
+They are records in one stretch of memory that native code searches by itself (`isa.native.placing` says what a record looks like);
+on disk lies a copy of that stretch. What this run has used bears its number, so that the rest goes when there is too much.
 """
 
+import ctypes
 import marshal
+import mmap
+import struct
 
+from iced_x86 import Decoder, Instruction
+
+from trapgate.isa import state as s
+from trapgate.isa.native import placing as p
 from trapgate.soft.composer import BlockTemplate
 
-PREFIX = 8  # blocks are found by their first guest bytes
-MOST_KEPT = 100_000  # pieces packed: past that only those that this run has used
-Key = tuple[int, bytes]  # (what besides the bytes decides translation, the first guest bytes)
+ROOM = 192 << 20  # bytes of memory for records: reserved, not touched
+KEPT = 96 << 20  # bytes packed: past that only what this run has used
+NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it
+_INDEX = 4 * s.KNOWN_PLACES
+_FIRST = _INDEX + 16  # where the first record lies, behind the number of the run
+_HEADER = struct.Struct("<IHHQIIHHHH")
+_PARAMETER, _PAIR = struct.Struct("<HHIQ"), struct.Struct("<IIQ")
+_ALL = (1 << 64) - 1
+
+
+class Numbered:
+    """The instructions that Python executes, by number: host code names them so."""
+
+    def __init__(self) -> None:
+        self.raws: list[tuple[bytes, int]] = []  # (bytes, code size in bits)
+        self._numbers: dict[tuple[bytes, int], int] = {}
+        self._made: dict[int, Instruction] = {}
+
+    def number(self, raw: bytes, bits: int) -> int:
+        """The number of an instruction."""
+        number = self._numbers.setdefault((raw, bits), len(self.raws))
+        if number == len(self.raws):
+            self.raws.append((raw, bits))
+        return number
+
+    def __getitem__(self, number: int) -> Instruction:
+        made = self._made.get(number)
+        if made is None:
+            raw, bits = self.raws[number]
+            made = self._made[number] = Decoder(bits, raw, ip=0).decode()
+        return made
+
+    def __len__(self) -> int:
+        return len(self.raws)
+
+    def fill(self, raws: list[tuple[bytes, int]]) -> None:
+        """Know what another run had numbered."""
+        self.raws = raws
+        self._numbers = {key: number for number, key in enumerate(raws)}
 
 
 class KnownBlocks:
     """Every block translated so far."""
 
     def __init__(self) -> None:
+        self._map = mmap.mmap(-1, ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._view = memoryview(self._map)
+        self._index = self._view[:_FIRST].cast("I")
+        self.instructions = Numbered()
+        self.end = _FIRST  # no record lies at 0
         self.added = 0
-        self._found: dict[Key, list[BlockTemplate]] = {}
-        self._index: dict[Key, tuple[int, int]] = {}  # pieces not unpacked yet: (offset, length)
-        self._packed = memoryview(b"")
+        self.run = 1
 
-    def find(self, space: int, data: bytes) -> BlockTemplate | None:
-        """The longest known block that some guest bytes begin with. `space`: the mode and whatever else decides translation."""
-        for template in self._piece((space, data[:PREFIX])):
-            if data.startswith(template[0]):
-                return template
-        for length in range(min(PREFIX, len(data)) - 1, 0, -1):
-            for template in self._piece((space, data[:length])):
-                if len(template[0]) == length:
-                    return template
-        return None
+    @property
+    def run(self) -> int:
+        """What the records that this run has used bear; native code puts it there."""
+        return int(self._index[s.KNOWN_PLACES])
 
-    def add(self, space: int, template: BlockTemplate) -> None:
-        """Keep a block."""
-        key = (space, template[0][:PREFIX])
-        piece = self._found[key] = [*self._piece(key), template]
-        piece.sort(key=lambda one: -len(one[0]))
+    @run.setter
+    def run(self, number: int) -> None:
+        self._index[s.KNOWN_PLACES] = number
+
+    @property
+    def full(self) -> bool:
+        """Time to start over."""
+        return ROOM - self.end < 1 << 20
+
+    def add(self, space: int, template: BlockTemplate, findable: bool = True) -> int:
+        """Keep a block; where its record lies. `space`: the mode and whatever else decides translation."""
+        guest, code, parameters, rips, exits, numbers = template
+        image = bytearray(code)
+        for at, raw in numbers:
+            image[at : at + 4] = self.instructions.number(raw, (16, 32, 64)[space & s.MODE_CODE]).to_bytes(4, "little")
+        image += bytes(-len(image) % 16)
+        padding = bytes(-len(guest) % 8)
+        mask = bytearray(b"\xff" * len(guest))
+        for at, *_ in parameters:
+            mask[at : at + 4] = bytes(4)
+        free = min((at for at, *_ in parameters), default=len(guest))
+        prefix = guest[: min(free, p.PREFIX)]
+        pairs = b"".join(
+            (
+                *(_PARAMETER.pack(place, kind, at, addend & _ALL) for place, kind, at, addend in parameters),
+                *(_PAIR.pack(at, 0, addend & _ALL) for at, addend in rips),
+                *(_PAIR.pack(at, unlinked, by & _ALL) for at, unlinked, by in exits),
+            )
+        )
+        body = guest + padding + mask + padding + pairs
+        code_at = _HEADER.size + len(body)
+        place = self._place(space, prefix) if findable and prefix else None
+        before, following = self._neighbours(place, len(guest))
+        header = _HEADER.pack(
+            following, len(prefix), self.run, space, len(image), code_at, len(guest), len(parameters), len(rips), len(exits)
+        )
+        at = self.end
+        record = header + body + image
+        self._view[at : at + len(record)] = record
+        self.end = at + len(record) + 15 & ~15
+        if before is not None:
+            struct.pack_into("<I", self._view, before, at)
         self.added += 1
+        return at
 
-    def _piece(self, key: Key) -> list[BlockTemplate]:
-        found = self._found.get(key)
-        if found is not None:
-            return found
-        place = self._index.pop(key, None)
+    def _place(self, space: int, prefix: bytes) -> int:
+        """The place in the index of records with these first bytes; `isa.native.placing.spread` on ints."""
+        value = int.from_bytes(prefix, "little")
+        mixed = (value * 0x9E3779B97F4A7C15 ^ space * 0xC2B2AE3D27D4EB4F ^ len(prefix) * 0x165667B19E3779F9) & _ALL
+        return (mixed ^ mixed >> 29) & s.KNOWN_PLACES - 1
+
+    def _neighbours(self, place: int | None, length: int) -> tuple[int | None, int]:
+        """(where the link to a new record of `length` guest bytes lies, the record behind it): the longest come first."""
         if place is None:
-            return []
-        at, length = place
-        piece: list[BlockTemplate] = marshal.loads(self._packed[at : at + length])
-        self._found[key] = piece
-        return piece
+            return None, 0
+        link, here = 4 * place, self._index[place]
+        while here:
+            if int.from_bytes(self._view[here + p.GUEST_LENGTH : here + p.GUEST_LENGTH + 2], "little") < length:
+                break
+            link = here + p.NEXT
+            here = int.from_bytes(self._view[link : link + 4], "little")
+        return link, here
+
+    def length(self, record: int) -> int:
+        """Guest bytes of a record."""
+        return int.from_bytes(self._view[record + p.GUEST_LENGTH : record + p.GUEST_LENGTH + 2], "little")
+
+    def guest(self, record: int) -> bytes:
+        """The guest bytes that a record was made of."""
+        return bytes(self._view[record + p.BYTES : record + p.BYTES + self.length(record)])
+
+    # --- as bytes
 
     def pack(self) -> bytes:
-        """All of them as bytes."""
-        pieces = {key: marshal.dumps(found) for key, found in self._found.items()}
-        if len(pieces) + len(self._index) <= MOST_KEPT:
-            pieces |= {key: bytes(self._packed[at : at + length]) for key, (at, length) in self._index.items()}
-        index, at = dict[Key, tuple[int, int]](), 0
-        for key, piece in pieces.items():
-            index[key] = at, len(piece)
-            at += len(piece)
-        head = marshal.dumps(index)
-        return len(head).to_bytes(8, "little") + head + b"".join(pieces.values())
+        """All of them as bytes, or those that this run has used where all would be too much."""
+        if self.end > KEPT:
+            self._keep_used()
+        head = marshal.dumps(self.instructions.raws)
+        return len(head).to_bytes(8, "little") + head + bytes(self._view[: self.end])
 
     def unpack(self, data: bytes) -> None:
-        """Know what `pack` gave, besides what is known already."""
+        """Know what `pack` gave. For the start of a run: what is known already would be lost."""
+        assert not self.added and len(data) <= ROOM, "blocks were translated before the kept ones were read"
         start = 8 + int.from_bytes(data[:8], "little")
-        index: dict[Key, tuple[int, int]] = marshal.loads(data[8:start])
-        self._packed = memoryview(data)[start:]
-        self._index = {key: place for key, place in index.items() if key not in self._found}
+        self.instructions.fill(marshal.loads(data[8:start]))
+        self.end = len(data) - start
+        self._view[: self.end] = memoryview(data)[start:]
+        self.run = self.run % 0xFFFF + 1
+
+    def _keep_used(self) -> None:
+        """Move the records that this run has used together, and index them anew."""
+        at, end = _FIRST, self.end
+        self._view[:_INDEX] = bytes(_INDEX)
+        self.end = _FIRST
+        while at < end:
+            _, prefix_length, run, space, code_length, code_at, length, *_ = _HEADER.unpack_from(self._view, at)
+            size = code_at + code_length + 15 & ~15
+            if run == self.run:
+                record = bytearray(self._view[at : at + size])
+                prefix = bytes(record[_HEADER.size : _HEADER.size + prefix_length])
+                before, following = self._neighbours(self._place(space, prefix) if prefix else None, length)
+                struct.pack_into("<I", record, p.NEXT, following)
+                self._view[self.end : self.end + size] = record
+                if before is not None:
+                    struct.pack_into("<I", self._view, before, self.end)
+                self.end += size
+            at += size
+
+
+assert _HEADER.size == p.BYTES

@@ -33,6 +33,10 @@ class Exit:
     by: int
 
 
+Parameters = tuple[tuple[int, int, int, int], ...]
+"""(offset in the guest bytes, kind, offset in the code, addend) of each; `isa.native.placing` says what they are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """Code and what is left to fill when it is copied."""
@@ -47,6 +51,7 @@ class Template:
     reads_flags: bool = True  # the flags before it matter
     sets_flags: bool = False  # no flag from before it survives, but those it reads
     has_dead: bool = False  # there is a variant for places where nobody reads its flags
+    parameters: Parameters = ()  # constants that a copy takes from the guest's bytes
 
     @property
     def leaves(self) -> bool:
@@ -72,6 +77,7 @@ class Builder:
         self.ops: list[tuple[str, dict[str, int | Rip | str]]] = []
         self.labels: dict[str, int] = {}
         self.ends = False
+        self.fields: list[tuple[int, int, int]] = []  # constants in the finished code: (offset, bytes, value)
         self.direct_exits: list[int] = []  # RIP offsets of plain jumps out, in order, emitted behind everything
         table = s.TLB_USER if self.cpl == 3 else s.TLB_KERNEL_AC if mode & s.MODE_AC else s.TLB_KERNEL
         base = TLB + table * s.TLB_BYTES
@@ -282,7 +288,9 @@ class Builder:
                     numbers.append(at)
                 else:
                     assert value is not None
-                    code[at : at + size] = (value + addend & (1 << 8 * size) - 1).to_bytes(size, "little")
+                    held = value + addend & (1 << 8 * size) - 1
+                    code[at : at + size] = held.to_bytes(size, "little")
+                    self.fields.append((at, size, held))
             else:
                 assert name[0] not in "RSUBQ" or name in self.library.entries, f"{self.ops[number][0]}: hole {name} has no value"
                 natives.append((at, name))

@@ -1,5 +1,6 @@
-"""The translator: guest bytes in, a block of host code out. Decoding, looking up templates, copying, patching, chaining."""
+"""The translator: guest bytes in, a known block out. Decoding, looking up templates, stringing them together."""
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +14,14 @@ from trapgate.isa.state import LAYOUT
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft import decode_flow, decode_string, decode_system  # noqa: F401  (they fill ROWS)
 from trapgate.soft.announced import meaning
-from trapgate.soft.blocks import Block, Blocks, Site
 from trapgate.soft.codebuffer import CodeBuffer
-from trapgate.soft.composer import ENTRY, BlockTemplate, Composer
+from trapgate.soft.composer import BlockTemplate, Composer
 from trapgate.soft.decode import ROWS
 from trapgate.soft.gates import lower_gated
 from trapgate.soft.instructions import HANDLERS
-from trapgate.soft.known import KnownBlocks
+from trapgate.soft.known import KnownBlocks, Numbered
+from trapgate.soft.parameters import parametrised
+from trapgate.soft.state import CpuState
 from trapgate.soft.template import Builder, Template
 from trapgate.soft.toolong import is_too_long
 
@@ -39,7 +41,7 @@ class Decoded:
     fuses: bool  # Jcc
     live: Template | None = None
     dead: Template | None = None
-    fused: dict[bytes, Template] | None = None
+    fused: dict[bytes, Template | None] | None = None
 
 
 class FetchFault(Exception):
@@ -49,31 +51,53 @@ class FetchFault(Exception):
 class Translator:
     """Makes blocks; knows nothing of when."""
 
-    def __init__(self, ram: Ram, code: CodeBuffer, blocks: Blocks, model: CpuModel) -> None:
-        self.ram, self.code, self.blocks, self.model = ram, code, blocks, model
-        self.counting = False  # instruction clock: block heads and repeated string instructions count; set before anything is run
+    def __init__(self, ram: Ram, code: CodeBuffer, state: CpuState, model: CpuModel) -> None:
+        self.code, self.state, self.model = code, state, model
         self.breakpoints: frozenset[int] = frozenset()  # linear addresses at which a block must stop
-        self.instructions: list[Instruction] = []  # those that Python executes, by number
-        self._numbers: dict[tuple[bytes, int], int] = {}
+        self.known_blocks = KnownBlocks()
         self._decoded: dict[int, dict[bytes, Decoded]] = {}
         self._heads: dict[int, Template] = {}
         self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(sorted(code.entries))}
-        self.known_blocks = KnownBlocks()
         self._memory = ram._view
-        self.block_limit = BLOCK_LIMIT
-        self.chaining = True
+        self._find = code.function("find_block", 64, 2)
+        self.counting, self.block_limit = False, BLOCK_LIMIT
+        state.known_base, state.chaining = self.known_blocks.address, 1
+        self.configure()
 
-    def translate(self, rip: int, physical: int, mode: int, linear: int, second: Callable[[], int]) -> Block:
-        """The block at RIP. `second()` gives the guest-physical page behind the first one, when an instruction reaches into it."""
+    def configure(self, *, counting: bool | None = None, block_limit: int | None = None, chaining: bool | None = None) -> None:
+        """How blocks are made: heads that count (the instruction clock), instructions at most, chained. What is not given stays."""
+        self.counting = self.counting if counting is None else counting
+        self.block_limit = block_limit or self.block_limit
+        self.state.block_space = self.counting << 16 | self.block_limit << 32
+        if chaining is not None:
+            self.state.chaining = chaining
+
+    def stop_at(self, breakpoints: frozenset[int]) -> None:
+        """Blocks end in front of these linear addresses; the caller drops those that have one inside."""
+        self.breakpoints = breakpoints
+        pages = bytearray(len(self.state.stop_pages))
+        for address in breakpoints:
+            page = address >> 12 & 0xFFF
+            pages[page >> 3] |= 1 << (page & 7)
+        self.state.stop_pages[:] = pages
+
+    def block(self, physical: int, mode: int, linear: int, second: Callable[[], int]) -> tuple[int, int]:
+        """(record of the block at `linear`, guest-physical page of the bytes behind the first page or -1).
+
+        `second()` gives that page when an instruction reaches into it.
+        """
+        record = int(self._find(ctypes.addressof(self.state), physical, mode))
+        if record:
+            end = linear + self.known_blocks.length(record)
+            if mode & s.MODE_STEP or not any(linear <= stop < end for stop in self.breakpoints):
+                return record, -1
+        return self._translate(physical, mode, linear, second)
+
+    def _translate(self, physical: int, mode: int, linear: int, second: Callable[[], int]) -> tuple[int, int]:
         page_end = (physical & ~(PAGE_SIZE - 1)) + PAGE_SIZE
         bits = (16, 32, 64)[mode & s.MODE_CODE]
         known = self._decoded.setdefault(mode, {})
         data = bytes(self._memory[physical : min(page_end, physical + MAX_LENGTH * self.block_limit)])
-        space = mode | self.counting << 16 | self.block_limit << 32
-        if not self.breakpoints:
-            found = self.known_blocks.find(space, data)
-            if found is not None:
-                return self._place(found, rip, physical, mode, -1)
         decoder = Decoder(bits, data)
         limit = 1 if mode & s.MODE_STEP else self.block_limit
         parts: list[tuple[Decoded, bytes]] = []
@@ -109,21 +133,23 @@ class Translator:
             if entry.live is None and self._template(entry, raw, mode).ends:
                 break
         template = self._compose(mode, parts)
-        if second_page < 0 and parts:
-            self.known_blocks.add(space, template)
-        return self._place(template, rip, physical, mode, second_page)
+        return self.known_blocks.add(self.state.block_space | mode, template, findable=second_page < 0), second_page
+
+    @property
+    def instructions(self) -> Numbered:
+        """Those that Python executes, by number."""
+        return self.known_blocks.instructions
 
     @property
     def crowded(self) -> bool:
         """A guest that makes ever new code must not fill the host's memory."""
-        return len(self.instructions) > MOST_INSTRUCTIONS or self.known_blocks.added > MOST_BLOCKS
+        return self.known_blocks.full or len(self.instructions) > MOST_INSTRUCTIONS or self.known_blocks.added > MOST_BLOCKS
 
     def forget(self) -> None:
-        """Start over, together with all blocks: their code holds the numbers of instructions."""
-        self.instructions.clear()
-        self._numbers.clear()
+        """Start over, together with all blocks: their entries name records."""
         self._decoded.clear()
         self.known_blocks = KnownBlocks()
+        self.state.known_base = self.known_blocks.address
 
     def _one(self, known: dict[bytes, Decoded], mode: int, bits: int, data: bytes) -> tuple[Decoded, bytes]:
         """The instruction at the start of some bytes that are all there."""
@@ -141,39 +167,43 @@ class Translator:
     def _template(self, entry: Decoded, raw: bytes, mode: int, dead: bool = False) -> Template:
         found = entry.dead if dead else entry.live
         if found is None:
-            builder = Builder(self.code.library, mode, entry.length, dead, self.model.amd, self.counting)
-            if entry.instruction.is_invalid and is_too_long(raw, builder.code_size):
-                builder.raises("raise_gp0")
-            else:
-                self._lower(builder, entry.instruction)
-            found = builder.finish()
+            found = parametrised(raw, self._lowered(raw, mode, dead), lambda other: self._lowered(other, mode, dead))
             if dead:
                 entry.dead = found
             else:
                 entry.live = found
         return found
 
-    def _fused(self, first: Decoded, first_raw: bytes, branch: Decoded, branch_raw: bytes, mode: int) -> Template | None:
+    def _lowered(self, raw: bytes, mode: int, dead: bool) -> Builder:
+        builder = Builder(self.code.library, mode, len(raw), dead, self.model.amd)
+        instruction = Decoder(builder.code_size, raw, ip=0).decode()
+        if instruction.is_invalid and is_too_long(raw, builder.code_size):
+            builder.raises("raise_gp0")
+        else:
+            self._lower(builder, instruction)
+        return builder
+
+    def _fused(self, first: Decoded, first_raw: bytes, branch_raw: bytes, mode: int) -> Template | None:
         """A compare and the branch behind it as one template, or None where no stencil does both."""
         table = first.fused
         if table is None:
             table = first.fused = {}
-        if branch_raw in table:
-            return table[branch_raw] or None
-        builder = Builder(self.code.library, mode, first.length, False, self.model.amd, self.counting)
-        self._lower(builder, first.instruction)
+        if branch_raw not in table:
+            raw, size = first_raw + branch_raw, len(first_raw)
+            joined = self._joined(raw, size, mode)
+            table[branch_raw] = None if joined is None else parametrised(raw, joined, lambda other: self._joined(other, size, mode))
+        return table[branch_raw]
+
+    def _joined(self, raw: bytes, size: int, mode: int) -> Builder | None:
+        """An instruction of `size` bytes and the branch behind it, lowered together; None where no stencil does both."""
+        builder = Builder(self.code.library, mode, size, False, self.model.amd)
+        self._lower(builder, Decoder(builder.code_size, raw[:size], ip=0).decode())
         if not builder.ops or builder.ends:
             return None
         before = len(builder.ops)
-        builder.length += branch.length
-        target = branch.instruction.near_branch_target
-        shifted = Decoder(builder.code_size, branch_raw, ip=first.length).decode()
-        del target
-        self._lower(builder, shifted)
-        if len(builder.ops) != before:
-            return None
-        table[branch_raw] = found = builder.finish()
-        return found
+        builder.length = len(raw)
+        self._lower(builder, Decoder(builder.code_size, raw[size:], ip=size).decode())
+        return builder if len(builder.ops) == before else None
 
     def _lower(self, builder: Builder, i: Instruction) -> None:
         """Micro-ops of one instruction: general-purpose rows, then packed and floating ones, then Python, else #UD."""
@@ -207,27 +237,6 @@ class Translator:
             composer.leave(by)
         return composer.finish(b"".join(raw for _, raw in parts))
 
-    def _place(self, template: BlockTemplate, rip: int, physical: int, mode: int, second_page: int) -> Block:
-        """Copy a block to where it runs, and fill in what depends on RIP."""
-        guest, image, rips, exits, numbers = template
-        code = bytearray(image)
-        mask = (1 << (16, 32, 64)[mode & s.MODE_CODE]) - 1
-        code[:8] = rip.to_bytes(8, "little")
-        for at, by in rips:
-            code[at : at + 8] = (rip + by & mask).to_bytes(8, "little")
-        for at, raw in numbers:
-            code[at : at + 4] = self._number(raw, mode).to_bytes(4, "little")
-        base = self.code.append(code)
-        page, low = physical & ~(PAGE_SIZE - 1), rip & ~(PAGE_SIZE - 1)
-        sites = []
-        if self.chaining and not mode & s.MODE_STEP and second_page < 0:
-            for at, thunk, by in exits:
-                target = rip + by & mask
-                if target & ~(PAGE_SIZE - 1) == low:
-                    sites.append(Site(base + at, base + thunk, (target, page | target & PAGE_SIZE - 1, mode)))
-        pages = (page,) if second_page < 0 else (page, second_page)
-        return Block((rip, physical, mode), base + ENTRY, len(guest), pages, second_page, sites=sites)
-
     def _choose(self, parts: list[tuple[Decoded, bytes]], mode: int) -> list[tuple[Decoded, bytes, Template]]:
         """A template for each instruction: without flags where nobody reads them, fused where a branch follows a compare."""
         chosen: list[tuple[Decoded, bytes, Template]] = []
@@ -236,7 +245,7 @@ class Translator:
         if index >= 1 and parts[index][0].fuses and not mode & s.MODE_STEP:
             first, first_raw = parts[index - 1]
             branch, branch_raw = parts[index]
-            fused = self._fused(first, first_raw, branch, branch_raw, mode)
+            fused = self._fused(first, first_raw, branch_raw, mode)
             if fused is not None:
                 joined = Decoded(first.instruction, first.length + branch.length, False)
                 chosen.append((joined, first_raw + branch_raw, fused))
@@ -267,15 +276,6 @@ class Translator:
             builder.op("head.count", Ucount=count) if self.counting else builder.op("head")
             found = self._heads[count] = builder.finish()
         return found
-
-    def _number(self, raw: bytes, mode: int) -> int:
-        """The number of an instruction that Python executes."""
-        key = (raw, mode & s.MODE_CODE)
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = len(self.instructions)
-            self.instructions.append(Decoder((16, 32, 64)[mode & s.MODE_CODE], raw, ip=0).decode())
-        return number
 
 
 def needed_before(template: Template, needed: bool) -> bool:

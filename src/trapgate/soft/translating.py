@@ -5,9 +5,10 @@ import struct
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.isa import state as s
+from trapgate.isa.native.placing import ENTRY
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft.apic import LocalApic
-from trapgate.soft.blocks import TABLE_BITS, Block, Blocks
+from trapgate.soft.blocks import Block, Blocks
 from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.core import NOWHERE
 from trapgate.soft.timing import TimedCore
@@ -20,10 +21,9 @@ class TranslatingCore(TimedCore):
 
     def __init__(self, ram: Ram, model: CpuModel, library: Library, clock: Clock, lapic: LocalApic | None, tsc_hz: int) -> None:
         super().__init__(ram, model, CodeBuffer(library), clock, lapic, tsc_hz)
-        self.blocks = Blocks(ram, self.code)
-        self.translator = Translator(ram, self.code, self.blocks, model)
-        st = self.state
-        st.code_lines, st.block_table, st.block_mask = self.blocks.lines_address, self.blocks.table_address, (1 << TABLE_BITS) - 1
+        self.blocks = Blocks(ram, self.code, self.state)
+        self.translator = Translator(ram, self.code, self.state, model)
+        self._place, self._copy = self.code.function("place_block", 64, 2), self.code.function("copy_block", 64, 3)
         ram.on_write = self.written
 
     def linear(self, rip: int) -> int:
@@ -35,31 +35,42 @@ class TranslatingCore(TimedCore):
         """Put a block in two pages, which the dispatcher's table does not hold, into the jump cache while the TLB knows it."""
         st, (rip, _, mode) = self.state, block.key
         half, index = rip >> 63, (rip ^ rip >> 11) & s.JUMP_ENTRIES - 1
-        entry = struct.pack("<QQ", rip & (1 << 48) - 1 | mode << 48, self.code.base + block.code)
+        entry = struct.pack("<QQ", rip & (1 << 48) - 1 | mode << 48, block.code)
         st.jumps[(at := half * s.JUMP_BYTES + index * 16) : at + 16] = entry
         for page in (rip >> 12, (rip >> 12) + 1):
             st.jump_pages[half * s.JUMP_FILTER_BYTES + (page & 0xFFF) // 8] |= 1 << (page & 7)
 
-    def block_at(self, physical: int, mode: int) -> Block:
-        """The block at RIP, translated if need be."""
+    def block_at(self, physical: int, mode: int) -> Block | None:
+        """The block at RIP, translated if need be; None when it went where the dispatcher finds it."""
         st = self.state
         key = (st.rip, physical, mode)
         block = self.blocks.by_key.get(key)
         linear = self.linear(st.rip)
         if block is not None and block.second >= 0 and self._second(linear) != block.second:
-            self.blocks.drop([block])
+            self.blocks.drop(block)
             block = None
-        if block is None:
-            if self.blocks.full or self.translator.crowded:
-                self.blocks.clear()
-                self.translator.forget()
-                self.flush_jumps()
-            block = self.translator.translate(st.rip, physical, mode, linear, lambda: self._second(linear))
-            fresh = [page for page in block.pages if not self.blocks.lines[page >> 12]]
-            self.blocks.add(block, findable=block.second < 0 and not mode & s.MODE_STEP)
-            for page in fresh:
-                self._protect(self.address, page)
+        if block is not None:
+            return block
+        if self.blocks.full or self.translator.crowded:
+            self._start_over()
+        record, second = self.translator.block(physical, mode, linear, lambda: self._second(linear))
+        if second < 0 and not mode & s.MODE_STEP:
+            if not self._place(self.address, record, physical):  # the table has no room where this block belongs
+                self._start_over()
+            return None
+        code = self._copy(self.address, record, st.rip, self.ram.host_base + physical)
+        block = Block(key, self.code.base + code + ENTRY, self.translator.known_blocks.length(record), second)
+        fresh = [page for page in block.pages if not self.blocks.lines[page >> 12]]
+        self.blocks.keep(block)
+        for page in fresh:
+            self._protect(self.address, page)
         return block
+
+    def _start_over(self) -> None:
+        """Forget all translations."""
+        self.blocks.clear()
+        self.translator.forget()
+        self.flush_jumps()
 
     def _second(self, linear: int) -> int:
         """The guest-physical page behind the one of `linear`; GuestFault when it may not be fetched."""
@@ -76,5 +87,5 @@ class TranslatingCore(TimedCore):
 
     def written(self, physical: int, length: int) -> None:
         """RAM was written by Python: translations of these bytes are stale."""
-        if self.blocks.by_page and length and self.blocks.written(physical, length):
+        if self.blocks.any and length and self.blocks.written(physical, length):
             self.flush_jumps()

@@ -49,6 +49,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.code = CodeBuffer(load_library(Cache()), 64 << 20)
+        self.first = self.code.first
         self.native = mmap.mmap(-1, STATE_BYTES + 4095 & ~4095)
         self.ram = mmap.mmap(-1, 2 * 4096)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.native))
@@ -89,8 +90,9 @@ class Bench:
             self.exits.append(exit_name)
             note = offset("scratch").to_bytes(4, "little") + number.to_bytes(4, "little")
             code = b"\x41\xc7\x84\x24" + note  # mov dword [r12 + scratch], number: R12 holds the CPU state at every seam
-            code += b"\xe9" + self._distance(self.code.base + self.code.end + len(code) + 5, self.code.entries["leave_instruction"])
-            self.stubs[exit_name] = self.code.base + self.code.append(code)
+            behind = self.code.base + self.code.first + len(code) + 5
+            code += b"\xe9" + self._distance(behind, self.code.entries["leave_instruction"])
+            self.stubs[exit_name] = self.code.append(code)
         return self.stubs[exit_name]
 
     @staticmethod
@@ -106,11 +108,11 @@ class Bench:
         ways = [(at, f"COLD_{function}") for at, function, _ in template.colds] + list(template.natives)
         ways += [(way.at, "TAKEN") for way in template.exits] + [(len(code) - 4, "NEXT")]
         targets = [(at, self.stub(way)) for at, way in ways]
-        base = self.code.base + self.code.end
+        base = self.code.base + self.code.first
         for at, target in targets:
             code[at : at + 4] = self._distance(base + at + 4, target)
         assert not template.rips
-        return self.code.base + self.code.append(code)
+        return self.code.append(code)
 
     def run(self, at: int, transients: dict[str, int]) -> Outcome:
         """Run placed code."""
@@ -258,7 +260,7 @@ def compare(bench: Bench, form: Form, count: int) -> set[str]:
         endings.add(plain.ending.target or COMPUTED)
         assert not found, f"{form.name} {holes} {transients} {before}: {'; '.join(found)}"
     assert bench.native[:STATE_BYTES] == bench.host.state[:STATE_BYTES], f"{form.name} changed a table"
-    bench.code.reset()
+    bench.code.first = bench.first
     bench.stubs.clear()
     bench.exits.clear()
     return endings

@@ -5,8 +5,8 @@ import pytest
 from trapgate.arch.models import CpuModel
 from trapgate.isa.state import MODE_CODE64
 from trapgate.memory import Ram
-from trapgate.soft.blocks import Blocks
 from trapgate.soft.codebuffer import CodeBuffer
+from trapgate.soft.state import CpuState
 from trapgate.soft.translate import Translator
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
@@ -16,7 +16,7 @@ from trapgate.stencil.library import load_library
 def translator() -> Translator:
     ram = Ram(1 << 20)
     code = CodeBuffer(load_library(Cache()), 16 << 20)
-    return Translator(ram, code, Blocks(ram, code), CpuModel.parse("EPYC-Turin"))
+    return Translator(ram, code, CpuState(), CpuModel.parse("EPYC-Turin"))
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,54 @@
-"""Blocks kept by their guest bytes: found again, packed, unpacked piece by piece, forgotten when nobody asks."""
+"""Blocks kept by their guest bytes: found by native code, packed, unpacked, forgotten when nobody asks."""
 
+import ctypes
+
+import pytest
+
+from trapgate.isa.state import LAYOUT
+from trapgate.memory import Ram
 from trapgate.soft import known
+from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.composer import BlockTemplate
 from trapgate.soft.known import KnownBlocks
+from trapgate.soft.state import CpuState
+from trapgate.stencil.cache import Cache
+from trapgate.stencil.library import load_library
+
+AT = 0x1000
+KERNEL = (0x81234567).to_bytes(4, "little")
+OTHER_KERNEL = (0xA1234567).to_bytes(4, "little")
 
 
-def block(guest: bytes) -> BlockTemplate:
-    return guest, b"code of " + guest, ((8, 1),), ((20, 30, -2),), ((12, b"\x0f\xa2"),)
+def block(guest: bytes, parameters: tuple[tuple[int, int, int, int], ...] = ()) -> BlockTemplate:
+    return guest, b"code of " + guest, parameters, ((8, 1),), ((20, 30, -2),), ((12, b"\x0f\xa2"),)
 
 
 LONG, LONGER, SHORT, OTHER = b"ABCDEFGHIJ", b"ABCDEFGHIJKL", b"AB", b"zzzzzzzzzz"
+
+
+class Searching:
+    """Guest RAM, and the native search in it."""
+
+    def __init__(self) -> None:
+        self.ram = Ram(1 << 20)
+        self.code = CodeBuffer(load_library(Cache()), 16 << 20)
+        self.state = CpuState()
+        self.state.ram_base = self.ram.host_base
+        self._find = self.code.function("find_block", 64, 2)
+        assert LAYOUT["rip"].offset == 0
+
+    def found(self, blocks: KnownBlocks, mode: int, data: bytes, at: int = AT) -> bytes | None:
+        """The guest bytes of the record that is found for `data`, at the end of a page."""
+        self.state.known_base = blocks.address
+        at = 0x2000 - len(data)
+        self.ram.write(at, data)
+        record = self._find(ctypes.addressof(self.state), at, mode)
+        return bytes(blocks.guest(record)) if record else None
+
+
+@pytest.fixture(scope="module")
+def native() -> Searching:
+    return Searching()
 
 
 def filled() -> KnownBlocks:
@@ -20,52 +59,73 @@ def filled() -> KnownBlocks:
     return blocks
 
 
-def test_the_longest_block_that_fits_is_found() -> None:
+def test_the_longest_block_that_fits_is_found(native: Searching) -> None:
     blocks = filled()
-    assert blocks.find(2, LONGER + b"more") == block(LONGER)
-    assert blocks.find(2, LONG + b"x") == block(LONG)
-    assert blocks.find(2, b"ABxxxxxxxxxx") == block(SHORT)
-    assert blocks.find(2, b"AB") == block(SHORT)
-    assert blocks.find(2, b"A") is None
+    assert native.found(blocks, 2, LONGER + b"more") == LONGER
+    assert native.found(blocks, 2, LONG + b"x") == LONG
+    assert native.found(blocks, 2, b"ABxxxxxxxxxx") == SHORT
+    assert native.found(blocks, 2, b"AB") == SHORT
+    assert native.found(blocks, 2, b"A") is None
 
 
-def test_modes_do_not_share_blocks() -> None:
-    assert filled().find(1, LONG) is None
-    assert filled().find(2, OTHER) is None
+def test_a_block_that_needs_more_than_the_page_has_is_not_found(native: Searching) -> None:
+    native.ram.write(0x2000, b"KL")  # the bytes behind the page would fit
+    assert native.found(filled(), 2, LONG) == LONG
 
 
-def test_packed_and_unpacked_they_are_the_same() -> None:
+def test_modes_do_not_share_blocks(native: Searching) -> None:
+    assert native.found(filled(), 1, LONG) is None
+    assert native.found(filled(), 2, OTHER) is None
+
+
+def test_blocks_that_are_not_to_be_found_are_not(native: Searching) -> None:
+    blocks = KnownBlocks()
+    assert blocks.guest(blocks.add(2, block(LONG), findable=False)) == LONG
+    assert native.found(blocks, 2, LONG) is None
+
+
+def test_a_parameter_may_have_any_value_that_looks_like_an_address(native: Searching) -> None:
+    blocks = KnownBlocks()
+    guest = b"\x48\xc7\xc7" + KERNEL + b"\xc3"
+    blocks.add(2, block(guest, ((3, 0, 8, 0),)))
+    assert native.found(blocks, 2, b"\x48\xc7\xc7" + OTHER_KERNEL + b"\xc3") == guest
+    assert native.found(blocks, 2, b"\x48\xc7\xc7" + OTHER_KERNEL + b"\xc2") is None
+    for value in (0x7FFFFFFF, 0xFFFF0000, 0xFFFFFFF0, 1):
+        assert native.found(blocks, 2, b"\x48\xc7\xc7" + value.to_bytes(4, "little") + b"\xc3") is None
+    for value in (0x80000000, 0xFFFEFFFF):
+        assert native.found(blocks, 2, b"\x48\xc7\xc7" + value.to_bytes(4, "little") + b"\xc3") == guest
+
+
+def test_packed_and_unpacked_they_are_the_same(native: Searching) -> None:
     blocks = KnownBlocks()
     blocks.unpack(filled().pack())
     assert blocks.added == 0
-    assert blocks.find(2, LONGER) == block(LONGER)
-    assert blocks.find(1, OTHER) == block(OTHER)
-    blocks.add(2, block(b"ABCDEFGHZ"))  # the same prefix as a packed piece
-    assert blocks.find(2, LONG) == block(LONG)
+    assert native.found(blocks, 2, LONGER) == LONGER
+    assert native.found(blocks, 1, OTHER) == OTHER
+    assert blocks.instructions[0].code == filled().instructions[0].code
+    blocks.add(2, block(b"ABCDEFGHZ"))  # the same prefix as a packed one
+    assert native.found(blocks, 2, LONG) == LONG
     again = KnownBlocks()
     again.unpack(blocks.pack())
-    assert again.find(2, b"ABCDEFGHZ") == block(b"ABCDEFGHZ")
-    assert again.find(2, LONGER) == block(LONGER)
+    assert native.found(again, 2, b"ABCDEFGHZ") == b"ABCDEFGHZ"
+    assert native.found(again, 2, LONGER) == LONGER
 
 
-def test_what_a_run_has_made_itself_wins_over_what_was_packed() -> None:
-    blocks = KnownBlocks()
-    mine = (LONG, b"mine", (), (), ())
-    blocks.add(2, mine)
-    blocks.unpack(filled().pack())
-    assert blocks.find(2, LONG) == mine
-
-
-def test_past_the_limit_only_what_was_asked_for_is_kept() -> None:
+def test_past_the_limit_only_what_was_used_is_kept(native: Searching, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = KnownBlocks()
     blocks.unpack(filled().pack())
-    blocks.find(1, OTHER)
-    before, known.MOST_KEPT = known.MOST_KEPT, 1
-    try:
-        packed = blocks.pack()
-    finally:
-        known.MOST_KEPT = before
+    native.state.known_base, native.state.code_write, native.state.code_end = (
+        blocks.address,
+        native.code.written_at,
+        native.code.first,
+    )
+    native.ram.write(AT, OTHER)
+    record = native._find(ctypes.addressof(native.state), AT, 1)
+    native.code.function("copy_block", 64, 3)(ctypes.addressof(native.state), record, 0, native.ram.host_base + AT)
+    blocks.add(2, block(b"made in this run"))
+    monkeypatch.setattr(known, "KEPT", 1)
     again = KnownBlocks()
-    again.unpack(packed)
-    assert again.find(1, OTHER) == block(OTHER)
-    assert again.find(2, LONG) is None
+    again.unpack(blocks.pack())
+    assert native.found(again, 1, OTHER) == OTHER
+    assert native.found(again, 2, b"made in this run") == b"made in this run"
+    assert native.found(again, 2, LONG) is None

@@ -58,9 +58,7 @@ def test_random_programs(mode: str, variant: str) -> None:
         cpl = 3 if mode == "v86" else 0 if mode == "real" else source.choice((0, 3))
         bench = Bench(mode, cpl, counting=True)
         st, cpu = bench.st, bench.cpu
-        if variant == "one":
-            cpu.translator.block_limit = 1
-        cpu.translator.chaining = variant != "unchained"
+        cpu.translator.configure(block_limit=1 if variant == "one" else None, chaining=variant != "unchained")
         if variant == "alignment":
             st.cr0 |= 1 << 18
             st.rflags |= 1 << 18

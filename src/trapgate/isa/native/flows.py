@@ -6,6 +6,7 @@ from functools import partial
 from trapgate.isa import state as s
 from trapgate.isa.families.memory import WIDTHS
 from trapgate.isa.native.paging import jump_filter, present_rights
+from trapgate.isa.native.placing import E_CODE, ENTRY, stops_in_page
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 
 TF, IF, RF = 1 << 8, 1 << 9, 1 << 16
@@ -121,7 +122,7 @@ def slow_commit(m: Trace) -> None:
 
 
 def dispatch(m: Trace) -> None:
-    """Find the block at RIP: jump cache, then the table of blocks by physical address, then Python translates."""
+    """Find the block at RIP: jump cache, table of blocks by physical address, known blocks; else Python translates."""
     with m.when(m.get("stepping", 32) != 0, likely=False):
         leave(m, s.EXIT_STEPPED)
     m.put("count_dispatch", m.get("count_dispatch", 64) + 1)
@@ -148,28 +149,24 @@ def dispatch(m: Trace) -> None:
             leave(m, s.EXIT_FETCH)
     physical = host.value - m.get("ram_base", 64)
     m.put("walk_physical", physical)
-    place = m.variable(64, block_hash(physical, rip, mode) & m.get("block_mask", 64))
-    turns = m.variable(64, 0)
-    with m.loop():
-        at = m.get("block_table", 64) + (place.value << 5)
-        code = m.load(at + 24, 64)
-        with m.when((code == 0) | (turns.value == 16)):
-            m.leave()
-        same = (m.load(at, 64) == rip) & (m.load(at + 8, 64) == physical) & (m.load(at + 16, 64) == mode)
-        with m.when(same):
-            word, bit = jump_filter(m, rip)
-            m.put_at("jump_pages", word, m.get_at("jump_pages", word, 64) | bit)
-            m.put_at("jumps", entry, tag)
-            m.put_at("jumps", entry + 8, code)
-            m.jump_to(code)
-        place.set((place.value + 1) & m.get("block_mask", 64))
-        turns.set(turns.value + 1)
-    leave(m, s.EXIT_TRANSLATE)
-
-
-def block_hash(physical: Value, rip: Value, mode: Value) -> Value:
-    """Where the search in the table of blocks starts; `soft.blocks` computes the same on ints."""
-    return (physical ^ (physical >> 15) ^ (rip >> 12) * 0x9E3779B1 ^ mode * 0x1003F) & 0xFFFFFFFF
+    found = m.call("lookup_block", 64, rip, physical, mode)
+    code = m.variable(64, 0)
+    with m.when(found != 0):
+        code.set(m.get("code_base", 64) + m.load(found + E_CODE, 32).zext(64))
+    with m.otherwise():
+        with m.when(stops_in_page(m, linear), likely=False):
+            leave(m, s.EXIT_TRANSLATE)
+        record = m.call("find_block", 64, physical, mode)
+        with m.when(record == 0, likely=False):
+            leave(m, s.EXIT_TRANSLATE)
+        code.set(m.call("place_block", 64, record, physical))
+        with m.when(code.value == 0, likely=False):
+            leave(m, s.EXIT_TRANSLATE)
+    word, bit = jump_filter(m, rip)
+    m.put_at("jump_pages", word, m.get_at("jump_pages", word, 64) | bit)
+    m.put_at("jumps", entry, tag)
+    m.put_at("jumps", entry + 8, code.value + ENTRY)
+    m.jump_to(code.value + ENTRY)
 
 
 def invlpg(m: Trace) -> None:

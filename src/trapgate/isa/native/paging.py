@@ -8,6 +8,7 @@ translated code.
 
 from trapgate.isa import state as s
 from trapgate.isa.native.memtypes import mtrr_uncached, pat_uncached
+from trapgate.isa.native.placing import touched_lines
 from trapgate.isa.vocabulary import Trace, Value
 
 PRESENT, WRITABLE, USER, _, _, ACCESSED, DIRTY, LARGE, GLOBAL = (1 << n for n in range(9))
@@ -151,13 +152,6 @@ def present_rights(m: Trace) -> Value:
     user = (mode & s.MODE_CPL) == s.MODE_CPL
     ac = ((mode & s.MODE_AC) != 0).select(m.const(s.ACCESS_AC, 64), m.const(0, 64))
     return user.select(m.const(s.ACCESS_USER, 64), ac)
-
-
-def touched_lines(m: Trace, address: Value, size: Value) -> Value:
-    """One bit for each 64-byte line of its page that an access touches."""
-    first = (address & 0xFFF) >> 6
-    span = (((address & 0xFFF) + size - 1) >> 6) - first
-    return span.uge(63).select(m.const(NOWHERE, 64), (m.const(2, 64) << span) - 1) << first
 
 
 def access(m: Trace) -> None:

@@ -1,0 +1,337 @@
+"""Known blocks found by their guest bytes, copied to where they run, chained to the others of their page, and forgotten again.
+
+What was translated once, in this run or an earlier one, needs no Python to run again. Known blocks are *records* in one stretch of
+memory, which `soft.known` writes: an index by hash of the first guest bytes, then the records, each with its guest bytes, a mask of
+those that must be equal, the holes and the host code. Blocks that have a place are *entries* of the table of blocks, which
+the dispatcher searches; those of one guest-physical page hang together, so that a store into the page finds them.
+"""
+
+from trapgate.isa import state as s
+from trapgate.isa.vocabulary import Trace, Value
+
+NOWHERE = (1 << 64) - 1
+GONE = (1 << 32) - 1  # the mode of an entry whose block was dropped
+TURNS = 32  # places of the table at which an entry may lie
+PREFIX = 8  # records are found by at most so many first guest bytes
+PAIR = 16  # bytes of a hole, an exit, a parameter
+
+# A record: offsets of its fields. Behind them: guest bytes and mask, each padded to 8; parameters, RIP holes, exits; the code.
+NEXT, PREFIX_LENGTH, RUN, SPACE, CODE_LENGTH, CODE_AT = 0, 4, 6, 8, 16, 20
+GUEST_LENGTH, PARAMETERS, RIPS, EXITS, BYTES = 24, 26, 28, 30, 32
+# A parameter (offset in the guest bytes, kind, offset in the code, addend) is a 32-bit constant of the guest's whose value the
+# code was not made for: in the code as 32 bits, sign-extended to 64, or added to RIP.
+PLAIN, EXTENDED, RELATIVE = range(3)
+LEAST_PARAMETER, MOST_PARAMETER = 0x80000000, 0xFFFF0000  # [least, most): what kernel addresses look like, and small numbers do not
+
+# An entry of the table of blocks.
+E_RIP, E_PHYSICAL, E_MODE, E_NEXT, E_CODE, E_RECORD, ENTRY_SHIFT = 0, 8, 16, 20, 24, 28, 5
+
+
+def spread(prefix: Value, space: Value, length: Value) -> Value:
+    """Where a record's place in the index is; `soft.known` computes the same on ints."""
+    mixed = prefix * 0x9E3779B97F4A7C15 ^ space * 0xC2B2AE3D27D4EB4F ^ length * 0x165667B19E3779F9
+    return (mixed ^ mixed >> 29) & (s.KNOWN_PLACES - 1)
+
+
+def find_block(m: Trace) -> None:
+    """find_block(physical, mode) -> the longest known record that fits the guest bytes there, or 0."""
+    physical, mode = m.arguments
+    space, base = m.get("block_space", 64) | mode, m.get("known_base", 64)
+    data = m.get("ram_base", 64) + physical
+    room = m.const(4096, 64) - (physical & 0xFFF)
+    prefix, length = m.variable(64, 0), m.variable(64, room.ult(PREFIX).select(room, m.const(PREFIX, 64)))
+    at = m.variable(64, length.value)
+    with m.loop():
+        at.set(at.value - 1)
+        prefix.set((prefix.value << 8) | m.load(data + at.value, 8).zext(64))
+        with m.when(at.value == 0):
+            m.leave()
+    with m.loop():
+        record = m.variable(64, m.load(base + (spread(prefix.value, space, length.value) << 2), 32).zext(64))
+        with m.loop():
+            with m.when(record.value == 0):
+                m.leave()
+            place = base + record.value
+            fits = (m.load(place + SPACE, 64) == space) & (m.load(place + PREFIX_LENGTH, 16).zext(64) == length.value)
+            with m.when(fits & m.load(place + GUEST_LENGTH, 16).zext(64).ule(room)):
+                with m.when(m.call("same_bytes", 64, place, data) != 0):
+                    m.result(record.value)
+            record.set(m.load(place + NEXT, 32).zext(64))
+        length.set(length.value - 1)
+        with m.when(length.value == 0):
+            m.leave()
+        prefix.set(prefix.value & (m.const(NOWHERE, 64) >> (m.const(64, 64) - (length.value << 3))))
+    m.result(0)
+
+
+def same_bytes(m: Trace) -> None:
+    """same_bytes(record's address, guest bytes' address) -> 1 where the record was made of such bytes, else 0."""
+    record, data = m.arguments
+    length = m.load(record + GUEST_LENGTH, 16).zext(64)
+    guest = record + BYTES
+    mask = guest + _padded(length)
+    at = m.variable(64, 0)
+    with m.loop():
+        with m.when((at.value + 8).ugt(length)):
+            m.leave()
+        differ = (m.load(guest + at.value, 64) ^ m.load(data + at.value, 64)) & m.load(mask + at.value, 64)
+        with m.when(differ != 0):
+            m.result(0)
+        at.set(at.value + 8)
+    with m.loop():
+        with m.when(at.value == length):
+            m.leave()
+        differ = (m.load(guest + at.value, 8) ^ m.load(data + at.value, 8)) & m.load(mask + at.value, 8)
+        with m.when(differ != 0):
+            m.result(0)
+        at.set(at.value + 1)
+    parameter = m.variable(64, mask + _padded(length))
+    end = parameter.value + m.load(record + PARAMETERS, 16).zext(64) * PAIR
+    with m.loop():
+        with m.when(parameter.value == end):
+            m.leave()
+        value = m.load(data + m.load(parameter.value, 16).zext(64), 32)
+        with m.when((value - LEAST_PARAMETER).uge(MOST_PARAMETER - LEAST_PARAMETER)):
+            m.result(0)
+        parameter.set(parameter.value + PAIR)
+    m.result(1)
+
+
+def copy_block(m: Trace) -> None:
+    """copy_block(record, RIP, guest bytes' address) -> offset of the copy in the code buffer, its holes filled."""
+    number, rip, data = m.arguments
+    record = m.get("known_base", 64) + number
+    start = m.get("code_end", 64)
+    target = m.get("code_write", 64) + start
+    length = m.load(record + CODE_LENGTH, 32).zext(64)
+    m.asm("rep movsb", "={di},={si},={cx},0,1,2,~{memory}", 0, target, record + m.load(record + CODE_AT, 32).zext(64), length)
+    m.put("code_end", start + length)
+    m.store(record + RUN, m.load(m.get("known_base", 64) + 4 * s.KNOWN_PLACES, 16))  # the number of this run
+    m.store(target, rip)
+    size = m.load(record + SPACE, 64) & s.MODE_CODE
+    mask = (size == 2).select(m.const(NOWHERE, 64), (size == 1).select(m.const(0xFFFFFFFF, 64), m.const(0xFFFF, 64)))
+    at = m.variable(64, record + BYTES + (_padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1))
+    end = m.variable(64, at.value + m.load(record + PARAMETERS, 16).zext(64) * PAIR)
+    with m.loop():
+        with m.when(at.value == end.value):
+            m.leave()
+        value = m.load(data + m.load(at.value, 16).zext(64), 32).sext(64) + m.load(at.value + 8, 64)
+        kind = m.load(at.value + 2, 16)
+        hole = target + m.load(at.value + 4, 32).zext(64)
+        with m.when(kind == PLAIN):
+            m.store(hole, value.trunc(32))
+        with m.otherwise():
+            m.store(hole, (kind == RELATIVE).select(rip + value, value))
+        at.set(at.value + PAIR)
+    end.set(at.value + m.load(record + RIPS, 16).zext(64) * PAIR)
+    with m.loop():
+        with m.when(at.value == end.value):
+            m.leave()
+        m.store(target + m.load(at.value, 32).zext(64), (rip + m.load(at.value + 8, 64)) & mask)
+        at.set(at.value + PAIR)
+    m.result(start)
+
+
+def place_block(m: Trace) -> None:
+    """place_block(record, physical) -> host address of a new block at the present RIP in the present mode, or 0: no room."""
+    number, physical = m.arguments
+    record = m.get("known_base", 64) + number
+    room = m.get("code_limit", 64) - m.get("code_end", 64)
+    with m.when(room.ult(m.load(record + CODE_LENGTH, 32).zext(64)), likely=False):
+        m.result(0)
+    rip, mode = m.get("rip", 64), m.get("mode", 32)
+    place = m.variable(64, block_hash(physical, rip, mode.zext(64)))
+    turns = m.variable(64, 0)
+    with m.loop():
+        entry = _entry(m, place.value & m.get("block_mask", 64))
+        with m.when((m.load(entry + E_CODE, 32) == 0) | (m.load(entry + E_MODE, 32) == GONE)):
+            m.leave()
+        place.set(place.value + 1)
+        turns.set(turns.value + 1)
+        with m.when(turns.value == TURNS):
+            m.result(0)
+    slot = place.value & m.get("block_mask", 64)
+    entry = _entry(m, slot)
+    fresh = m.load(entry + E_CODE, 32) == 0
+    m.put("block_count", m.get("block_count", 64) + fresh.zext(64))
+    code = m.call("copy_block", 64, number, rip, m.get("ram_base", 64) + physical)
+    head = m.get("page_blocks", 64) + ((physical >> 12) << 2)
+    m.store(entry + E_RIP, rip)
+    m.store(entry + E_PHYSICAL, physical)
+    m.store(entry + E_MODE, mode)
+    m.store(entry + E_NEXT, m.load(head, 32))
+    m.store(entry + E_CODE, code.trunc(32))
+    m.store(entry + E_RECORD, number.trunc(32))
+    m.store(head, (slot + 1).trunc(32))
+    lines = m.get("code_lines", 64) + ((physical >> 12) << 3)
+    old = m.load(lines, 64)
+    m.store(lines, old | touched_lines(m, physical, _length(m, entry)))
+    with m.when(old == 0):
+        m.call("protect", 0, physical & ~m.const(0xFFF, 64))
+    with m.when(m.get("chaining", 32) != 0):
+        m.call("chain", 0, slot, NOWHERE)
+        other = m.variable(64, m.load(entry + E_NEXT, 32).zext(64))
+        with m.loop():
+            with m.when(other.value == 0):
+                m.leave()
+            m.call("chain", 0, other.value - 1, rip)
+            other.set(m.load(_entry(m, other.value - 1) + E_NEXT, 32).zext(64))
+    m.put("count_placed", m.get("count_placed", 64) + 1)
+    m.result(m.get("code_base", 64) + code)
+
+
+def chain(m: Trace) -> None:
+    """chain(slot, wanted): set a block's branches out, all or those to one RIP: to the block of this page, or unlinked."""
+    slot, wanted = m.arguments
+    entry = _entry(m, slot)
+    rip, physical, mode = m.load(entry + E_RIP, 64), m.load(entry + E_PHYSICAL, 64), m.load(entry + E_MODE, 32)
+    record = m.get("known_base", 64) + m.load(entry + E_RECORD, 32).zext(64)
+    size = mode & s.MODE_CODE
+    mask = (size == 2).select(m.const(NOWHERE, 64), (size == 1).select(m.const(0xFFFFFFFF, 64), m.const(0xFFFF, 64)))
+    page = ~m.const(0xFFF, 64)
+    before = m.load(record + PARAMETERS, 16).zext(64) + m.load(record + RIPS, 16).zext(64)
+    at = m.variable(64, record + BYTES + (_padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1) + before * PAIR)
+    end = at.value + m.load(record + EXITS, 16).zext(64) * PAIR
+    code = m.load(entry + E_CODE, 32)
+    with m.loop():
+        with m.when(at.value == end):
+            m.leave()
+        target = (rip + m.load(at.value + 8, 64)) & mask
+        near = ((target ^ rip) & page) == 0
+        with m.when(near & ((wanted == NOWHERE) | (wanted == target))):
+            found = m.call("lookup_block", 64, target, (physical & page) | (target & 0xFFF), mode.zext(64))
+            site = code + m.load(at.value, 32)
+            to = m.variable(32, code + m.load(at.value + 4, 32))
+            with m.when(found != 0):
+                to.set(m.load(found + E_CODE, 32) + ENTRY)
+            m.store(m.get("code_write", 64) + site.zext(64), to.value - site - 4)
+        at.set(at.value + PAIR)
+    m.result()
+
+
+ENTRY = 16  # where in its code a block begins
+
+
+def lookup_block(m: Trace) -> None:
+    """lookup_block(RIP, physical, mode) -> the host address of the block's entry in the table, or 0."""
+    rip, physical, mode = m.arguments
+    place, turns = m.variable(64, block_hash(physical, rip, mode)), m.variable(64, 0)
+    with m.loop():
+        entry = _entry(m, place.value & m.get("block_mask", 64))
+        with m.when((m.load(entry + E_CODE, 32) == 0) | (turns.value == TURNS)):
+            m.leave()
+        same = (m.load(entry + E_RIP, 64) == rip) & (m.load(entry + E_PHYSICAL, 64) == physical)
+        with m.when(same & (m.load(entry + E_MODE, 32).zext(64) == mode)):
+            m.result(entry)
+        place.set(place.value + 1)
+        turns.set(turns.value + 1)
+    m.result(0)
+
+
+def forget_blocks(m: Trace) -> None:
+    """forget_blocks(physical page, first, last) -> how many blocks with bytes at these offsets in the page are gone.
+
+    The lines of the page are marked anew for those that are left.
+    """
+    page, first, last = m.arguments
+    head = m.get("page_blocks", 64) + ((page >> 12) << 2)
+    here, left = m.variable(64, m.load(head, 32).zext(64)), m.variable(32, 0)
+    lines, gone = m.variable(64, 0), m.variable(64, 0)
+    with m.loop():
+        with m.when(here.value == 0):
+            m.leave()
+        entry = _entry(m, here.value - 1)
+        following = m.load(entry + E_NEXT, 32)
+        physical, length = m.load(entry + E_PHYSICAL, 64), _length(m, entry)
+        start = physical & 0xFFF
+        with m.when(start.ule(last) & (start + length).ugt(first)):
+            m.store(entry + E_MODE, m.const(GONE, 32))
+            gone.set(gone.value + 1)
+        with m.otherwise():
+            m.store(entry + E_NEXT, left.value)
+            left.set(here.value.trunc(32))
+            lines.set(lines.value | touched_lines(m, physical, length))
+        here.set(following.zext(64))
+    m.store(head, left.value)
+    m.store(m.get("code_lines", 64) + ((page >> 12) << 3), lines.value)
+    with m.when((gone.value != 0) & (m.get("chaining", 32) != 0)):
+        here.set(left.value.zext(64))
+        with m.loop():
+            with m.when(here.value == 0):
+                m.leave()
+            m.call("chain", 0, here.value - 1, NOWHERE)
+            here.set(m.load(_entry(m, here.value - 1) + E_NEXT, 32).zext(64))
+    m.result(gone.value)
+
+
+def forget_offset(m: Trace) -> None:
+    """forget_offset(offset): forget the blocks with a byte at this offset in whatever page."""
+    (offset,) = m.arguments
+    page = m.variable(64, 0)
+    with m.loop():
+        with m.when(page.value.uge(m.get("ram_high_end", 64))):
+            m.leave()
+        with m.when(m.load(m.get("page_blocks", 64) + ((page.value >> 12) << 2), 32) != 0):
+            m.call("forget_blocks", 64, page.value, offset, offset)
+        page.set(page.value + 4096)
+    m.result()
+
+
+def forget_all(m: Trace) -> None:
+    """forget_all(): no page has blocks any more; the caller clears the table."""
+    page = m.variable(64, 0)
+    with m.loop():
+        with m.when(page.value.uge(m.get("ram_high_end", 64))):
+            m.leave()
+        head = m.get("page_blocks", 64) + ((page.value >> 12) << 2)
+        with m.when(m.load(head, 32) != 0):
+            m.store(head, m.const(0, 32))
+            m.store(m.get("code_lines", 64) + ((page.value >> 12) << 3), m.const(0, 64))
+        page.set(page.value + 4096)
+    m.result()
+
+
+def block_hash(physical: Value, rip: Value, mode: Value) -> Value:
+    """Where the search in the table of blocks starts, before the mask."""
+    return physical ^ (physical >> 15) ^ (rip >> 12) * 0x9E3779B1 ^ mode * 0x1003F
+
+
+def touched_lines(m: Trace, address: Value, size: Value) -> Value:
+    """One bit for each 64-byte line of its page that an access touches."""
+    first = (address & 0xFFF) >> 6
+    span = (((address & 0xFFF) + size - 1) >> 6) - first
+    return span.uge(63).select(m.const(NOWHERE, 64), (m.const(2, 64) << span) - 1) << first
+
+
+def stops_in_page(m: Trace, linear: Value) -> Value:
+    """1-bit: there may be a breakpoint in the page of a linear address, so that blocks may have to end early."""
+    page = (linear >> 12) & 0xFFF
+    return ((m.get_at("stop_pages", (page >> 6) << 3, 64) >> (page & 63)) & 1) != 0
+
+
+def _entry(m: Trace, slot: Value) -> Value:
+    return m.get("block_table", 64) + (slot << ENTRY_SHIFT)
+
+
+def _length(m: Trace, entry: Value) -> Value:
+    """Guest bytes of a block; a breakpoint's has none, but goes with those behind it."""
+    record = m.get("known_base", 64) + m.load(entry + E_RECORD, 32).zext(64)
+    length = m.load(record + GUEST_LENGTH, 16).zext(64)
+    return (length == 0).select(m.const(1, 64), length)
+
+
+def _padded(length: Value) -> Value:
+    return (length + 7) & ~length.trace.const(7, 64)
+
+
+FUNCTIONS = {
+    "find_block": (find_block, 64, 2),
+    "same_bytes": (same_bytes, 64, 2),
+    "copy_block": (copy_block, 64, 3),
+    "place_block": (place_block, 64, 2),
+    "chain": (chain, 0, 2),
+    "lookup_block": (lookup_block, 64, 3),
+    "forget_blocks": (forget_blocks, 64, 3),
+    "forget_offset": (forget_offset, 0, 1),
+    "forget_all": (forget_all, 0, 0),
+}
