@@ -7,6 +7,7 @@ mapping mirrors that layout (host = base + physical), costs only the pages that 
 import ctypes
 import mmap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NewType
 
 GuestPhysical = NewType("GuestPhysical", int)
@@ -41,6 +42,8 @@ class Ram:
             self._map = mmap.mmap(-1, self.high_end, flags=flags)
         except (OSError, ValueError, OverflowError) as error:
             raise MemoryError_(f"cannot map {size >> 20} MiB of guest RAM: {error}") from error
+        with suppress(OSError, AttributeError):  # fewer faults in the host; a host without huge pages does as well
+            self._map.madvise(mmap.MADV_HUGEPAGE)
         self._view = memoryview(self._map)
         self.host_base = HostAddress(ctypes.addressof(ctypes.c_char.from_buffer(self._map)))
         self.on_write: Callable[[int, int], None] = lambda address, length: None

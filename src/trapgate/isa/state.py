@@ -10,7 +10,9 @@ from dataclasses import dataclass
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
 GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 
-TLB_ENTRIES = 1024
+TLB_BITS = 12
+TLB_ENTRIES = 1 << TLB_BITS
+TLB_GROUP_BITS = TLB_BITS - 6  # entries that one bit of `tlb_local` stands for: a word of it for each table
 TLB_ENTRY_BYTES = 32  # tag_read, tag_write, tag_fetch, addend (host address - guest-virtual address)
 TLB_BYTES = TLB_ENTRIES * TLB_ENTRY_BYTES
 TLB_KERNEL, TLB_USER, TLB_KERNEL_AC = range(3)  # rights at CPL 0-2, at CPL 3, at CPL 0-2 with SMAP overridden by AC
@@ -199,6 +201,7 @@ def _layout() -> dict[str, Field]:
     add("native_table", 8 * NATIVE_SLOTS, 64)  # addresses of the native functions, by their place in the sorted list of names
     for counter in ("count_walks", "count_slow", "count_dispatch", "count_exceptions", "count_code_stores", "count_placed"):
         add(counter, 8)
+    add("tlb_local", 3 * 8)  # one bit for each group of entries that may hold some of this address space alone
     add("tlb_flags", 3 * TLB_ENTRIES, 64)  # one byte an entry: FLAG_*
     add("tlb", 3 * TLB_BYTES, 4096)
     add("jumps", 2 * JUMP_BYTES, 4096)  # user half, kernel half

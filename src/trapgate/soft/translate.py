@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic
 
@@ -27,6 +28,7 @@ from trapgate.soft.toolong import is_too_long
 
 BLOCK_LIMIT = 64  # instructions
 MAX_LENGTH = 15
+TWO_PAGES = 1 << 63  # in the space of known blocks: an instruction that needs bytes of the next page
 MOST_INSTRUCTIONS = 1 << 16  # kept decoded for Python
 MOST_BLOCKS = 1 << 18  # kept by their bytes
 SHARED_MNEMONICS = (Mnemonic.MOVSD, Mnemonic.CMPSD)  # string and SSE instructions of the same name
@@ -44,8 +46,12 @@ class Decoded:
     fused: dict[bytes, Template | None] | None = None
 
 
-class FetchFault(Exception):
-    """The bytes behind the first page could not be fetched."""
+class Found(NamedTuple):
+    """A block that is known now."""
+
+    record: int  # in the known blocks
+    second: int  # guest-physical page of the bytes behind the first page, or -1
+    host: int  # where its bytes lie
 
 
 class Translator:
@@ -58,8 +64,9 @@ class Translator:
         self._decoded: dict[int, dict[bytes, Decoded]] = {}
         self._heads: dict[int, Template] = {}
         self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(sorted(code.entries))}
-        self._memory = ram._view
-        self._find = code.function("find_block", 64, 2)
+        self._ram, self._memory = ram, ram._view
+        self._both = (ctypes.c_char * (2 * MAX_LENGTH))()  # the bytes at the end of a page and those behind it
+        self._find = code.function("find_block", 64, 3)
         self.counting, self.block_limit = False, BLOCK_LIMIT
         state.known_base, state.chaining = self.known_blocks.address, 1
         self.configure()
@@ -81,59 +88,73 @@ class Translator:
             pages[page >> 3] |= 1 << (page & 7)
         self.state.stop_pages[:] = pages
 
-    def block(self, physical: int, mode: int, linear: int, second: Callable[[], int]) -> tuple[int, int]:
-        """(record of the block at `linear`, guest-physical page of the bytes behind the first page or -1).
-
-        `second()` gives that page when an instruction reaches into it.
-        """
-        record = int(self._find(ctypes.addressof(self.state), physical, mode))
+    def block(self, physical: int, mode: int, linear: int, second: Callable[[], int]) -> Found:
+        """The block at a linear address. `second()` gives the guest-physical page behind its own, for an instruction in two."""
+        room, stops = PAGE_SIZE - physical % PAGE_SIZE, frozenset[int]() if mode & s.MODE_STEP else self.breakpoints
+        space, host = self.state.block_space | mode, self._ram.host_base + physical
+        record = self._look_up(host, room, space)
         if record:
             end = linear + self.known_blocks.length(record)
-            if mode & s.MODE_STEP or not any(linear <= stop < end for stop in self.breakpoints):
-                return record, -1
-        return self._translate(physical, mode, linear, second)
+            if not any(linear <= stop < end for stop in stops):
+                return Found(record, -1, host)
+        if room < MAX_LENGTH and linear not in stops:
+            found = self._in_two_pages(physical, mode, room, second)
+            if found is not None:
+                return found
+        parts = self._parts(physical, mode, room, {stop - linear for stop in stops})
+        return Found(self.known_blocks.add(space, self._compose(mode, parts)), -1, host)
 
-    def _translate(self, physical: int, mode: int, linear: int, second: Callable[[], int]) -> tuple[int, int]:
-        page_end = (physical & ~(PAGE_SIZE - 1)) + PAGE_SIZE
+    def _look_up(self, host: int, room: int, space: int) -> int:
+        """The record of the longest known block that `room` bytes at a host address begin with, or 0."""
+        return int(self._find(ctypes.addressof(self.state), host, room, space))
+
+    def _in_two_pages(self, physical: int, mode: int, room: int, second: Callable[[], int]) -> Found | None:
+        """The block of one instruction that reaches into the next page, or is none whatever is there; None for any other."""
         bits = (16, 32, 64)[mode & s.MODE_CODE]
-        known = self._decoded.setdefault(mode, {})
-        data = bytes(self._memory[physical : min(page_end, physical + MAX_LENGTH * self.block_limit)])
-        decoder = Decoder(bits, data)
+        data = self._memory[physical : physical + room].tobytes()
+        if not Decoder(bits, data).decode().is_invalid:
+            return None
+        page = second()
+        data += self._memory[page : page + MAX_LENGTH].tobytes()
+        ctypes.memmove(self._both, data, len(data))
+        host, space = ctypes.addressof(self._both), self.state.block_space | mode | TWO_PAGES
+        record = self._look_up(host, len(data), space)
+        if not record:
+            raw = data[: max(1, Decoder(bits, data[:MAX_LENGTH]).decode().len)]
+            record = self.known_blocks.add(space, self._compose(mode, [(self._known(raw, mode), raw)]))
+        return Found(record, page if self.known_blocks.length(record) > room else -1, host)
+
+    def _parts(self, physical: int, mode: int, room: int, stops: set[int]) -> list[tuple[Decoded, bytes]]:
+        """The instructions of a block, none where a breakpoint comes first. `stops`: offsets of breakpoints."""
+        bits = (16, 32, 64)[mode & s.MODE_CODE]
         limit = 1 if mode & s.MODE_STEP else self.block_limit
+        data = self._memory[physical : physical + min(room, MAX_LENGTH * limit)].tobytes()
+        decoder = Decoder(bits, data)
         parts: list[tuple[Decoded, bytes]] = []
-        at, second_page = 0, -1
-        breakpoints = self.breakpoints
-        stepping = bool(mode & s.MODE_STEP)
-        while len(parts) < limit and at < len(data):
-            if breakpoints and not stepping and linear + at in breakpoints:
-                break
+        at = 0
+        while len(parts) < limit and at < len(data) and at not in stops:
             instruction = decoder.decode()
             length = instruction.len
             if instruction.is_invalid:
-                room = len(data) - at
-                if room < MAX_LENGTH and physical + len(data) == page_end:
-                    if parts:
-                        break  # it gets a block of its own
-                    second_page = second()
-                    data = data[at:] + bytes(self._memory[second_page : second_page + MAX_LENGTH])
-                    parts.append(self._one(known, mode, bits, data))
-                    at = parts[0][0].length
-                    if at <= room:
-                        second_page = -1
-                    break
-                length = max(1, min(length, room))
+                if parts and len(data) - at < MAX_LENGTH:
+                    break  # it may go on behind these bytes: a block of its own
+                length = max(1, length)
             raw = data[at : at + length]
-            entry = known.get(raw)
-            if entry is None:
-                entry = known[raw] = self._decode(raw, bits, mode)
+            entry = self._known(raw, mode)
             parts.append((entry, raw))
             at += length
-            if entry.instruction.flow_control != FlowControl.NEXT or (entry.live is not None and entry.live.ends):
+            if entry.instruction.flow_control != FlowControl.NEXT or self._template(entry, raw, mode).ends:
                 break
-            if entry.live is None and self._template(entry, raw, mode).ends:
-                break
-        template = self._compose(mode, parts)
-        return self.known_blocks.add(self.state.block_space | mode, template, findable=second_page < 0), second_page
+        return parts
+
+    def _known(self, raw: bytes, mode: int) -> Decoded:
+        """What is known of an instruction."""
+        known = self._decoded.setdefault(mode, {})
+        entry = known.get(raw)
+        if entry is None:
+            instruction = Decoder((16, 32, 64)[mode & s.MODE_CODE], raw, ip=0).decode()
+            entry = known[raw] = Decoded(instruction, len(raw), instruction.mnemonic in _JCC)
+        return entry
 
     @property
     def instructions(self) -> Numbered:
@@ -150,19 +171,6 @@ class Translator:
         self._decoded.clear()
         self.known_blocks = KnownBlocks()
         self.state.known_base = self.known_blocks.address
-
-    def _one(self, known: dict[bytes, Decoded], mode: int, bits: int, data: bytes) -> tuple[Decoded, bytes]:
-        """The instruction at the start of some bytes that are all there."""
-        instruction = Decoder(bits, data[:MAX_LENGTH]).decode()
-        raw = data[: max(1, instruction.len)]
-        if raw not in known:
-            known[raw] = self._decode(raw, bits, mode)
-        return known[raw], raw
-
-    def _decode(self, raw: bytes, bits: int, mode: int) -> Decoded:
-        decoder = Decoder(bits, raw, ip=0)
-        i = decoder.decode()
-        return Decoded(i, len(raw), i.mnemonic in _JCC)
 
     def _template(self, entry: Decoded, raw: bytes, mode: int, dead: bool = False) -> Template:
         found = entry.dead if dead else entry.live

@@ -53,13 +53,13 @@ class TranslatingCore(TimedCore):
             return block
         if self.blocks.full or self.translator.crowded:
             self._start_over()
-        record, second = self.translator.block(physical, mode, linear, lambda: self._second(linear))
-        if second < 0 and not mode & s.MODE_STEP:
-            if not self._place(self.address, record, physical):  # the table has no room where this block belongs
+        found = self.translator.block(physical, mode, linear, lambda: self._second(linear))
+        if found.second < 0 and not mode & s.MODE_STEP:
+            if not self._place(self.address, found.record, physical):  # the table has no room where this block belongs
                 self._start_over()
             return None
-        code = self._copy(self.address, record, st.rip, self.ram.host_base + physical)
-        block = Block(key, self.code.base + code + ENTRY, self.translator.known_blocks.length(record), second)
+        code = self._copy(self.address, found.record, st.rip, found.host)
+        block = Block(key, self.code.base + code + ENTRY, self.translator.known_blocks.length(found.record), found.second)
         fresh = [page for page in block.pages if not self.blocks.lines[page >> 12]]
         self.blocks.keep(block)
         for page in fresh:

@@ -42,7 +42,7 @@ def test_which_flags_are_stored(translator: Translator, block: str, dead: list[b
     parts = []
     for text in block.split():
         raw = bytes.fromhex(text)
-        entry = translator._decode(raw, 64, MODE_CODE64)
+        entry = translator._known(raw, MODE_CODE64)
         translator._template(entry, raw, MODE_CODE64)
         parts.append((entry, raw))
     chosen = translator._choose(parts, MODE_CODE64)

@@ -33,16 +33,14 @@ class Searching:
         self.ram = Ram(1 << 20)
         self.code = CodeBuffer(load_library(Cache()), 16 << 20)
         self.state = CpuState()
-        self.state.ram_base = self.ram.host_base
-        self._find = self.code.function("find_block", 64, 2)
+        self._find = self.code.function("find_block", 64, 3)
         assert LAYOUT["rip"].offset == 0
 
-    def found(self, blocks: KnownBlocks, mode: int, data: bytes, at: int = AT) -> bytes | None:
+    def found(self, blocks: KnownBlocks, mode: int, data: bytes) -> bytes | None:
         """The guest bytes of the record that is found for `data`, at the end of a page."""
         self.state.known_base = blocks.address
-        at = 0x2000 - len(data)
-        self.ram.write(at, data)
-        record = self._find(ctypes.addressof(self.state), at, mode)
+        self.ram.write(0x2000 - len(data), data)
+        record = self._find(ctypes.addressof(self.state), self.ram.host_base + 0x2000 - len(data), len(data), mode)
         return bytes(blocks.guest(record)) if record else None
 
 
@@ -120,7 +118,7 @@ def test_past_the_limit_only_what_was_used_is_kept(native: Searching, monkeypatc
         native.code.first,
     )
     native.ram.write(AT, OTHER)
-    record = native._find(ctypes.addressof(native.state), AT, 1)
+    record = native._find(ctypes.addressof(native.state), native.ram.host_base + AT, 4096, 1)
     native.code.function("copy_block", 64, 3)(ctypes.addressof(native.state), record, 0, native.ram.host_base + AT)
     blocks.add(2, block(b"made in this run"))
     monkeypatch.setattr(known, "KEPT", 1)

@@ -156,7 +156,7 @@ def dispatch(m: Trace) -> None:
     with m.otherwise():
         with m.when(stops_in_page(m, linear), likely=False):
             leave(m, s.EXIT_TRANSLATE)
-        record = m.call("find_block", 64, physical, mode)
+        record = m.call("find_block", 64, host.value, m.const(4096, 64) - (physical & 0xFFF), m.get("block_space", 64) | mode)
         with m.when(record == 0, likely=False):
             leave(m, s.EXIT_TRANSLATE)
         code.set(m.call("place_block", 64, record, physical))

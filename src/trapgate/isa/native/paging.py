@@ -211,6 +211,9 @@ def access(m: Trace) -> None:
     code_page = ((rights & s.RIGHT_WRITE) != 0) & open_ & plain & (lines != 0)
     flags = flags | code_page.select(m.const(s.FLAG_CODE, 64), m.const(0, 64))
     m.put_at("tlb_flags", slot, flags.trunc(8))
+    with m.when((rights & s.RIGHT_GLOBAL) == 0):
+        word, group = (slot >> s.TLB_BITS) << 3, (slot & (s.TLB_ENTRIES - 1)) >> s.TLB_GROUP_BITS
+        m.put_at("tlb_local", word, m.get_at("tlb_local", word, 64) | (m.const(1, 64) << group))
     with m.when((rights & s.RIGHT_2M) != 0):
         word, bit = large_filter(address)
         m.put_at("large_filter", word, m.get_at("large_filter", word, 64) | bit)
@@ -232,20 +235,29 @@ def access(m: Trace) -> None:
 def flush(m: Trace) -> None:
     """flush(keep_global): forget translations; the jump caches of the address space go with them.
 
-    The flags of eight entries are looked at together: most are unused, or global.
+    Only the groups in which there may be something to forget are looked at, the flags of eight entries together.
     """
     (keep_global,) = m.arguments
     keep = keep_global != 0
     doomed = keep.select(m.const(s.FLAG_LOCAL * 0x0101010101010101, 64), m.const(NOWHERE, 64))
-    at = m.variable(64, 0)
-    with m.loop():
-        with m.when(at.value == 3 * s.TLB_ENTRIES):
-            m.leave()
-        with m.when((m.get_at("tlb_flags", at.value, 64) & doomed) != 0):
-            for slot in range(8):
-                with m.when((m.get_at("tlb_flags", at.value + slot, 8) & doomed.trunc(8)) != 0):
-                    _invalidate(m, at.value + slot)
-        at.set(at.value + 8)
+    at, end, groups = m.variable(64, 0), m.variable(64, 0), m.variable(64, 0)
+    for table in range(3):
+        groups.set(keep.select(m.get_at("tlb_local", m.const(8 * table, 64), 64), m.const(NOWHERE, 64)))
+        m.put_at("tlb_local", m.const(8 * table, 64), m.const(0, 64))
+        with m.loop():
+            with m.when(groups.value == 0):
+                m.leave()
+            at.set(groups.value.trailing_zeros() * (1 << s.TLB_GROUP_BITS) + table * s.TLB_ENTRIES)
+            groups.set(groups.value & (groups.value - 1))
+            end.set(at.value + (1 << s.TLB_GROUP_BITS))
+            with m.loop():
+                with m.when(at.value == end.value):
+                    m.leave()
+                with m.when((m.get_at("tlb_flags", at.value, 64) & doomed) != 0):
+                    for slot in range(8):
+                        with m.when((m.get_at("tlb_flags", at.value + slot, 8) & doomed.trunc(8)) != 0):
+                            _invalidate(m, at.value + slot)
+                at.set(at.value + 8)
     with m.when(~keep):
         m.put("large_start", m.const(NOWHERE, 64))
         m.put("large_end", m.const(0, 64))

@@ -34,11 +34,9 @@ def spread(prefix: Value, space: Value, length: Value) -> Value:
 
 
 def find_block(m: Trace) -> None:
-    """find_block(physical, mode) -> the longest known record that fits the guest bytes there, or 0."""
-    physical, mode = m.arguments
-    space, base = m.get("block_space", 64) | mode, m.get("known_base", 64)
-    data = m.get("ram_base", 64) + physical
-    room = m.const(4096, 64) - (physical & 0xFFF)
+    """find_block(host address, room, space) -> the longest known record that the `room` bytes there begin with, or 0."""
+    data, room, space = m.arguments
+    base = m.get("known_base", 64)
     prefix, length = m.variable(64, 0), m.variable(64, room.ult(PREFIX).select(room, m.const(PREFIX, 64)))
     at = m.variable(64, length.value)
     with m.loop():
@@ -325,7 +323,7 @@ def _padded(length: Value) -> Value:
 
 
 FUNCTIONS = {
-    "find_block": (find_block, 64, 2),
+    "find_block": (find_block, 64, 3),
     "same_bytes": (same_bytes, 64, 2),
     "copy_block": (copy_block, 64, 3),
     "place_block": (place_block, 64, 2),
