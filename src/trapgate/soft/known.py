@@ -93,7 +93,7 @@ class KnownBlocks:
         padding = bytes(-len(guest) % 8)
         mask = bytearray(b"\xff" * len(guest))
         for at, *_ in parameters:
-            mask[at : at + 4] = bytes(4)
+            mask[at : at + 4] = b"\0\0\0\x80"  # of the same sign
         free = min((at for at, *_ in parameters), default=len(guest))
         prefix = guest[: min(free, p.PREFIX)]
         pairs = b"".join(

@@ -8,7 +8,7 @@ where the two differ by just that difference, the constant goes.
 from collections.abc import Callable
 from dataclasses import replace
 
-from iced_x86 import Code, Decoder, Instruction, Register
+from iced_x86 import Decoder, Instruction, Register
 
 from trapgate.isa.native.placing import EXTENDED, LEAST_PARAMETER, MOST_PARAMETER, PLAIN, RELATIVE
 from trapgate.soft.template import Builder, Template
@@ -18,7 +18,7 @@ _ALL = (1 << 64) - 1
 
 
 def constants(raw: bytes, bits: int) -> list[int]:
-    """Offsets of the 32-bit constants of an instruction that look like addresses of a kernel."""
+    """Offsets of the 32-bit constants of an instruction that look like addresses of a kernel, or like distances from them."""
     if bits != 64 or len(raw) < 5:
         return []
     decoder = Decoder(bits, raw, ip=0)
@@ -27,7 +27,7 @@ def constants(raw: bytes, bits: int) -> list[int]:
     found = []
     if places.has_displacement and places.displacement_size == 4 and not _moves_along(i):
         found.append(places.displacement_offset)
-    if places.has_immediate and places.immediate_size == 4 and i.code != Code.XBEGIN_REL32 and not i.near_branch_target:
+    if places.has_immediate and (places.immediate_size == 4 or raw[places.immediate_offset + 4 :] == b"\xff" * 4):
         found.append(places.immediate_offset)
     return [at for at in found if LEAST_PARAMETER <= int.from_bytes(raw[at : at + 4], "little") < MOST_PARAMETER]
 
@@ -48,7 +48,7 @@ def parametrised(raw: bytes, builder: Builder, lower: Callable[[bytes], Builder 
         found = _followers(template, builder, lower(other), (value ^ _OTHER) - value)
         if found is None:
             continue
-        signed = value - (1 << 32)
+        signed = value - (1 << 32) if value >> 31 else value
         fields, relative = found
         parameters += [(at, PLAIN if size == 4 else EXTENDED, hole, held - signed) for hole, size, held in fields]
         parameters += [(at, RELATIVE, hole, addend - signed) for hole, addend in relative]

@@ -88,7 +88,7 @@ def test_a_parameter_may_have_any_value_that_looks_like_an_address(native: Searc
     blocks.add(2, block(guest, ((3, 0, 8, 0),)))
     assert native.found(blocks, 2, b"\x48\xc7\xc7" + OTHER_KERNEL + b"\xc3") == guest
     assert native.found(blocks, 2, b"\x48\xc7\xc7" + OTHER_KERNEL + b"\xc2") is None
-    for value in (0x7FFFFFFF, 0xFFFF0000, 0xFFFFFFF0, 1):
+    for value in (0x7FFFFFFF, 0x40000000, 0xFFFF0000, 0xFFFFFFF0, 1):
         assert native.found(blocks, 2, b"\x48\xc7\xc7" + value.to_bytes(4, "little") + b"\xc3") is None
     for value in (0x80000000, 0xFFFEFFFF):
         assert native.found(blocks, 2, b"\x48\xc7\xc7" + value.to_bytes(4, "little") + b"\xc3") == guest

@@ -21,7 +21,7 @@ GUEST_LENGTH, PARAMETERS, RIPS, EXITS, BYTES = 24, 26, 28, 30, 32
 # A parameter (offset in the guest bytes, kind, offset in the code, addend) is a 32-bit constant of the guest's whose value the
 # code was not made for: in the code as 32 bits, sign-extended to 64, or added to RIP.
 PLAIN, EXTENDED, RELATIVE = range(3)
-LEAST_PARAMETER, MOST_PARAMETER = 0x80000000, 0xFFFF0000  # [least, most): what kernel addresses look like, and small numbers do not
+LEAST_PARAMETER, MOST_PARAMETER = 0x40000000, 0xFFFF0000  # [least, most): what addresses and distances in a kernel look like
 
 # An entry of the table of blocks.
 E_RIP, E_PHYSICAL, E_MODE, E_NEXT, E_CODE, E_RECORD, ENTRY_SHIFT = 0, 8, 16, 20, 24, 28, 5
