@@ -8,7 +8,7 @@ from trapgate.isa import catalog
 from trapgate.isa.evaluate import Ending, Host, HostInstruction, OutOfReach, Undefined, evaluate
 from trapgate.isa.flags import AF, CF, OF, PF, SF, ZF
 from trapgate.isa.flags import read as read_flags
-from trapgate.isa.state import offset
+from trapgate.isa.state import TLB_ENTRIES, offset
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 
 FORMS = {form.name: form for form in catalog.forms()}
@@ -142,7 +142,7 @@ def test_division_faults_or_divides() -> None:
 def test_memory_behind_the_tlb() -> None:
     page, ram = 0x40_3000, bytearray(range(256)) * 16
     host = Host(regions=[(0x7000_0000, ram)])
-    entry = offset("tlb") + (page >> 12) % 1024 * 32
+    entry = offset("tlb") + (page >> 12) % TLB_ENTRIES * 32
     host.state[entry : entry + 8] = page.to_bytes(8, "little")
     host.state[entry + 24 : entry + 32] = (0x7000_0000 - page).to_bytes(8, "little")
     holes = {"RTLBR": offset("tlb"), "RTLBW": offset("tlb") + 8, "RTLBA": offset("tlb") + 24}
