@@ -183,7 +183,7 @@ class Translator:
         return found
 
     def _lowered(self, raw: bytes, mode: int, dead: bool) -> Builder:
-        builder = Builder(self.code.library, mode, len(raw), dead, self.model.amd)
+        builder = Builder(self.code.library, mode, len(raw), dead, self.model.amd, self.counting)
         instruction = Decoder(builder.code_size, raw, ip=0).decode()
         if instruction.is_invalid and is_too_long(raw, builder.code_size):
             builder.raises("raise_gp0")
@@ -204,7 +204,7 @@ class Translator:
 
     def _joined(self, raw: bytes, size: int, mode: int) -> Builder | None:
         """An instruction of `size` bytes and the branch behind it, lowered together; None where no stencil does both."""
-        builder = Builder(self.code.library, mode, size, False, self.model.amd)
+        builder = Builder(self.code.library, mode, size, False, self.model.amd, self.counting)
         self._lower(builder, Decoder(builder.code_size, raw[:size], ip=0).decode())
         if not builder.ops or builder.ends:
             return None
