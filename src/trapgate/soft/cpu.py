@@ -72,6 +72,7 @@ class SoftVcpu(TranslatingCore):
         self._want_step = False
         self._stepping = False
         self._skip_breakpoint: int | None = None
+        self._restarts: set[int] = set()  # RIPs of instructions that faulted behind a breakpoint of the debugger: told of already
         self._step_start = self._step_next = 0
         self._step_code = b""
         self._step_tf = self._step_faulted = self._step_asked = False
@@ -286,6 +287,10 @@ class SoftVcpu(TranslatingCore):
         """Run the instruction at RIP alone; `site`: the device access for which it started again, if that is why."""
         st = self.state
         self._want_step = False
+        if st.rip in self._restarts:
+            self._restarts.remove(st.rip)
+            if st.rflags & RF:  # IRET has come back to it; without RF it is met anew
+                self._skip_breakpoint = st.rip
         hit = self._exec_hits()
         if hit is not None:
             return hit
@@ -375,6 +380,8 @@ class SoftVcpu(TranslatingCore):
         vector, unclear, st.fault_has_error = fault.vector, st.fault_has_error == NOT_CANONICAL, 0
         if unclear and vector == vectors.GP and by_stack(self):
             vector = vectors.SS
+        if self.in_step and self._before_step[2] == self._step_start:
+            self._restarts.add(self._step_start)
         self._step_faulted = True
         self._activity = None
         st.pending_debug = self.pending_hits = 0

@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from programs.debug.cases import BLD, DB, NONE, arm
-from programs.debug.harness import CASE, DATA, PT, TF, Armed, Guest, library
+from programs.debug.cases import BLD, DB, NONE, PF, arm
+from programs.debug.harness import CASE, DATA, PT, RF, TF, Armed, Guest, handler, library
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.soft import cpu as soft
 from trapgate.stops import BreakpointHit, ExitKind, MachineExit, Paused, SoftwareHit, StepDone
@@ -44,6 +44,32 @@ def test_both_owners_on_one_instruction_stop_once_each_on_it() -> None:
     assert (guest.vcpu.get("rip"), guest.log) == (CASE, [])  # not in the guest's handler
     assert isinstance(guest.machine.resume(), MachineExit)
     assert [one.dr6 for one in guest.log] == [NONE | 1, NONE]
+
+
+@pytest.mark.parametrize("software", [False, True], ids=["hbreak", "break"])
+def test_a_breakpoint_stops_once_for_an_instruction_that_faults_and_starts_again(software: bool) -> None:
+    """RF = 1 in the frame tells the restart from the next time round (SDM vol. 3, 18.3.1.1); the handler maps the page."""
+    guest = Guest("mov edi, 0x50000\n1: mov eax, [rdi]\nnop\nloop 1b\nnop", Armed(rcx=2), resume_at=1)
+    places = (guest.starts[1], guest.starts[2], handler(PF))
+    guest.vcpu.arm(() if software else ours(*((Kind.EXEC, at, 1) for at in places)), places if software else ())
+    seen = []
+    for _ in range(5):
+        assert type(guest.machine.resume()) is (SoftwareHit if software else BreakpointHit)
+        seen.append(guest.vcpu.get("rip"))
+        if seen[-1] == handler(PF):
+            guest.machine.ram.write_int(PT + 8 * 0x50, 8, 0x50007)
+    load, following, fault = places
+    assert seen == [load, fault, following, load, following]
+    assert guest.run() == []
+    assert [one.vector for one in guest.log[:-1]] == [PF]
+
+
+def test_the_guests_own_rf_hides_nothing_from_the_debugger() -> None:
+    guest = Guest("nop\nnop", Armed((CASE,), arm(0, 0), rflags=RF))
+    guest.vcpu.arm(ours((Kind.EXEC, CASE, 1)), ())
+    assert isinstance(guest.machine.resume(), BreakpointHit)
+    assert guest.run() == []
+    assert [one.dr6 for one in guest.log] == [NONE]
 
 
 def test_a_step_from_there_delivers_the_guests_own() -> None:
