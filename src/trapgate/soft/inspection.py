@@ -68,7 +68,9 @@ def _set(cpu: "SoftVcpu", register: str, value: int) -> None:
         elif value != getattr(st, f"{register}_selector"):
             if register in ("cs", "ldtr", "tr"):
                 raise ValueError(f"{register} changes only by the guest's own instructions")
+            hits = cpu.pending_hits
             load_segment(cpu, register, value)
+            cpu.pending_hits = hits  # the debugger reads the descriptor, not the guest
     elif register == "mxcsr":
         floating.set_mxcsr(cpu, value)
     elif register in _ALIAS:

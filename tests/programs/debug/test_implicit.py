@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from programs.debug.cases import BS, DB, NONE, UD, WRITE, arm
-from programs.debug.harness import CASE, IDT, IF, PD, PML4, PT, TF, TSS, Armed, Guest, handler, library
+from programs.debug.harness import CASE, GDT, IDT, IF, PD, PML4, PT, TF, TSS, U32, Armed, Guest, handler, library
 from programs.debug.implicit import FRAME0, FRAME3
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.soft import cpu as soft
@@ -107,6 +107,15 @@ def test_the_frame_of_the_guests_own_trap_behind_a_step() -> None:
     assert guest.machine.resume() == BreakpointHit(tuple(points), fault=False)
     assert guest.vcpu.get("rip") == handler(DB)
     assert guest.vcpu.get("dr6") == BS
+
+
+def test_a_segment_that_the_debugger_loads_hits_nothing() -> None:
+    guest = Guest("nop\nnop", Armed())
+    guest.vcpu.arm(ours((Kind.READ, GDT + U32, 8)), (CASE,))
+    assert guest.machine.resume() == SoftwareHit(CASE)
+    guest.vcpu.set("ds", U32 | 3)
+    assert guest.vcpu.get("ds") == U32 | 3
+    assert guest.run() == []
 
 
 def test_real_mode_vectors_and_frames() -> None:
