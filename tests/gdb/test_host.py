@@ -31,7 +31,8 @@ class Rig:
         vcpu = self.machine.vcpu
         assert isinstance(vcpu, PretendVcpu)
         self.vcpu = vcpu
-        self.host = DebugHost(self.machine, TcpAddress("127.0.0.1", 0), wait=wait)
+        self.stops: list[int] = []  # RIP at each stop that a debugger saw
+        self.host = DebugHost(self.machine, TcpAddress("127.0.0.1", 0), wait=wait, seen=lambda: self.stops.append(vcpu.regs["rip"]))
         self.end: MachineExit | BaseException | None = None
         self.thread = threading.Thread(target=self._main, daemon=True)
         self.thread.start()
@@ -90,6 +91,7 @@ def test_waits_for_the_debugger_and_runs_after_it(rig: Make) -> None:
     with Client(one.address) as client:
         assert client.step() == Stopped(1)
         assert one.vcpu.regs["rip"] == 0x1001
+        assert one.stops == [0x1001]
     one.until(lambda: one.vcpu.regs["rax"] > 100)
 
 

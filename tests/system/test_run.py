@@ -167,3 +167,46 @@ def test_a_terminal_is_raw_and_comes_back(tmp_path: Path) -> None:
     assert termios.tcgetattr(slave) == before
     os.close(master)
     os.close(slave)
+
+
+def test_a_profile_names_the_functions_of_the_image(tmp_path: Path) -> None:
+    done = trapgate("run", str(guests.DEMO), "--memory", "16M", "--profile")
+    said = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert said[0].startswith("trapgate: profile of ")
+    assert any(line.startswith("trapgate:   OUT to port 3F8h ") for line in said)
+    counted = next(line.split() for line in said if "OUT to port 3F8h" in line)
+    assert int(counted[5].replace(",", "")) == len(done.stdout)  # the UART got each byte with an OUT of its own
+
+
+def test_a_profile_when_the_user_quits(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [TRAPGATE, "run", boot_sector(tmp_path, HELLO), "--profile"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    wait_for(process.stdout.fileno(), b"!")
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    lines = said.decode().splitlines()
+    assert next(line for line in lines if "hottest" in line)
+    assert any(line.split()[2:] == ["0x7c06", "(CPL", "0)"] for line in lines)  # jmp .
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--profile", "--engine", "kvm"], "--profile looks into our own CPU"),
+        (["--symbols", "vmlinux"], "--symbols gives names to --profile"),
+        (["--profile", "--symbols", "/nonexistent"], "cannot read symbols from /nonexistent"),
+    ],
+)
+def test_profiles_that_cannot_be(tmp_path: Path, options: list[str], words: str) -> None:
+    done = trapgate("run", boot_sector(tmp_path, DEAD), *options)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -32,8 +32,16 @@ Examples:
     trapgate run xen --append "com1=115200 console=com1" --module "vmlinuz console=hvc0" --module initrd.gz -m 1G
   A CPU without the bus-lock trap:
     trapgate run bzImage --cpu EPYC-Turin,-bus-lock-detect
+  Where the time goes, in a kernel whose symbols lie beside it (nokaslr: at the addresses that they name):
+    trapgate run bzImage --initrd initrd.gz --append "console=ttyS0 nokaslr" --profile --symbols vmlinux
   Every bus lock as a line on standard error, at any privilege level:
     trapgate run test.elf --bus-locks report
+
+--profile tells, in seconds and parts of the run, what translated code, translation, Python with the devices, and sleep took; then
+each reason for which translated code was left, with how often, how long in all, and how long each; then the hottest guest code, by
+function where symbols are known, by block where not. Guest code is sampled each millisecond that it runs, at the next block; not
+with --clock instructions, which that would disturb. A run without --profile pays nothing for it. With --gdb, stops tell it, too,
+when the guest has run for a second since.
 
 \b
 Exit status:
@@ -101,6 +109,8 @@ def cli() -> None:
     show_default=True,
     help="What guest time follows; with instructions, runs repeat exactly.",
 )
+@click.option("--profile", is_flag=True, help="At the end, and when gdb stops the guest: where the time went, and hot guest code.")
+@click.option("--symbols", metavar="FILE", help="ELF file with names for --profile; without it those of IMAGE, if it has any.")
 def run(
     image: str,
     initrd: str | None,
@@ -115,15 +125,23 @@ def run(
     serial: SerialChoice,
     bus_locks: BusLockChoice,
     clock: str,
+    profile: bool,
+    symbols: str | None,
 ) -> int:
     """Check what options mean together, then run."""
     if wait and gdb is None:
         raise click.UsageError("--wait needs --gdb, or nobody could let the guest go")
     if bus_locks.mode is Mode.STOP and gdb is None:
         raise click.UsageError("--bus-locks stop needs --gdb; without a debugger use --bus-locks report")
+    if profile and engine != "soft":
+        raise click.UsageError("--profile looks into our own CPU; it needs --engine soft")
+    if symbols is not None and not profile:
+        raise click.UsageError("--symbols gives names to --profile; add it")
     from trapgate.cli import run as runner  # the translator is loaded only by the commands that run a guest
 
-    request = runner.Request(image, initrd, modules, command_line, memory, cpus, cpu, engine, gdb, wait, serial, bus_locks, clock)
+    request = runner.Request(
+        image, initrd, modules, command_line, memory, cpus, cpu, engine, gdb, wait, serial, bus_locks, clock, profile, symbols
+    )
     return runner.run(request)
 
 

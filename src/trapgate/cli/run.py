@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.cli import errors
@@ -17,6 +18,9 @@ from trapgate.cli.terminal import Terminal
 from trapgate.gdb.address import Address, AddressError
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.stops import ExitKind, MachineExit
+
+if TYPE_CHECKING:
+    from trapgate.cli.profile import Profiler
 
 SWITCH = 0.0005  # seconds until a thread that waits for a deadline gets its turn while another translates
 COLLECT = (200_000, 100, 100)  # what the translator keeps is no garbage: looking for some among it took a third of its time
@@ -41,6 +45,8 @@ class Request:
     serial: SerialChoice
     bus_locks: BusLockChoice
     clock: str
+    profile: bool = False
+    symbols: str | None = None
 
 
 def tell(text: str) -> None:
@@ -115,7 +121,8 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     )
     machine = make_machine(config, request.engine)
     load_guest(machine, request.image, request.command_line, request.initrd, request.cpus, request.modules)
-    runner = _runner(machine, request)
+    profiler = _profiler(machine, request, stack)
+    runner = _runner(machine, request, profiler)
     terminal = Terminal(
         on_input=lambda data: machine.post(lambda: machine.board.uart.feed(data)),
         on_quit=runner.quit,
@@ -130,6 +137,8 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     for line in machine.bus_locks.summary():
         tell(line)
     status = end if isinstance(end, int) else _status(end)
+    if profiler is not None:
+        profiler.report()
     if runner.stuck:
         tell("the machine does not stop; it is ended by force")
         os._exit(status)
@@ -145,14 +154,24 @@ def _default_cpu(engine: str) -> str:
     return guest_kvm.default_cpu()
 
 
-def _runner(machine: Machine, request: Request) -> Runner:
+def _profiler(machine: Machine, request: Request, stack: contextlib.ExitStack) -> "Profiler | None":
+    if not request.profile:
+        return None
+    from trapgate.cli.profile import Profiler  # most runs are not profiled
+
+    profiler = Profiler(machine, request.image, request.symbols, tell)
+    stack.callback(profiler.profile.close)
+    return profiler
+
+
+def _runner(machine: Machine, request: Request, profiler: "Profiler | None" = None) -> Runner:
     """What runs the machine: it alone, or with a stub for gdb."""
     if request.gdb is None:
         return Runner(machine.run, machine.pause)
     from trapgate.gdb.host import DebugHost  # most runs have no debugger: they start without loading the stub
 
     try:
-        host = DebugHost(machine, request.gdb, wait=request.wait)
+        host = DebugHost(machine, request.gdb, wait=request.wait, seen=None if profiler is None else profiler.stopped)
     except AddressError as error:
         raise errors.Failure(str(error)) from error
     where = str(host.address).removeprefix("unix:")

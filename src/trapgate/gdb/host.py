@@ -18,11 +18,21 @@ _LOOK_FIRST = {ExitKind.SHUTDOWN: SIGSEGV, ExitKind.DEAD: SIGABRT}  # ends that 
 class DebugHost:
     """A machine with a stub. It listens from the start; AddressError when it cannot.
 
-    With `wait` the guest does not run before a debugger lets it. `reset`: see `MachineTarget`.
+    With `wait` the guest does not run before a debugger lets it. `reset`: see `MachineTarget`. `seen` is called on the machine's
+    thread at each stop that a debugger sees.
     """
 
-    def __init__(self, machine: Machine, address: Address, *, wait: bool = False, reset: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        address: Address,
+        *,
+        wait: bool = False,
+        reset: Callable[[], None] | None = None,
+        seen: Callable[[], None] | None = None,
+    ) -> None:
         self._machine = machine
+        self._seen = seen or (lambda: None)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._looked = False
         self.target = MachineTarget(machine, going=not wait, reset=reset)
@@ -83,6 +93,7 @@ class DebugHost:
                 return None
         if self._stub.attached:
             target.going = False
+            self._seen()
             self._stub.stopped(describe(stop))
         elif isinstance(stop, BusLocked):
             return MachineExit(ExitKind.STOPPED, 1, stop.line)

@@ -55,7 +55,7 @@ def access(cpu: "SoftVcpu") -> int:
         st.saved_T0 = devices.memory_read(physical, size)
     else:
         devices.memory_write(physical, size, st.saved_T0 & (1 << 8 * size) - 1)
-    if st.request:
+    if st.request & 1:  # not for a sample of the profile
         cpu.become_step(as_step)
     return cpu.resume_code
 

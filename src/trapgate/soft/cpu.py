@@ -138,11 +138,11 @@ class SoftVcpu(TranslatingCore):
     def _boundary(self) -> Exit | None:
         """Between two instructions: what must be seen to before translated code may run on."""
         st = self.state
+        site, self.device_site = self.device_site, 0
         if self._step_over:
             self._step_over = False
             self.last_debug = GuestDebug(False, False, False, False)
             return DebugException(DR6_BS, 0, False, fault=False)
-        site, self.device_site = self.device_site, 0
         if self._kicked:
             self._kicked = False
             return Interrupted()

@@ -1,0 +1,74 @@
+"""Names for guest addresses, from the symbol table of an ELF file."""
+
+import os
+import struct
+from bisect import bisect_right
+from pathlib import Path
+from typing import BinaryIO
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import Section
+
+from trapgate.cli.errors import Failure
+
+FUNCTION_OR_LABEL = (0, 2)  # STT_NOTYPE, STT_FUNC
+RESERVED = 0xFF00  # SHN_LORESERVE: absolute and common symbols name no code
+EXECUTABLE = 4  # SHF_EXECINSTR
+FURTHEST = 1 << 20  # an address further behind the last symbol than this belongs to something without a name
+
+
+class Symbols:
+    """Functions and labels of executable sections, by address."""
+
+    def __init__(self, named: list[tuple[int, str]]) -> None:
+        named = sorted(named)
+        self._addresses = [address for address, _ in named]
+        self._names = [name for _, name in named]
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def find(self, address: int) -> tuple[str, int] | None:
+        """(name, offset behind it) of the symbol that an address belongs to, or None."""
+        at = bisect_right(self._addresses, address) - 1
+        if at < 0 or address - self._addresses[at] >= FURTHEST:
+            return None
+        return self._names[at], address - self._addresses[at]
+
+
+def read_symbols(path: str) -> Symbols:
+    """The symbols of an ELF file; none when it has been stripped. Failure when it is no ELF file or cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return Symbols(_named(file))
+    except OSError as error:
+        raise Failure(f"cannot read symbols from {path}: {error.strerror}") from error
+    except (ELFError, struct.error, LookupError, ValueError, ArithmeticError, AttributeError, TypeError) as error:
+        raise Failure(f"{path} holds no symbols that can be read: it is no whole ELF file") from error
+
+
+def _named(file: BinaryIO) -> list[tuple[int, str]]:
+    """Read directly: a kernel has 150,000 symbols, of which pyelftools would make objects for seconds."""
+    elf = ELFFile(file)
+    table = elf.get_section_by_name(".symtab")
+    if table is None:
+        return []
+    entries, names = _content(file, table), _content(file, elf.get_section(table["sh_link"]))
+    code = {n for n, section in enumerate(elf.iter_sections()) if section["sh_flags"] & EXECUTABLE}
+    wide = elf.elfclass == 64
+    found = []
+    for fields in struct.iter_unpack("<IBBHQQ" if wide else "<IIIBBH", entries):
+        name, value, info, section = (fields[0], fields[4], fields[1], fields[3]) if wide else (*fields[:2], fields[3], fields[5])
+        if info & 0xF in FUNCTION_OR_LABEL and section in code and 0 < section < RESERVED and name:
+            found.append((value, names[name : names.index(b"\0", name)].decode(errors="replace")))
+    return found
+
+
+def _content(file: BinaryIO, section: Section) -> bytes:
+    """The bytes of a section that lies in the file as it is; ValueError for any other, before memory is asked for."""
+    at, size = section["sh_offset"], section["sh_size"]
+    if section["sh_type"] not in ("SHT_SYMTAB", "SHT_STRTAB") or at + size > file.seek(0, os.SEEK_END):
+        raise ValueError("a section outside its file")
+    file.seek(at)
+    return file.read(size)
