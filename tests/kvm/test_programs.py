@@ -1,17 +1,24 @@
-"""The guest programs that carry their expectation, on KVM, as far as this host executes them."""
+"""The guest programs that carry their expectation, on KVM as far as this host goes, and the state that both engines come to."""
 
 from pathlib import Path
 
 import pytest
 
 from kvm.guest import KVM
+from kvm.states import GENERAL, differences, left_open, pages, registers
 from programs import build
+from trapgate import guests
+from trapgate.arch.flags import RF
 from trapgate.cli.guest import load_guest, make_machine
+from trapgate.cli.guest_kvm import default_cpu
 from trapgate.kvm import probe
+from trapgate.kvm.cpu import KvmVcpu
 from trapgate.kvm.cpuid import OF_THE_APIC
 from trapgate.kvm.handles import KvmError
-from trapgate.machine import MachineConfig
-from trapgate.stops import MachineExit, Paused
+from trapgate.machine import ClockKind, Machine, MachineConfig
+from trapgate.soft.cpu import SoftVcpu
+from trapgate.stops import BreakpointHit, MachineExit, Paused, Stop
+from trapgate.vcpu import Breakpoint, Kind, Owner
 
 pytestmark = [*KVM, pytest.mark.skipif(bool(build.missing_tools()), reason=f"not installed: {build.missing_tools()}")]
 LIMIT = 3_000_000_000  # ns
@@ -20,24 +27,86 @@ LIMIT = 3_000_000_000  # ns
 @pytest.fixture(scope="module")
 def emulated() -> str:
     """Why the host is no judge, or '': a KVM within a virtual machine may emulate guest code, and not all of it."""
-    lacking = [one.name for one in (probe.int1(), probe.int3(), probe.watchpoint()) if not one.holds]
+    lacking = [one.name for one in (probe.int1(), probe.int3(), probe.watchpoint(), probe.iret()) if not one.holds]
     return f"this host's KVM does not do {', '.join(lacking)}" if lacking else ""
+
+
+def loaded(image: Path, engine: str, clock: ClockKind, cpu: str) -> tuple[Machine, list[bytes]]:
+    """A machine with a time limit, and what its guest writes."""
+    written: list[bytes] = []
+    machine = make_machine(MachineConfig(memory=64 << 20, cpu=cpu, clock=clock, debugcon=written.append), engine)
+    load_guest(machine, str(image))
+    machine.clock.at(LIMIT, machine.pause)
+    return machine, written
+
+
+def run(image: Path, cpu: str) -> tuple[Machine, Stop, list[str], list[str]]:
+    """(machine on KVM, its end, lines that the guest wrote, features that the host could not give it). Skips where KVM gives up."""
+    machine, written = loaded(image, "kvm", ClockKind.HOST, cpu)
+    vcpu = machine.vcpu
+    assert isinstance(vcpu, KvmVcpu)
+    lost = [name for name in vcpu.lost_features if name not in OF_THE_APIC]
+    try:
+        end = machine.resume()
+    except KvmError as error:
+        check_same_way(machine, image, cpu)
+        pytest.skip(f"{error} (until there the state was the software CPU's)")
+    finally:
+        machine.close()
+    return machine, end, b"".join(written).decode().splitlines(), lost
+
+
+def values(machine: Machine) -> dict[str | int, object]:
+    """All registers. RF is left out: what it is behind the last exception, a host that emulates may have otherwise."""
+    vcpu = machine.vcpu
+    assert isinstance(vcpu, (SoftVcpu, KvmVcpu))
+    return {**registers(vcpu), "rflags": vcpu.get("rflags") & ~RF}
+
+
+def state(machine: Machine) -> dict[str | int, object]:
+    """All registers and RAM."""
+    return values(machine) | pages(machine.ram)
+
+
+def check_same_way(machine: Machine, image: Path, cpu: str) -> None:
+    """The software CPU comes by where KVM has given up, and at one of its visits it is in the same state."""
+    here = machine.vcpu
+    assert isinstance(here, KvmVcpu)
+    at = here.registers.linear(here.get("rip"))
+    soft, _ = loaded(image, "soft", ClockKind.INSTRUCTIONS, cpu)
+    soft.vcpu.arm([Breakpoint(Owner.DEBUGGER, 0, Kind.EXEC, at, 1)], [])
+    names = [*GENERAL[:-1], "cr0", "cr2", "cr3", "cr4"]
+    visits = 0
+    while isinstance(soft.resume(), BreakpointHit):
+        visits += 1
+        if all(here.get(name) == soft.vcpu.get(name) for name in names):
+            assert values(machine) == values(soft)
+            stack = here.get("rsp") >> 12
+            words = differences(machine.ram, soft.ram)
+            assert [(at, *pair) for at, *pair in words if not left_open(*pair, stack=at >> 12 == stack)] == []
+            return
+    raise AssertionError(f"in none of {visits} visits to {at:#x} had the software CPU these registers: {registers(here)}")
+
+
+def check_same_end(machine: Machine, image: Path, cpu: str) -> None:
+    """The software CPU ends in the same state. What differs between two clocks of its own depends on time, and is not compared."""
+    ends = []
+    for clock in (ClockKind.HOST, ClockKind.INSTRUCTIONS):
+        soft, _ = loaded(image, "soft", clock, cpu)
+        soft.resume()
+        soft.close()
+        ends.append(state(soft))
+    first, second = ends
+    timeless = {name for name in first.keys() | second.keys() if first.get(name) == second.get(name)}
+    got = state(machine)
+    assert {name: got.get(name) for name in timeless} == {name: first.get(name) for name in timeless}
+    assert got.keys() <= first.keys() | second.keys()
 
 
 @pytest.mark.parametrize("program", build.programs(), ids=lambda program: program.name)
 def test_program(program: build.Program, tmp_path: Path, emulated: str) -> None:
-    written: list[bytes] = []
-    machine = make_machine(MachineConfig(memory=64 << 20, cpu=program.cpu, debugcon=written.append), "kvm")
-    lost = [name for name in machine.vcpu.lost_features if name not in OF_THE_APIC]  # type: ignore[attr-defined]
-    load_guest(machine, str(build.assemble(program, tmp_path)))
-    machine.clock.at(LIMIT, machine.pause)
-    try:
-        end = machine.resume()
-    except KvmError as error:
-        pytest.skip(str(error))
-    finally:
-        machine.close()
-    lines = b"".join(written).decode().splitlines()
+    image = build.assemble(program, tmp_path)
+    machine, end, lines, lost = run(image, program.cpu)
     failed = [line for line in lines if not line.startswith(("ok ", "finished"))]
     if (failed or isinstance(end, Paused)) and (emulated or lost):
         pytest.skip(emulated or f"this host lacks features of the program's CPU: {', '.join(lost)}")
@@ -45,3 +114,14 @@ def test_program(program: build.Program, tmp_path: Path, emulated: str) -> None:
     assert isinstance(end, MachineExit)
     assert end.kind.name.lower() == program.end
     assert len([line for line in lines if line.startswith("ok ")]) >= program.checks
+    check_same_end(machine, image, program.cpu)
+
+
+def test_the_demos_guest(emulated: str) -> None:
+    """The bundled guest, whose cases tell what each exception left in DR6."""
+    cpu = default_cpu()
+    _, end, _, lost = run(guests.DEMO, cpu)
+    if isinstance(end, Paused) or (isinstance(end, MachineExit) and end.status != 1 and (emulated or lost)):
+        pytest.skip(emulated or f"this host lacks features of the guest's CPU: {', '.join(lost)}")
+    assert isinstance(end, MachineExit)
+    assert end.status == 1, end

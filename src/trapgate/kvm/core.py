@@ -30,6 +30,7 @@ NEEDED = {
 }
 OUT = 1
 APIC_BASE = 0x1B  # MSR
+FCW_RESET, TAGS_RESET = 0x40, 0x5555  # SDM vol. 3, table 10-1; KVM begins with what FNINIT leaves
 SETTABLE = (Rule.PLAIN, Rule.PAT_TYPES, Rule.MTRR_TYPES, Rule.MTRR_TYPE, Rule.MTRR_MASK)
 
 
@@ -126,6 +127,8 @@ class Core:
         self._inside = False
         self._apic_base = 0
         self.known_ready = False  # whether `ready_for_interrupt_injection` is of this moment
+        self.registers.set("fctrl", FCW_RESET)
+        self.registers.set("ftag", TAGS_RESET)
         for msr in msrs_of(self.model).values():
             if msr.rule in SETTABLE and msr.reset:
                 self.fd.set_msr(msr.index, msr.reset)  # some are not KVM's: those read as KVM has them

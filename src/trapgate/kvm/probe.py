@@ -171,7 +171,7 @@ def _injection() -> Ability:
     return Ability("injected #DB", holds, f"{how}: " + ", ".join(f"{value:X} reads {text}" for value, text in seen.items()))
 
 
-def _iret() -> Ability:
+def iret() -> Ability:
     code = bytes.fromhex("6a10 6800a00000 6a02 6a08 6819700000 48cf f4 90")  # pushes SS, RSP, RFLAGS, CS, RIP; IRETQ; HLT
     target = CODE + len(code)
     code = code.replace(bytes.fromhex("6819700000"), b"\x68" + target.to_bytes(4, "little"))
@@ -189,7 +189,7 @@ def _bus_locks() -> Iterator[Ability]:
     yield Ability("bus-lock exits", exits, "for --bus-locks" if exits else "none: --bus-locks needs --engine soft here")
 
 
-PROBES: tuple[Callable[[], Ability], ...] = (_runs, _step, _execution, watchpoint, _detect, int1, int3, _injection, _iret)
+PROBES: tuple[Callable[[], Ability], ...] = (_runs, _step, _execution, watchpoint, _detect, int1, int3, _injection, iret)
 
 
 def abilities() -> Iterator[Ability]:

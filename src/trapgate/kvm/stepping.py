@@ -8,10 +8,10 @@ SYSRET replace it by the guest's own. An instruction that ends in a handler is n
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic
+from iced_x86 import CpuidFeature, Decoder, FlowControl, Instruction, Mnemonic, OpKind, RegisterExt
 
 from trapgate.arch.flags import TF
-from trapgate.arch.vectors import BP, DB, GP, NM, OF, PF, UD
+from trapgate.arch.vectors import BP, BR, DB, DE, GP, MF, NM, NP, OF, PF, SS, UD
 
 Read = Callable[[int, int], bytes]  # linear address, length; short where unmapped
 
@@ -22,6 +22,9 @@ _POPF = {Mnemonic.POPF: 2, Mnemonic.POPFD: 4, Mnemonic.POPFQ: 8}
 _IRET = {Mnemonic.IRET: 2, Mnemonic.IRETD: 4, Mnemonic.IRETQ: 8}
 _INT = {Mnemonic.INT3: BP, Mnemonic.INTO: OF, Mnemonic.INT1: DB}
 FAULTS = (PF, GP, UD, NM)  # what a plain instruction may raise, the likeliest first
+_DIVIDES = frozenset({Mnemonic.DIV, Mnemonic.IDIV, Mnemonic.AAM})
+_X87 = frozenset({CpuidFeature.FPU, CpuidFeature.FPU287, CpuidFeature.FPU387, CpuidFeature.MMX})
+_FAR = frozenset({Mnemonic.LDS, Mnemonic.LES, Mnemonic.LFS, Mnemonic.LGS, Mnemonic.LSS, Mnemonic.LLDT, Mnemonic.LTR, Mnemonic.RETF})
 
 
 def decode(code: bytes, bits: int, rip: int = 0) -> Instruction | None:
@@ -82,11 +85,28 @@ def nets(read: Read, tables: Tables, instruction: Instruction | None) -> list[Ha
             numbers.append(_INT[instruction.mnemonic])
         elif instruction.mnemonic == Mnemonic.SYSCALL and tables.bits == 64:
             found.append(Handler(tables.syscall, None))
+        numbers += _own_faults(instruction)
     for vector in (*numbers, *FAULTS):
         one = handler(read, tables, vector)
         if one is not None and one.entry not in [known.entry for known in found]:
             found.append(one)
     return found
+
+
+def _own_faults(instruction: Instruction) -> tuple[int, ...]:
+    """What this instruction may raise more likely than others do."""
+    if instruction.mnemonic in _DIVIDES:
+        return (DE,)
+    if not _X87.isdisjoint(instruction.cpuid_features()):
+        return MF, NM
+    loads = (
+        instruction.op_count
+        and instruction.op0_kind == OpKind.REGISTER
+        and RegisterExt.is_segment_register(instruction.op0_register)
+    )
+    if loads or instruction.mnemonic in _FAR or instruction.mnemonic in _IRET or instruction.is_jmp_far or instruction.is_call_far:
+        return GP, NP, SS
+    return (BR,) if instruction.mnemonic == Mnemonic.BOUND else ()
 
 
 def pushed_flags(instruction: Instruction | None) -> int:

@@ -69,6 +69,9 @@ class FakeVcpuFd:
             self.msrs[index] = value
         return known
 
+    def xsave(self) -> abi.Xsave:
+        return abi.Xsave()
+
     def translate(self, address: int) -> int:
         return address
 

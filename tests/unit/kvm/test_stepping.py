@@ -45,10 +45,20 @@ def test_protected_and_real_mode() -> None:
 
 @pytest.mark.parametrize(
     ("code", "first"),
-    [("cd 30", 0x30), ("cc", 3), ("f1", 1), ("90", 14), ("48 8b 06", 14)],
+    [
+        ("48 f7 f1", 0),
+        ("d8 c1", 16),
+        ("8e d8", 13),
+        ("0f b5 07", 13),
+        ("cd 30", 0x30),
+        ("cc", 3),
+        ("f1", 1),
+        ("90", 14),
+        ("48 8b 06", 14),
+    ],
 )
 def test_the_likeliest_handler_comes_first(code: str, first: int) -> None:
-    for vector in (1, 3, 6, 7, 13, 14, 0x30):
+    for vector in (0, 1, 3, 6, 7, 11, 12, 13, 14, 16, 0x30):
         gate64(vector, 0x1000 + vector)
     found = nets(read, LONG, decode(bytes.fromhex(code), 64))
     assert found[0].entry == 0x1000 + first
