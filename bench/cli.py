@@ -13,7 +13,7 @@ from bench.build import GUESTS, BenchError
 from bench.engines import Engine
 from bench.measuring import Bench
 from bench.sections import SECTIONS
-from tools.guests.packages import GuestError
+from tools.guests.sources import GuestError
 
 NAMES = [guest.name for guest in GUESTS]
 HELP = "Sections to measure (default: all). " + "; ".join(f"{name}: {one.what}" for name, one in SECTIONS.items()) + "."

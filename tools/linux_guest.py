@@ -1,34 +1,37 @@
-"""Linux guests for tests and measurements: Debian's cloud kernels and a small initramfs, in build/guests/ (`make linux-guests`).
+"""Guests for tests and measurements: Debian's kernels, other images, user spaces, in build/guests/ (`make linux-guests`).
 
 Nothing is installed and root is not needed. `kernel` and `initramfs` return paths and make the files when they are not there;
-tests that must not download ask `cached_kernel` instead.
+tests that must not download ask `cached_kernel` or `cached` instead.
 """
 
 import gzip
-import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from tools.guests import cpio
-from tools.guests.packages import GuestError, Report, extract, fetch, need, resolve
+from tools.guests import cpio, rootfs
+from tools.guests.packages import Report, extract, fetch, keep, need
+from tools.guests.recipes import KERNELS, OTHERS, STABLE_32, Recipe
+from tools.guests.sources import GuestError, dependency
 
 HERE = Path(__file__).resolve().parent / "guests"
 CACHE = Path(__file__).resolve().parent.parent / "build" / "guests"
-KERNELS = {"6.1": "linux-image-cloud-amd64", "6.12": "linux-image-6.12-cloud-amd64"}
 PROGRAMS = ("splitlock",)
 READY = "trapgate: init reached"  # the line by which a measurement knows that user space runs
 COMPILER_OPTIONS = (
     *("-O1", "-g", "-Wall", "-Werror", "-ffreestanding", "-fno-stack-protector", "-fno-pie"),
     *("-static", "-nostdlib", "-no-pie", "-Wl,--build-id=none"),
 )
+WORD_SIZE = {"amd64": ("-m64",), "i386": ("-m32", "-fno-pic")}
+SUFFIXES = {"amd64": "", "i386": "-i386"}  # of file names, by architecture
+GZIP = b"\x1f\x8b"
 CONSOLE = "console=ttyS0 panic=-1"
 
 
@@ -38,7 +41,12 @@ def _silent(so_far: int, whole: int) -> None:
 
 def cached_kernel(series: str, folder: Path = CACHE) -> Path | None:
     """The bzImage of a series (a key of KERNELS), or None when it was not made yet."""
-    path = folder / f"vmlinuz-{series}"
+    return cached(f"vmlinuz-{series}", folder)
+
+
+def cached(name: str, folder: Path = CACHE) -> Path | None:
+    """A file of the guests by its name, or None when it was not made yet."""
+    path = folder / name
     return path if path.is_file() else None
 
 
@@ -48,23 +56,43 @@ def kernel(series: str, folder: Path = CACHE, report: Report = _silent) -> Path:
         return path
     if series not in KERNELS:
         raise GuestError(f"no kernel series {series!r}: there are {', '.join(KERNELS)}")
+    return keep(folder / f"vmlinuz-{series}", _from_package(KERNELS[series], folder, report))
+
+
+def image(name: str, folder: Path = CACHE, report: Report = _silent) -> Path:
+    """A guest that is not one of the kernels (a key of OTHERS), unpacked. GuestError when it cannot be had."""
+    if (path := cached(name, folder)) is not None:
+        return path
+    data = _from_package(OTHERS[name], folder, report)
+    return keep(folder / name, gzip.decompress(data) if data.startswith(GZIP) else data)
+
+
+def _from_package(recipe: Recipe, folder: Path, report: Report) -> bytes:
+    """The file that a recipe names."""
     need("apt-get", "apt-cache", "dpkg-deb")
-    package = resolve(KERNELS[series], r"linux-image-\d.*-cloud-amd64")
-    archive = fetch(package, folder / "packages", report)
-    return _keep(folder / f"vmlinuz-{series}", extract(archive, r"boot/vmlinuz-.*"))
+    options = recipe.source.options(folder / "apt") if recipe.source else ()
+    package = recipe.package
+    for wanted in recipe.follow:
+        package = dependency(package, wanted, options)
+    return extract(fetch(package, folder / "packages", report, options), recipe.file)
 
 
-def initramfs(folder: Path = CACHE, report: Report = _silent) -> Path:
+def initramfs(folder: Path = CACHE, report: Report = _silent, architecture: str = "amd64") -> Path:
     """The initramfs of the recipe as it is now; busybox is downloaded when it is not there. GuestError when that cannot be."""
     need("gcc")
-    busybox = folder / "busybox"
-    if not busybox.is_file():
-        need("apt-get", "apt-cache", "dpkg-deb")
-        archive = fetch("busybox-static", folder / "packages", report)
-        _keep(busybox, extract(archive, r"(usr/)?bin/busybox"), 0o755)
-    image = gzip.compress(cpio.archive(members(busybox, {name: compiled(name, folder) for name in PROGRAMS})), mtime=0)
-    path = folder / "initramfs.cpio.gz"
-    return path if path.is_file() and path.read_bytes() == image else _keep(path, image)
+    suffix = SUFFIXES[architecture]
+    programs = {name: compiled(name, folder, architecture) for name in PROGRAMS}
+    image = gzip.compress(cpio.archive(members(_busybox(folder, report, architecture), programs)), mtime=0)
+    path = folder / f"initramfs{suffix}.cpio.gz"
+    return path if path.is_file() and path.read_bytes() == image else keep(path, image)
+
+
+def _busybox(folder: Path, report: Report, architecture: str) -> Path:
+    path = folder / f"busybox{SUFFIXES[architecture]}"
+    if path.is_file():
+        return path
+    recipe = Recipe("busybox-static", (), r"(usr/)?bin/busybox", STABLE_32 if architecture == "i386" else None)
+    return keep(path, _from_package(recipe, folder, report), 0o755)
 
 
 def members(busybox: Path, programs: dict[str, bytes]) -> list[cpio.Node]:
@@ -80,53 +108,73 @@ def members(busybox: Path, programs: dict[str, bytes]) -> list[cpio.Node]:
     ]
 
 
-def compiled(name: str, folder: Path = CACHE) -> bytes:
+def compiled(name: str, folder: Path = CACHE, architecture: str = "amd64") -> bytes:
     """The static program built from guests/programs/NAME.c; its file with symbols stays in the cache for the debugger."""
     folder.mkdir(parents=True, exist_ok=True)
     source = HERE / "programs" / f"{name}.c"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / name
-        command = ["gcc", *COMPILER_OPTIONS, f"-ffile-prefix-map={HERE}=.", "-o", str(made), str(source)]
+        command = ["gcc", *COMPILER_OPTIONS, *WORD_SIZE[architecture], f"-ffile-prefix-map={HERE}=.", "-o", str(made), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise GuestError(f"gcc could not build {name}: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
         data = made.read_bytes()
-    _keep(folder / name, data, 0o755)
+    keep(folder / f"{name}{SUFFIXES[architecture]}", data, 0o755)
     return data
 
 
-def _keep(path: Path, data: bytes, mode: int = 0o644) -> Path:
-    """Store a file in one step, so that a run cut short leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as scratch:
-        scratch.write(data)
-        os.fchmod(scratch.fileno(), mode)
-    os.replace(scratch.name, path)
-    return path
+def made(name: str) -> bool:
+    """Whether a guest is there and nothing need be downloaded for it."""
+    file = f"vmlinuz-{name}" if name in KERNELS else {"initramfs": "busybox", "initramfs-i386": "busybox-i386"}.get(name, name)
+    return cached(file) is not None
 
 
-def _make(progress: Progress, title: str, maker: Callable[..., Path]) -> None:
-    """Run a maker under a progress bar of its own."""
-    task = progress.add_task(title, total=None)
-    path = maker(report=lambda so_far, whole: progress.update(task, completed=so_far, total=whole or None))
-    progress.update(task, completed=path.stat().st_size, total=path.stat().st_size)
+def files(names: Iterable[str]) -> dict[str, Path]:
+    """Guests by name, made when they are not there. GuestError when one cannot be had."""
+    makers = _makers()
+    return {name: makers[name]() for name in names}
+
+
+def _makers() -> dict[str, Callable[..., Path]]:
+    """Everything that can be made, by what the user calls it."""
+    return {
+        **{name: partial(kernel, name) for name in KERNELS},
+        **{name: partial(image, name) for name in OTHERS},
+        "initramfs": initramfs,
+        "initramfs-i386": partial(initramfs, architecture="i386"),
+        rootfs.NAME: partial(rootfs.make, CACHE, _silent),
+    }
 
 
 @click.command()
-@click.option("--series", multiple=True, type=click.Choice(list(KERNELS)), help="Kernel series to make (default: all).")
-def main(series: tuple[str, ...]) -> None:
-    """Make the Linux guests: kernels and initramfs, in build/guests/."""
+@click.option("--only", "names", multiple=True, type=click.Choice(list(_makers())), help="What to make (default: all).")
+def main(names: tuple[str, ...]) -> None:
+    """Make the guests of the tests in build/guests/: kernels, other images, user spaces."""
     console = Console()
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    try:
-        with Progress(*columns, console=console) as progress:
-            for name in series or tuple(KERNELS):
-                _make(progress, f"kernel {name}", partial(kernel, name))
-            _make(progress, "initramfs", initramfs)
-    except (GuestError, OSError) as error:
-        console.print(f"[red]linux guests:[/red] {error}", soft_wrap=True, markup=True)
+    columns = (TextColumn("{task.description:<20}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    failed = {}
+    with Progress(*columns, console=console) as progress:
+        for name, maker in _makers().items():
+            if names and name not in names:
+                continue
+            task = progress.add_task(name, total=None)
+            try:
+                path = maker(report=partial(_move, progress, task))
+            except (GuestError, OSError) as error:
+                failed[name] = error
+                progress.update(task, description=f"{name}: failed", total=0)
+                continue
+            progress.update(task, completed=path.stat().st_size, total=path.stat().st_size)
+    for name, reason in failed.items():
+        console.print(f"{name}: {reason}", style="red", markup=False, soft_wrap=True)
+    if failed:
         sys.exit(1)
-    console.print(f"kernels and initramfs are in {CACHE}", soft_wrap=True)
+    console.print(f"the guests are in {CACHE}", soft_wrap=True)
+
+
+def _move(progress: Progress, task: TaskID, so_far: int, whole: int) -> None:
+    """Move a bar to what has arrived; without an end when that is not known."""
+    progress.update(task, completed=so_far, total=whole or None)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 from tools import linux_guest
 from tools.guests import cpio
-from tools.guests.packages import GuestError
+from tools.guests.sources import GuestError
 
 
 def test_a_member_is_header_name_and_data_padded_to_four_bytes() -> None:

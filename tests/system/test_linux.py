@@ -3,16 +3,21 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the tools are no part of the package
 
 from tools import linux_guest
-from tools.guests.packages import GuestError
+from tools.guests.others import OTHER_GUESTS
+from tools.guests.recipes import KERNELS
 from tools.guests.scenarios import SCENARIOS, Check, Guest, Scenario, warned
+from tools.guests.sources import GuestError
 
+Made = TypeVar("Made")
 TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
 # Prints the TSC's low byte and the PIT's count over COM1, sleeps to the next timer interrupt, 64 times; then the exit port.
 TIMES = """
@@ -27,12 +32,18 @@ spin: dec %bx; jnz spin
 """
 
 
+def had(make: Callable[[], Made]) -> Made:
+    """What a maker gives; the test is skipped where it cannot."""
+    try:
+        return make()
+    except (GuestError, OSError) as error:
+        pytest.skip(f"no such guest: {error}")
+
+
 def guest(series: str) -> Guest:
     """The files of a kernel; the test is skipped where they cannot be had."""
-    try:
-        return Guest(linux_guest.kernel(series), linux_guest.initramfs())
-    except (GuestError, OSError) as error:
-        pytest.skip(f"no Linux guest: {error}")
+    architecture = KERNELS[series].architecture
+    return had(lambda: Guest(linux_guest.kernel(series), linux_guest.initramfs(architecture=architecture)))
 
 
 def expect(checks: list[Check]) -> None:
@@ -48,10 +59,28 @@ def test_five_split_locks_are_five_traps_in_linux() -> None:
 
 @pytest.mark.linux
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: f"{one.name}, {one.cpu}")
-@pytest.mark.parametrize("series", linux_guest.KERNELS)
+@pytest.mark.parametrize(
+    ("series", "scenario"),
+    [
+        pytest.param(series, scenario, id=f"{series}, {scenario.name}, {scenario.cpu}")
+        for series in KERNELS
+        for scenario in SCENARIOS
+        if series in scenario.kernels
+    ],
+)
 def test_linux(series: str, scenario: Scenario) -> None:
     expect(scenario.run(guest(series), scenario.cpu))
+
+
+@pytest.mark.linux
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("name", OTHER_GUESTS)
+def test_other_guests(name: str) -> None:
+    other = OTHER_GUESTS[name]
+    missing = [file for file in other.needs if not linux_guest.made(file)]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)}: `make linux-guests` gets it")
+    expect(other.run(linux_guest.files(other.needs), other.cpu))
 
 
 @pytest.mark.skipif(shutil.which("as") is None, reason="binutils is not installed")

@@ -9,12 +9,16 @@ _TRAILER = "TRAILER!!!"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One archive member: path without a leading slash, mode with the file type in it, contents (of a link: its target)."""
+    """One archive member: path without a leading slash, mode with the file type in it, contents (of a link: its target).
+
+    `owner` is user and group.
+    """
 
     path: str
     mode: int
     data: bytes = b""
     device: tuple[int, int] = (0, 0)
+    owner: tuple[int, int] = (0, 0)
 
 
 def directory(path: str) -> Node:
@@ -38,7 +42,7 @@ def character_device(path: str, major: int, minor: int) -> Node:
 
 
 def archive(nodes: list[Node]) -> bytes:
-    """The members as one archive. Times, owners and inode numbers are fixed, so that equal members give equal bytes."""
+    """The members as one archive. Times and inode numbers are fixed, so that equal members give equal bytes."""
     parts = [_member(number, node) for number, node in enumerate(nodes, start=1)]
     return b"".join(parts) + _member(0, Node(_TRAILER, 0))
 
@@ -47,7 +51,7 @@ def _member(inode: int, node: Node) -> bytes:
     """13 hexadecimal fields, the name and the data, each padded to 4 bytes (Linux, early-userspace/buffer-format)."""
     name = node.path.encode() + b"\0"
     links = 2 if stat.S_ISDIR(node.mode) else 1
-    fields = (inode, node.mode, 0, 0, links, 0, len(node.data), 0, 0, *node.device, len(name), 0)
+    fields = (inode, node.mode, *node.owner, links, 0, len(node.data), 0, 0, *node.device, len(name), 0)
     header = _MAGIC + b"".join(b"%08X" % field for field in fields) + name
     return _padded(header) + _padded(node.data)
 

@@ -1,40 +1,30 @@
 """Files out of Debian packages, without installing them and without root: apt-get download, then dpkg-deb and tar."""
 
+import os
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from tools.guests.sources import GuestError, output_of
 
 Report = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
 _POLL = 0.2  # seconds between two looks at how much has arrived
-
-
-class GuestError(Exception):
-    """A guest could not be made; the text says what is missing and what to do."""
 
 
 def need(*commands: str) -> None:
     """GuestError when a command is not there."""
     for command in commands:
         if shutil.which(command) is None:
-            raise GuestError(f"{command} is not installed: the Linux guests are made on Debian or Ubuntu with apt, dpkg and gcc")
+            raise GuestError(f"{command} is not installed: guests are made on Debian or Ubuntu with apt, dpkg, gcc, mmdebstrap")
 
 
-def resolve(package: str, wanted: str) -> str:
-    """The package behind a meta-package: its dependency whose name matches the regular expression `wanted`."""
-    output = _output("apt-cache", "depends", package)
-    for name in re.findall(r"^ *\|?Depends: (\S+)$", output, re.MULTILINE):
-        if re.fullmatch(wanted, name):
-            return str(name)
-    raise GuestError(f"apt knows no {package}: run `apt-get update` as root first, or add Debian 12 to the sources")
-
-
-def fetch(package: str, folder: Path, report: Report) -> Path:
-    """Download a package into a folder and return its file; one that is there already is used."""
-    name, size = _archive_name(package)
+def fetch(package: str, folder: Path, report: Report, options: Sequence[str] = ()) -> Path:
+    """Download a package into a folder and return its file; one that is there already is used. `options` are for apt."""
+    name, size = _archive_name(package, options)
     target = folder / name
     if target.is_file() and target.stat().st_size == size:
         report(size, size)
@@ -45,7 +35,10 @@ def fetch(package: str, folder: Path, report: Report) -> Path:
         place.chmod(0o755)  # apt downloads as another user when it is run by root
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
-                ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=", package], cwd=place, stdout=errors, stderr=errors
+                ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=", *options, package],
+                cwd=place,
+                stdout=errors,
+                stderr=errors,
             )
             while process.poll() is None:
                 report(sum(file.stat().st_size for file in place.iterdir() if file.is_file()), size)
@@ -81,20 +74,21 @@ def extract(archive: Path, pattern: str) -> bytes:
     raise GuestError(f"{archive.name} holds no file like {pattern}")
 
 
-def _archive_name(package: str) -> tuple[str, int]:
+def keep(path: Path, data: bytes, mode: int = 0o644) -> Path:
+    """Store a file in one step, so that a run cut short leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as scratch:
+        scratch.write(data)
+        os.fchmod(scratch.fileno(), mode)
+    os.replace(scratch.name, path)
+    return path
+
+
+def _archive_name(package: str, options: Sequence[str]) -> tuple[str, int]:
     """What apt calls the file of a package's candidate version, and its size in bytes."""
-    shown = _output("apt-cache", "show", "--no-all-versions", package)
+    shown = output_of("apt-cache", "show", "--no-all-versions", *options, package)
     fields = dict(re.findall(r"^(Package|Version|Architecture|Size): (\S+)$", shown, re.MULTILINE))
     try:
         return f"{fields['Package']}_{fields['Version'].replace(':', '%3a')}_{fields['Architecture']}.deb", int(fields["Size"])
     except KeyError as missing:
         raise GuestError(f"apt-cache show {package} tells no {missing.args[0]}: run `apt-get update` as root first") from None
-
-
-def _output(*command: str) -> str:
-    """The standard output of a command that should not fail."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise GuestError(f"`{' '.join(command)}` failed: {reason[0]} (run `apt-get update` as root first)")
-    return done.stdout

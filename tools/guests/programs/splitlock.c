@@ -5,7 +5,16 @@
 
 typedef unsigned long word;
 
-enum { SYS_WRITE = 1, SYS_RT_SIGACTION = 13, SYS_RT_SIGRETURN = 15, SYS_EXIT = 60, SIGBUS = 7, SA_RESTORER = 0x04000000 };
+#ifdef __i386__
+enum { SYS_EXIT = 1, SYS_WRITE = 4, SYS_RT_SIGACTION = 174 };
+#define RESTORE "movl $173, %eax\n\tint $0x80"
+#define START "movl %esp, %eax\n\txorl %ebp, %ebp\n\tandl $-16, %esp\n\tsubl $12, %esp\n\tpushl %eax\n\tcall start"
+#else
+enum { SYS_WRITE = 1, SYS_RT_SIGACTION = 13, SYS_EXIT = 60 };
+#define RESTORE "movl $15, %eax\n\tsyscall"
+#define START "movq %rsp, %rdi\n\txorl %ebp, %ebp\n\tandq $-16, %rsp\n\tcall start"
+#endif
+enum { SIGBUS = 7, SA_RESTORER = 0x04000000 };
 
 static struct {
     unsigned char lines[192];
@@ -15,8 +24,12 @@ static word done;
 
 static word system_call(word number, word a, word b, word c, word d)
 {
+#ifdef __i386__
+    __asm__ volatile("int $0x80" : "+a"(number) : "b"(a), "c"(b), "d"(c), "S"(d) : "memory");
+#else
     register word r10 __asm__("r10") = d;
     __asm__ volatile("syscall" : "+a"(number) : "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+#endif
     return number;
 }
 
@@ -56,7 +69,7 @@ static void on_sigbus(int signal)
 
 __attribute__((naked)) static void restorer(void)
 {
-    __asm__("movl $15, %eax\n\tsyscall");
+    __asm__(RESTORE);
 }
 
 extern const char split_lock_here[];
@@ -83,8 +96,8 @@ __attribute__((used)) static void start(word *stack)
         void (*handler)(int);
         word flags;
         void (*restorer)(void);
-        word mask;
-    } action = { on_sigbus, SA_RESTORER, restorer, 0 };
+        word mask[8 / sizeof(word)];
+    } action = { on_sigbus, SA_RESTORER, restorer, { 0 } };
     system_call(SYS_RT_SIGACTION, SIGBUS, (word)&action, 0, 8);
     volatile unsigned *counter = (volatile unsigned *)(buffer.lines + 62);
     say("splitlock: instruction at 0x");
@@ -104,5 +117,5 @@ __attribute__((used)) static void start(word *stack)
 
 __attribute__((naked)) void _start(void)
 {
-    __asm__("movq %rsp, %rdi\n\txorl %ebp, %ebp\n\tandq $-16, %rsp\n\tcall start");
+    __asm__(START);
 }
