@@ -104,7 +104,7 @@ def test_watchpoints_on_the_same_bytes(case: Case) -> None:
     check(case, guest)
 
 
-@pytest.mark.parametrize("case", CASES, ids=ident)
+@pytest.mark.parametrize("case", [*EXPLICIT[::8], *IMPLICIT], ids=ident)
 def test_watchpoints_on_what_deliveries_touch(case: Case) -> None:
     guest = guest_of(case)
     places = ((GDT, 0x48), (IDT, 0x310), (TSS, 0x68), (STACK0 - 256, 256), (KERNEL_STACK - 0x500, 0x500), (USER_STACK - 128, 128))
