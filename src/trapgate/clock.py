@@ -80,6 +80,10 @@ class HostClock(Clock):
         """Host time since the start, less the pauses."""
         return (self._paused_at if self._paused_at is not None else time.monotonic_ns()) - self._origin
 
+    def held(self) -> int:
+        """How long (ns) guest time has stood still by now, in the pause that lasts."""
+        return time.monotonic_ns() - self._paused_at if self._paused_at is not None else 0
+
     def pause(self) -> None:
         """Stop guest time (the debugger holds the guest)."""
         if self._paused_at is None:

@@ -106,3 +106,14 @@ def test_exactly_the_due_ones_run(deadlines: list[int], moment: int) -> None:
     clock.run_due()
     assert seen == sorted(deadline for deadline in deadlines if deadline <= moment)
     assert clock.next_deadline() == min((deadline for deadline in deadlines if deadline > moment), default=None)
+
+
+def test_the_host_clock_tells_how_long_it_has_stood_still() -> None:
+    clock = HostClock()
+    assert clock.held() == 0
+    clock.pause()
+    first = clock.held()
+    assert clock.held() >= first
+    assert clock.now() == clock.now()
+    clock.resume()
+    assert clock.held() == 0

@@ -49,6 +49,12 @@ class Chips:
         """A device drives its line."""
         self._vm.irq_line(gsi, level)
 
+    def forget_ticks(self) -> None:
+        """The guest was stopped for long: a PIT that ticks on shall not make up for all of it at once."""
+        state = self._vm.pit()
+        if state.channels[0].mode in (2, 3):
+            self._vm.set_pit(state)
+
     def waiting(self, fd: VcpuFd) -> list[int]:
         """Vectors of which one is delivered next: what the 8259s ask for, and the highest that the local APIC holds."""
         found: list[int] = []

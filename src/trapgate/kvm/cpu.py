@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from trapgate.arch.models import CpuModel
 from trapgate.arch.vectors import NMI
-from trapgate.clock import Clock
+from trapgate.clock import Clock, HostClock
 from trapgate.exits import BusLock, Exit, Halted, Interrupted, Shutdown, SoftwareBreakpoint
 from trapgate.kvm import abi, buslock
 from trapgate.kvm.arming import MakePlan
@@ -23,6 +23,7 @@ from trapgate.vcpu import Breakpoint, GuestDebug
 IF = 1 << 9
 APIC_MSRS = frozenset({0x1B, 0x6E0, *range(0x800, 0x900)})
 LOOK = 250_000_000  # ns between two looks at whether the guest can still wake
+LONG = 1_000_000_000  # ns of a stop after which the PIT's ticks are forgotten
 INTERNAL = {
     1: "it cannot emulate an instruction",
     2: "exceptions while it delivered one",
@@ -34,6 +35,7 @@ INTERNAL = {
 class KvmVcpu(Debugging):
     """A vCPU of the KVM engine."""
 
+    clock: HostClock | None = None  # the machine's
     dead: Shutdown | None = None
     _told_lock = False  # the bus lock that an exit of another kind came with has been told
 
@@ -239,7 +241,15 @@ class KvmVcpu(Debugging):
     def step(self, on: bool) -> None:
         """While on, `run` returns after one instruction."""
         self.stepping = on
-        self.fd.clock_paused()
+        self._after_stop()
+
+    def _after_stop(self) -> None:
+        """The guest goes on: its clocks where they stood, and its watchdogs are told of the stop (KVM_KVMCLOCK_CTRL)."""
+        held = self.clock.held() if self.clock is not None else 0
+        if self.fd.clock_paused():
+            self.vm.set_clock(max(self.vm.clock().clock - held, 0))
+        if self.chips is not None and held > LONG:
+            self.chips.forget_ticks()
 
     def resume_over(self) -> None:
         """The next instruction runs without the debugger's execution breakpoints on it."""
@@ -267,6 +277,8 @@ def make(
     With `chips`, and where the host has them, interrupt controllers and PIT are the kernel's: devices must drive `chips.drive`.
     """
     vcpu = KvmVcpu(ram, CpuModel.parse(model), lapic, plan, Setup(tsc_hz, bus_locks, chips))
+    if isinstance(clock, HostClock):
+        vcpu.clock = clock
     if vcpu.chips is not None:
         vcpu.look_for_death(clock)
     return vcpu

@@ -12,6 +12,10 @@ OURS = frozenset({"hypervisor"})  # bits that a host need not announce
 # Without a local APIC in the kernel KVM has no x2APIC registers and no deadline timer: both stay off, the rest of our local APIC
 # answers in user space.
 OF_THE_APIC = frozenset({"x2apic", "tsc-deadline"})
+# KVM's own leaves (Linux, Documentation/virt/kvm/x86/cpuid.rst): of its features a guest gets the clock.
+KVM_BASE, KVM_FEATURES = 0x40000000, 0x40000001
+SIGNATURE = b"KVMKVMKVM\0\0\0"
+CLOCK, CLOCK_STABLE = 1 << 3, 1 << 24
 _BIT = {name: (one.leaf, one.subleaf, one.register, one.bit) for name, one in features.FEATURES.items()}
 
 
@@ -37,9 +41,28 @@ def _one(model: CpuModel, number: int, subleaf: int, indexed: bool, dynamic: Dyn
     return abi.CpuidEntry(number, subleaf, abi.CPUID_SIGNIFICANT_INDEX if indexed else 0, eax, ebx, ecx, edx)
 
 
-def entries(model: CpuModel, dynamic: Dynamic, tsc_known: bool) -> Iterator[abi.CpuidEntry]:
-    """Every leaf for KVM_SET_CPUID2. Unless the TSC runs at the model's rate (`tsc_known`) leaf 15h is left out."""
-    numbers = [*range(MAX_BASIC[model.vendor] + 1), 0x40000000, *range(0x80000000, MAX_EXTENDED[model.vendor] + 1)]
+def clock_features(supported: Iterable[abi.CpuidEntry]) -> int:
+    """The bits of leaf 40000001h that announce kvmclock on this host; 0 when it has none."""
+    bits = next((int(one.eax) for one in supported if one.function == KVM_FEATURES), 0)
+    return bits & (CLOCK | CLOCK_STABLE) if bits & CLOCK else 0
+
+
+def _paravirtual(features: int) -> Iterator[abi.CpuidEntry]:
+    words = (int.from_bytes(SIGNATURE[at : at + 4], "little") for at in (0, 4, 8))
+    yield abi.CpuidEntry(KVM_BASE, 0, 0, KVM_FEATURES, *words)
+    yield abi.CpuidEntry(KVM_FEATURES, 0, 0, features)
+
+
+def entries(model: CpuModel, dynamic: Dynamic, tsc_known: bool, clock: int = 0) -> Iterator[abi.CpuidEntry]:
+    """Every leaf for KVM_SET_CPUID2. Unless the TSC runs at the model's rate (`tsc_known`) leaf 15h is left out.
+
+    `clock`: what `clock_features` gave; with it KVM signs the hypervisor leaves instead of us.
+    """
+    numbers = [*range(MAX_BASIC[model.vendor] + 1), *range(0x80000000, MAX_EXTENDED[model.vendor] + 1)]
+    if clock and model.has("hypervisor"):
+        yield from _paravirtual(clock)
+    else:
+        numbers.append(KVM_BASE)
     for number in numbers:
         if number in (0x15, 0x16) and not tsc_known:
             continue

@@ -87,6 +87,19 @@ def test_every_leaf_is_the_models() -> None:
     assert (0x15, 0) in {(one.function, one.index) for one in cpuid.entries(model, Dynamic(), tsc_known=True)}
 
 
+def test_kvms_clock_is_announced_where_the_host_has_it() -> None:
+    model = CpuModel.parse("EPYC-Turin")
+    assert cpuid.clock_features([abi.CpuidEntry(0x40000001, 0, 0, 0x01007EFB)]) == 0x01000008
+    assert cpuid.clock_features([abi.CpuidEntry(0x40000001, 0, 0, 0x01000001)]) == 0
+    assert cpuid.clock_features([]) == 0
+    for clock, signature in ((0x01000008, 0x4B4D564B), (0, 0x70617254)):  # "KVMK", "Trap"
+        table = {one.function: one for one in cpuid.entries(model, Dynamic(), False, clock)}
+        assert table[0x40000000].ebx == signature
+        assert (0x40000001 in table) is bool(clock)
+    bare = cpuid.entries(CpuModel.parse("EPYC-Turin,-hypervisor"), Dynamic(), False, 8)
+    assert 0x40000001 not in {one.function for one in bare}
+
+
 # --- INT3 bytes
 
 
