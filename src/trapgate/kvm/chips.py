@@ -12,7 +12,7 @@ NEEDED = (
     abi_chips.CAP_IRQCHIP, abi_chips.CAP_IRQ_ROUTING, abi_chips.CAP_PIT2, abi_chips.CAP_PIT_STATE2, abi_chips.CAP_MP_STATE,
 )  # fmt: skip
 CASCADE = 2  # the master's input that the slave is at
-PPR, IRR, LVT_LINT1 = 0xA0, 0x200, 0x360  # in the page of the local APIC
+PPR, SVR, IRR, LVT_LINT1 = 0xA0, 0xF0, 0x200, 0x360  # in the page of the local APIC
 NMI_MODE = 4 << 8
 NS = 1_000_000_000
 
@@ -48,6 +48,15 @@ class Chips:
     def drive(self, gsi: int, level: bool) -> None:
         """A device drives its line."""
         self._vm.irq_line(gsi, level)
+
+    def request(self, vector: int, fd: VcpuFd) -> None:
+        """Let the local APIC, which must be enabled, hold an interrupt; for probes, which have no device."""
+        page = fd.lapic()
+        at = IRR + 16 * (vector // 32)
+        word = int.from_bytes(bytes(page.regs[at : at + 4]), "little") | 1 << vector % 32
+        page.regs[at : at + 4] = word.to_bytes(4, "little")
+        page.regs[SVR + 1] |= 1  # software enable
+        fd.set_lapic(page)
 
     def forget_ticks(self) -> None:
         """The guest was stopped for long: a PIT that ticks on shall not make up for all of it at once."""

@@ -111,7 +111,8 @@ class Core:
         self.fd = self.vm.create_vcpu(0)
         self.fd.set_tsc_khz((setup.tsc_hz or model.tsc_hz) // 1000)
         tsc_known = self.fd.tsc_khz() * 1000 == model.tsc_hz and (self.chips is None or self.chips.timer_known)
-        self.fd.set_cpuid(list(cpuid.entries(self.model, Dynamic(), tsc_known, cpuid.clock_features(supported))))
+        self.cpuid = list(cpuid.entries(self.model, Dynamic(), tsc_known, cpuid.clock_features(supported)))
+        self.fd.set_cpuid(self.cpuid)
         self.amd_host = host_is_amd(supported)
         self.registers = Registers(self.fd)
         if self.chips is not None:

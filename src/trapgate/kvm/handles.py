@@ -322,6 +322,12 @@ class VcpuFd(_Handle):
         room.entries[: len(entries)] = entries
         self._with("SET_CPUID2", abi.SET_CPUID2, room)
 
+    def cpuid(self) -> list[abi.CpuidEntry]:
+        """What CPUID answers, which need not be all that `set_cpuid` asked for."""
+        room = abi.Cpuid(nent=abi.MAX_CPUID)
+        self._with("GET_CPUID2", abi.GET_CPUID2, room)
+        return list(room.entries[: room.nent])
+
     def set_signal_mask(self, blocked: bytes) -> None:
         """The signals (bit n - 1 = signal n) that are blocked while the guest runs."""
         mask = abi.SignalMask(len(blocked))

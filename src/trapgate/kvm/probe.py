@@ -1,96 +1,31 @@
-"""What this host's KVM can do for a debugger: a 64-bit guest of a few instructions for each ability, and the exact DR6 values seen.
+"""What this host's KVM can do for a debugger: a guest for each ability, and the exact DR6 values seen.
 
 Nothing here goes through the engine's own debugging: what is shown is what KVM said.
 """
 
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from itertools import chain
 
 from trapgate.arch import dr6
 from trapgate.arch.debugregs import DR6_BD, DR6_INIT, DR7_FIXED_1, DR7_GD, dr7_fields
-from trapgate.arch.models import DEFAULT_MODEL, CpuModel
-from trapgate.kvm import abi, convert
-from trapgate.kvm.core import Core
-from trapgate.memory import Ram
+from trapgate.arch.flags import TF
+from trapgate.kvm import abi, convert, probe_machine
+from trapgate.kvm.probe_guest import (
+    CODE,
+    DATA,
+    NOP,
+    OTHERS,
+    STACK,
+    USER_CODE,
+    USER_DATA,
+    USER_STACK,
+    Ability,
+    Probe,
+)  # fmt: skip
 
-PML4, PDPT, PD, GDT, IDT, HANDLER, OTHERS, CODE, DATA, STACK = (0x1000 * n for n in range(1, 11))
-SECONDS = 2.0  # for one probe
-READS_DR6 = bytes.fromhex("0f21f0 e7e9 f4")  # MOV RAX, DR6; OUT E9h, EAX; HLT
-HALT = b"\xf4"
-NOP = b"\x90"
+STEP = 0xFFFF4FF0
 PAYLOADS = {0x800: 0xFFFF07F0, 0x4000: 0xFFFF4FF0, 0x4801: 0xFFFF47F1}
-EXITS = {abi.EXIT_HLT: "HLT", abi.EXIT_SHUTDOWN: "a triple fault", abi.EXIT_INTERNAL_ERROR: "no emulation of an instruction"}
-
-
-@dataclass(frozen=True, slots=True)
-class Ability:
-    """One thing that a debugger needs, whether it holds here, and what was seen."""
-
-    name: str
-    holds: bool
-    seen: str
-
-
-class Probe:
-    """A fresh guest in 64-bit mode at CPL 0, with its code at `CODE`; #DB reads DR6 and sends it to port E9h, all else halts."""
-
-    def __init__(self, code: bytes, control: int = 0, address: int = 0, dr7: int = 0) -> None:
-        ram = Ram(64 << 10)
-        self.core = Core(ram, CpuModel.parse(DEFAULT_MODEL), None)
-        for table, entry in (
-            (PML4, PDPT | 7),
-            (PDPT, PD | 7),
-            (PD, 0x87),
-            (GDT + 8, 0xAF9B000000FFFF),
-            (GDT + 16, 0xCF93000000FFFF),
-        ):
-            ram.write_int(table, 8, entry)
-        for vector in range(32):
-            at = HANDLER if vector == convert.DB else OTHERS
-            ram.write(IDT + 16 * vector, (at | 8 << 16 | 0x8E00 << 32).to_bytes(16, "little"))
-        for at, data in ((HANDLER, READS_DR6), (OTHERS, HALT), (CODE, code + HALT)):
-            ram.write(at, data)
-        registers = self.core.registers
-        with registers.together():
-            for name, value in (("cr3", PML4), ("cr4", 0x620), ("efer", 0xD00), ("cr0", 0x80000011)):
-                registers.set(name, value)
-            registers.put_segment("cs", 8, 0, 0xFFFFFFFF, 0xA09B)
-            for name in ("ss", "ds", "es"):
-                registers.put_segment(name, 16, 0, 0xFFFFFFFF, 0xC093)
-            for name, value in (("gdt_base", GDT), ("gdt_limit", 0x17), ("idt_base", IDT), ("idt_limit", 0x1FF)):
-                registers.set(name, value)
-        general = registers.general
-        general.rip, general.rsp, general.rflags, general.rdi = CODE, STACK, 2, DATA
-        registers.store_general()
-        if control:
-            self.core.fd.set_guest_debug(abi.DEBUG_ENABLE | control, (address, 0, 0, 0), dr7)
-
-    def run(self) -> str:
-        """Enter the guest once; what came of it."""
-        watchdog = threading.Timer(SECONDS, self.core.kick)
-        watchdog.start()
-        try:
-            happened = self.core.enter()
-        finally:
-            watchdog.cancel()
-        if not happened:
-            return f"nothing in {SECONDS:.0f} s"
-        reason = self.core.shared.exit_reason
-        return EXITS.get(reason, f"exit {reason}")
-
-    @property
-    def debug(self) -> abi.ExitDebug | None:
-        """The last exit, if it was KVM_EXIT_DEBUG."""
-        return self.core.shared.exit.debug if self.core.shared.exit_reason == abi.EXIT_DEBUG else None
-
-    @property
-    def told(self) -> int | None:
-        """What the guest's #DB handler read from DR6, if that was the last exit."""
-        io = self.core.shared.exit.io
-        if self.core.shared.exit_reason != abi.EXIT_IO or io.port != 0xE9:
-            return None
-        return int.from_bytes(self.core.fd.io_bytes(io.data_offset, 4), "little")
+UD2 = b"\x0f\x0b"
 
 
 def _debug(name: str, expected: int, probe: Probe) -> Ability:
@@ -109,19 +44,67 @@ def _runs() -> Ability:
     return Ability("64-bit guests", outcome == "HLT", "run" if outcome == "HLT" else outcome)
 
 
+# --- steps
+
+
 def _step() -> Ability:
-    return _debug("single step", 0xFFFF4FF0, Probe(NOP, abi.DEBUG_STEP))
+    return _debug("single step", STEP, Probe(NOP, abi.DEBUG_STEP))
+
+
+def _own_tf() -> Ability:
+    """The guest's own TF, while we hold the debug registers: it comes to us, or some hosts give it to the guest at once."""
+    found = _debug("guest's own TF", STEP, probe := Probe(NOP, abi.DEBUG_HARDWARE, dr7=DR7_FIXED_1, rflags=2 | TF))
+    return found if probe.told is None else Ability(found.name, probe.told == STEP, f"the guest has it, DR6 {probe.told:08X}")
+
+
+def _step_over_out() -> Ability:
+    """I/O leaves the guest amid the step: does its trap come behind?"""
+    probe = Probe(b"\xe6\x80" + NOP, abi.DEBUG_STEP)  # OUT 80h, AL
+    probe.run()
+    if probe.core.shared.exit_reason == abi.EXIT_IO:
+        probe.core.enter(immediate=True)
+    seen = f"DR6 {probe.debug.dr6 & 0xFFFF_FFFF:08X} follows" if probe.debug is not None else "no trap follows, we finish it"
+    return Ability("step over OUT", probe.rip == 2, seen if probe.rip == 2 else f"RIP is {probe.rip:+d}, not +2")
+
+
+def _step_over_pushf() -> Ability:
+    """The host's single step is the real TF: what PUSHF shows of it must be corrected."""
+    found = _debug("step over PUSHF", STEP, probe := Probe(b"\x9c" + NOP, abi.DEBUG_STEP))
+    image = probe.core.ram.read_int(STACK - 8, 8)
+    return Ability(
+        found.name, found.holds, f"{found.seen}, pushes {image:X}h" + (": TF shows, we take it out" if image & TF else "")
+    )
+
+
+def _step_into_fault() -> Ability:
+    """No trap follows a fault: a breakpoint on its handler catches the step."""
+    dr7 = DR7_FIXED_1 | dr7_fields(0, 0, 1)
+    probe = Probe(UD2, abi.DEBUG_STEP | abi.DEBUG_HARDWARE, (OTHERS, 0, 0, 0), dr7)
+    found = _debug("step into fault", DR6_INIT | 1, probe)
+    image = probe.core.ram.read_int(STACK - 24, 8)
+    return Ability(
+        found.name, found.holds and probe.core.registers.rip == OTHERS, f"{found.seen} on its handler, pushes {image:X}h"
+    )
+
+
+# --- breakpoints
 
 
 def _execution() -> Ability:
     dr7 = DR7_FIXED_1 | dr7_fields(0, 0, 1)
-    return _debug("breakpoint", DR6_INIT | 1, Probe(NOP * 2, abi.DEBUG_HARDWARE, CODE + 1, dr7))
+    return _debug("breakpoint", DR6_INIT | 1, Probe(NOP * 2, abi.DEBUG_HARDWARE, (CODE + 1, 0, 0, 0), dr7))
+
+
+def _two_owners() -> Ability:
+    """Two registers on one instruction, as when guest and debugger both have a breakpoint there."""
+    dr7 = DR7_FIXED_1 | dr7_fields(0, 0, 1) | dr7_fields(3, 0, 1)
+    return _debug("two on one place", DR6_INIT | 9, Probe(NOP * 2, abi.DEBUG_HARDWARE, (CODE + 1, 0, 0, CODE + 1), dr7))
 
 
 def watchpoint() -> Ability:
     """A store to a watched address."""
     dr7 = DR7_FIXED_1 | dr7_fields(0, 1, 4)
-    return _debug("watchpoint", DR6_INIT | 1, Probe(b"\x89\x07" + NOP, abi.DEBUG_HARDWARE, DATA, dr7))  # MOV [RDI], EAX
+    return _debug("watchpoint", DR6_INIT | 1, Probe(b"\x89\x07" + NOP, abi.DEBUG_HARDWARE, (DATA, 0, 0, 0), dr7))  # MOV [RDI], EAX
 
 
 def _detect() -> Ability:
@@ -136,7 +119,7 @@ def int1() -> Ability:
     found = _debug("INT1", DR6_INIT, probe)
     if probe.debug is None:
         return found
-    where = {CODE: "RIP on it", CODE + 1: "RIP behind it"}.get(probe.core.registers.rip, "RIP elsewhere")
+    where = {0: "RIP on it", 1: "RIP behind it"}.get(probe.rip, "RIP elsewhere")
     return Ability(found.name, found.holds, f"{found.seen}, {where}")
 
 
@@ -145,55 +128,69 @@ def int3() -> Ability:
     probe = Probe(b"\xcc", abi.DEBUG_SOFTWARE)
     outcome = probe.run()
     found = probe.debug
-    holds = found is not None and found.exception == convert.BP and probe.core.registers.rip == CODE
+    holds = found is not None and found.exception == convert.BP and probe.rip == 0
     return Ability("INT3", holds, "comes to us, RIP on it" if holds else f"{outcome} instead")
 
 
-def _injection() -> Ability:
-    """The guest's own handler must read exactly what was injected."""
-    seen: dict[int, str] = {}
-    payload = False
-    for value, expected in PAYLOADS.items():
-        probe = Probe(NOP)
-        payload, fd = probe.core.payload, probe.core.fd
-        events = fd.events()
-        causes, hits = dr6.from_payload(value)
-        convert.inject_debug(events, causes, hits, payload=payload)
-        if not payload:
-            debug = fd.debug_registers()
-            debug.dr6 = expected
-            fd.set_debug_registers(debug)
-        fd.set_events(events)
-        outcome = probe.run()
-        seen[value] = f"{probe.told:08X}" if probe.told is not None else outcome
-    holds = all(seen[value] == f"{expected:08X}" for value, expected in PAYLOADS.items())
-    how = "by payload" if payload else "by DR6, for the host has no payload"
-    return Ability("injected #DB", holds, f"{how}: " + ", ".join(f"{value:X} reads {text}" for value, text in seen.items()))
+# --- what the guest gets
+
+
+def _inject(value: int, *, payload: bool) -> str:
+    """What the guest's handler reads when a #DB with this payload is injected, in hexadecimal."""
+    probe = Probe(NOP)
+    fd = probe.core.fd
+    events = fd.events()
+    causes, hits = dr6.from_payload(value)
+    convert.inject_debug(events, causes, hits, payload=payload)
+    if not payload:
+        debug = fd.debug_registers()
+        debug.dr6 = dr6.deliver(debug.dr6, causes, hits)
+        fd.set_debug_registers(debug)
+    fd.set_events(events)
+    outcome = probe.run()
+    return f"{probe.told:08X}" if probe.told is not None else outcome
+
+
+def _injection() -> Iterator[Ability]:
+    """The guest's own handler must read exactly what was injected: by payload, and as on hosts that have none."""
+    for name, payload in (("injected #DB", True), ("without payload", False)):
+        if payload and not Probe(NOP).core.payload:
+            yield Ability(name, False, "the host lacks KVM_CAP_EXCEPTION_PAYLOAD; DR6 is set by hand")
+            continue
+        seen = {value: _inject(value, payload=payload) for value in PAYLOADS}
+        holds = all(seen[value] == f"{expected:08X}" for value, expected in PAYLOADS.items())
+        yield Ability(name, holds, ", ".join(f"{value:X} reads {text}" for value, text in seen.items()))
+
+
+def interrupt() -> Ability:
+    """INT n, by which guests call their kernels."""
+    probe = Probe(b"\xcd\x30")
+    outcome = probe.run()
+    holds = outcome == "HLT" and probe.core.registers.rip == OTHERS + 1
+    return Ability("INT n", holds, "runs" if holds else f"{outcome} instead")
 
 
 def iret() -> Ability:
-    code = bytes.fromhex("6a10 6800a00000 6a02 6a08 6819700000 48cf f4 90")  # pushes SS, RSP, RFLAGS, CS, RIP; IRETQ; HLT
-    target = CODE + len(code)
-    code = code.replace(bytes.fromhex("6819700000"), b"\x68" + target.to_bytes(4, "little"))
-    probe = Probe(code)
+    """To CPL 3, where it shows by an OUT that its flags (IOPL 3) are there, too."""
+    frame = (USER_DATA, USER_STACK, 0x3002, USER_CODE, CODE + 0x40)
+    pushes = b"".join(b"\x68" + value.to_bytes(4, "little") for value in frame)
+    probe = Probe((pushes + b"\x48\xcf").ljust(0x40, NOP) + b"\xe7\xe9")  # IRETQ ... OUT E9h, EAX
     outcome = probe.run()
-    holds = outcome == "HLT" and probe.core.registers.rip == target + 1
-    return Ability("IRET", holds, "runs" if holds else f"{outcome} instead; use --engine soft for guests that handle exceptions")
+    if probe.told is None:
+        return Ability("IRET", False, f"{outcome} instead; use --engine soft for guests that handle exceptions")
+    wanted = {"ss": USER_DATA, "rsp": USER_STACK, "rflags": frame[2], "cs": USER_CODE}
+    wrong = [f"{name.upper()} {got:X}h" for name, value in wanted.items() if (got := probe.core.registers.get(name)) != value]
+    return Ability("IRET", not wrong, f"leaves {', '.join(wrong)}; use --engine soft" if wrong else "runs, to CPL 3")
 
 
-def _bus_locks() -> Iterator[Ability]:
-    core = Probe(NOP).core
-    detect = core.model.has("bus-lock-detect")
-    exits = bool(core.system.capability(abi.CAP_BUS_LOCK_EXIT) & abi.BUS_LOCK_DETECTION_EXIT)
-    yield Ability("bus-lock #DB", detect, "guests can have it" if detect else "this CPU or KVM does not offer it to guests")
-    yield Ability("bus-lock exits", exits, "for --bus-locks" if exits else "none: --bus-locks needs --engine soft here")
-
-
-PROBES: tuple[Callable[[], Ability], ...] = (_runs, _step, _execution, watchpoint, _detect, int1, int3, _injection, iret)
+PROBES: tuple[Callable[[], Ability], ...] = (
+    _runs, _step, _own_tf, _step_over_out, _step_over_pushf, _step_into_fault, _execution, _two_owners, watchpoint, _detect,
+    int1, int3, interrupt, iret,
+)  # fmt: skip
 
 
 def abilities() -> Iterator[Ability]:
     """Try everything; KvmError when /dev/kvm cannot be used at all."""
     for probe in PROBES:
         yield probe()
-    yield from _bus_locks()
+    yield from chain(_injection(), probe_machine.abilities())
