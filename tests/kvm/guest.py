@@ -174,7 +174,7 @@ class Guest(Loaded):
 
     engine: ClassVar[str] = "kvm"
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text, self.engine)
+    def __init__(self, text: str, serial: Callable[[bytes], None] = lambda data: None) -> None:
+        super().__init__(text, self.engine, serial)
         assert isinstance(self.machine.vcpu, kvm.KvmVcpu)
         self.vcpu = self.machine.vcpu

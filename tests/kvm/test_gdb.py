@@ -30,6 +30,11 @@ def alone() -> list[Log]:
 
 def under_gdb(*commands: str) -> tuple[Guest, str]:
     guest = Guest(TEXT)
+    return guest, attach(guest, *commands)
+
+
+def attach(guest: Guest, *commands: str) -> str:
+    """Let gdb give its commands to a guest; its output once both have ended."""
     host = DebugHost(guest.machine, TcpAddress("127.0.0.1", 0), wait=True)
     thread = threading.Thread(target=host.run, daemon=True)
     thread.start()
@@ -40,7 +45,7 @@ def under_gdb(*commands: str) -> tuple[Guest, str]:
     )
     thread.join(20)
     assert not thread.is_alive(), done.stdout + done.stderr
-    return guest, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def places(text: str) -> list[int]:
