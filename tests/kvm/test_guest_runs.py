@@ -137,11 +137,13 @@ def test_what_the_cpu_forbids_is_a_value_error_and_changes_nothing() -> None:
 
 def test_virtual_memory_is_short_where_unmapped() -> None:
     vcpu = Guest("nop").vcpu
+    before = vcpu.ram.read(0, 0x20000)
     assert vcpu.translate(STACK) == STACK
     assert vcpu.translate(1 << 40) is None
     assert len(vcpu.read_virtual(0x1FFFF0, 64)) == 16
     assert not vcpu.write_virtual(0x1FFFF0, bytes(64))
     assert vcpu.read_virtual(0x1FFFF0, 16) == bytes(16)
+    assert vcpu.ram.read(0, 0x20000) == before  # no accessed bit
 
 
 def test_a_triple_fault_is_a_shutdown_that_tells_the_state() -> None:

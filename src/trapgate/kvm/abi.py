@@ -147,16 +147,6 @@ class EnableCap(Structure):
     _fields_ = (("cap", c_uint32), ("flags", c_uint32), ("args", c_uint64 * 4), ("pad", c_uint8 * 64))
 
 
-class Translation(Structure):
-    """kvm_translation."""
-
-    _fields_ = (
-        ("linear_address", c_uint64), ("physical_address", c_uint64), ("valid", c_uint8), ("writeable", c_uint8),
-        ("usermode", c_uint8),
-        ("pad", c_uint8 * 5),
-    )  # fmt: skip
-
-
 class CpuidEntry(Structure):
     """kvm_cpuid_entry2."""
 
@@ -242,7 +232,7 @@ class Run(Structure):
 SIZES: dict[type[Structure] | type[ctypes.Union], int] = {
     MemoryRegion: 32, Regs: 144, Segment: 24, Table: 16, Sregs: 312, Fpu: 416, Xsave: 4096, Xcrs: 392,
     DebugRegs: 128, VcpuEvents: 64,
-    GuestDebug: 72, EnableCap: 104, Translation: 24, CpuidEntry: 40, Cpuid: 8 + 40 * MAX_CPUID, MsrEntry: 16,
+    GuestDebug: 72, EnableCap: 104, CpuidEntry: 40, Cpuid: 8 + 40 * MAX_CPUID, MsrEntry: 16,
     Msrs: 24, SignalMask: 12,
     ExitIo: 16, ExitDebug: 32, ExitUnion: 256, Run: 304,
 }  # fmt: skip
@@ -259,7 +249,6 @@ ENABLE_CAP = iow(0xA3, EnableCap)
 RUN, NMI, KVMCLOCK_CTRL, GET_TSC_KHZ, SET_TSC_KHZ = io(0x80), io(0x9A), io(0xAD), io(0xA3), io(0xA2)
 GET_REGS, SET_REGS = ior(0x81, Regs), iow(0x82, Regs)
 GET_SREGS, SET_SREGS = ior(0x83, Sregs), iow(0x84, Sregs)
-TRANSLATE = iowr(0x85, Translation)
 INTERRUPT = iow(0x86, 4)
 GET_MSRS, SET_MSRS = iowr(0x88, 8), iow(0x89, 8)
 SET_SIGNAL_MASK = iow(0x8B, 4)

@@ -11,7 +11,7 @@ from trapgate.arch.cpuid import Dynamic
 from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import Rule, msrs_of
 from trapgate.exits import Exit, MmioRead, MmioWrite, PortRead, PortWrite
-from trapgate.kvm import abi, chips, cpuid
+from trapgate.kvm import abi, chips, cpuid, walk
 from trapgate.kvm.handles import REMEDIES, KvmError, System
 from trapgate.kvm.memory import Planted, map_ram
 from trapgate.kvm.registers import Registers
@@ -239,7 +239,13 @@ class Core:
 
     def translate(self, address: int) -> int | None:
         """The guest-physical address behind a linear one; None when unmapped."""
-        return self.fd.translate(address & (1 << 64) - 1)
+        system = self.registers.system
+        return walk.translate(
+            self._entry, address & (1 << 64) - 1, cr0=system.cr0, cr3=system.cr3, cr4=system.cr4, efer=system.efer
+        )
+
+    def _entry(self, address: int, size: int) -> int | None:
+        return self.ram.read_int(address, size) if self.ram.contains(address, size) else None
 
     def read_virtual(self, address: int, length: int) -> bytes:
         """Guest memory without our INT3 bytes; short where a page is unmapped or not RAM."""

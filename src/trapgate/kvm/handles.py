@@ -334,11 +334,6 @@ class VcpuFd(_Handle):
         mask.sigset[: len(blocked)] = blocked
         self._with("SET_SIGNAL_MASK", abi.SET_SIGNAL_MASK, mask)
 
-    def translate(self, address: int) -> int | None:
-        """The guest-physical address behind a linear one; None when unmapped."""
-        found = self._with("TRANSLATE", abi.TRANSLATE, abi.Translation(address))
-        return int(found.physical_address) if found.valid else None
-
     def tsc_khz(self) -> int:
         """The guest's TSC rate; 0 when the host cannot say."""
         return max(self._try(abi.GET_TSC_KHZ), 0)

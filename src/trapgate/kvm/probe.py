@@ -107,7 +107,7 @@ def watchpoint() -> Ability:
     return _debug("watchpoint", DR6_INIT | 1, Probe(b"\x89\x07" + NOP, abi.DEBUG_HARDWARE, (DATA, 0, 0, 0), dr7))  # MOV [RDI], EAX
 
 
-def _detect() -> Ability:
+def detect() -> Ability:
     """DR7.GD in the real register: without it a guest's change of its own breakpoints is seen at the next exit only."""
     probe = Probe(b"\x0f\x21\xf8", abi.DEBUG_HARDWARE, dr7=DR7_FIXED_1 | DR7_GD)  # MOV RAX, DR7
     return _debug("DR accesses", DR6_INIT | DR6_BD, probe)
@@ -184,7 +184,7 @@ def iret() -> Ability:
 
 
 PROBES: tuple[Callable[[], Ability], ...] = (
-    _runs, _step, _own_tf, _step_over_out, _step_over_pushf, _step_into_fault, _execution, _two_owners, watchpoint, _detect,
+    _runs, _step, _own_tf, _step_over_out, _step_over_pushf, _step_into_fault, _execution, _two_owners, watchpoint, detect,
     int1, int3, interrupt, iret,
 )  # fmt: skip
 

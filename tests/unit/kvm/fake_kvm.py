@@ -12,7 +12,7 @@ from trapgate.kvm.cpu import KvmVcpu
 from trapgate.memory import Ram
 
 VENDORS = {"amd": b"AuthenticAMD", "intel": b"GenuineIntel"}
-CODE = 0x2000
+CODE, TABLES = 0x2000, 0xD000
 Entry = Callable[["FakeVcpuFd"], bool | None]
 
 
@@ -29,7 +29,7 @@ class FakeVcpuFd:
         self.io = bytearray(4096)
         cs = self.system.cs
         cs.present, cs.s, cs.type, cs.l = 1, 1, 11, 1
-        self.system.cr0, self.system.efer = 0x80000011, 0xD00
+        self.system.cr0, self.system.efer, self.system.cr3, self.system.cr4 = 0x80000011, 0xD00, TABLES, 0x20
         self.system.idt.base, self.system.idt.limit = 0x4000, 0xFFF
 
     def regs(self) -> abi.Regs:
@@ -71,9 +71,6 @@ class FakeVcpuFd:
 
     def xsave(self) -> abi.Xsave:
         return abi.Xsave()
-
-    def translate(self, address: int) -> int:
-        return address
 
     def run(self) -> bool:
         if self.shared.immediate_exit:
@@ -142,6 +139,8 @@ def vcpu(
     monkeypatch.setattr(core, "System", lambda: FakeSystem(vendor, capabilities, fd))
     ram = Ram(64 << 10)
     ram.write(CODE, code)
+    ram.write_int(TABLES, 8, TABLES + 0x1000 | 7)
+    ram.write_int(TABLES + 0x1000, 8, 0x87)
     for vector in range(32):
         at = 0x6000 + 16 * vector
         ram.write(0x4000 + 16 * vector, (at | 8 << 16 | 0x8E00 << 32).to_bytes(16, "little"))

@@ -1,0 +1,91 @@
+"""The cases of the debug architecture on KVM, alone and with a debugger at them: the state that the software CPU ends in.
+
+The guest is laid out by the software CPU's harness and copied. It ends with OUT instead of INT 30h, which fewer hosts execute.
+"""
+
+from collections.abc import Iterator
+from functools import cache, partial
+
+import pytest
+
+from kvm.guest import KVM
+from kvm.states import copy, differences, registers
+from programs.debug import harness
+from programs.debug.cases import CASES, Case
+from silicon.assemble import assemble
+from trapgate.arch.debugregs import DR7_GD, SLOTS, slot
+from trapgate.arch.models import CpuModel
+from trapgate.debug import slots
+from trapgate.kvm import cpu as kvm
+from trapgate.kvm import probe
+from trapgate.machine import Machine, MachineConfig
+from trapgate.stops import MachineExit, Paused
+from trapgate.vcpu import Breakpoint, Kind, Owner
+
+pytestmark = KVM
+END = "mov dx, 0xF4\nmov al, 0\nout dx, al\nhlt"
+LAST = -5  # the instruction before END
+ELSEWHERE = Breakpoint(Owner.DEBUGGER, 0, Kind.EXEC, 0x1F0000, 1)
+TESTABLE = [case for case in CASES if not case.armed.test_ctrl and not case.armed.msrs and "int 0x30" not in case.text]
+
+
+@pytest.fixture(scope="module")
+def lacks() -> set[str]:
+    """What this host's KVM was not seen to do."""
+    probes = (probe.iret, probe.int1, probe.int3, probe.interrupt, probe.watchpoint, probe.detect)
+    return {one.name for one in (ask() for ask in probes) if not one.holds}
+
+
+@pytest.fixture(autouse=True)
+def ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "machine_code", cache(lambda text: assemble(f"{text}\n{END}")))
+
+
+def needs(case: Case, how: str) -> Iterator[str]:
+    """What the host must do for this case, by the names of the probes."""
+    if case.armed.dr7 & DR7_GD and how != "alone":
+        yield "DR accesses"
+    enabled = [slot(case.armed.dr7, n) for n in range(SLOTS)]
+    if any(one.enabled and one.rw for one in enabled):
+        yield "watchpoint"
+    if case.armed.ring == 3:
+        yield "IRET"
+    for word, name in (("int1", "INT1"), ("0xF1", "INT1"), ("int3", "INT3"), ("int 0x", "INT n")):
+        if word in case.text:
+            yield name
+
+
+def on_kvm(case: Case, guest: harness.Guest) -> Machine:
+    """The same guest on KVM; skips where the host has another CPU than the case is about."""
+    machine = Machine(MachineConfig(memory=2 << 20, cpu=case.cpu), partial(kvm.make, plan=slots.plan))
+    vcpu = machine.vcpu
+    assert isinstance(vcpu, kvm.KvmVcpu)
+    if vcpu.amd_host is not CpuModel.parse(case.cpu).amd:
+        pytest.skip("the case is about a CPU of the other vendor")
+    if "bus-lock-detect" in vcpu.lost_features and (case.armed.debugctl or case.name.startswith("DR6")):
+        pytest.skip("this host's CPU or KVM has no bus-lock trap, on which DR6 depends")
+    machine.ram.write(0, guest.memory)
+    copy(guest.vcpu, vcpu)
+    machine.clock.at(5_000_000_000, machine.pause)
+    return machine
+
+
+@pytest.mark.parametrize("how", ["alone", "beside a breakpoint", "stepped"])
+@pytest.mark.parametrize("case", TESTABLE, ids=lambda case: case.name)
+def test_case(case: Case, how: str, lacks: set[str]) -> None:
+    if missing := sorted(lacks & set(needs(case, how))):
+        pytest.skip(f"this host's KVM does not do {', '.join(missing)}")
+    guest = harness.Guest(case.text, case.armed, case.cpu, LAST if case.resume_at == -1 else case.resume_at)
+    machine = on_kvm(case, guest)
+    guest.run()
+    if how == "beside a breakpoint":
+        try:
+            machine.vcpu.arm([ELSEWHERE], [])
+        except slots.SlotsError as error:
+            pytest.skip(str(error))
+    stop = machine.resume(step=how == "stepped")
+    while not isinstance(stop, (MachineExit, Paused)):
+        stop = machine.resume(step=how == "stepped")
+    assert isinstance(stop, MachineExit), stop
+    assert registers(machine.vcpu) == registers(guest.vcpu)  # type: ignore[arg-type]
+    assert differences(machine.ram, guest.machine.ram) == []
