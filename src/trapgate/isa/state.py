@@ -64,6 +64,7 @@ FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE, FLAG_LOCAL = (
 )  # of a TLB entry, none for an unused one; FLAG_CODE: may be written, but holds translated code
 
 PORT_OUT = 1 << 24
+NATIVE_FALLBACK = 0xFFFF0000  # EXIT_INSTRUCTION with such a number and above: a native function whose case is not plain
 
 # What an access wants: the argument of the native `access` and `access_kind`.
 ACCESS_WRITE, ACCESS_FETCH, ACCESS_USER, ACCESS_AC, ACCESS_PEEK = 1, 2, 4, 8, 16

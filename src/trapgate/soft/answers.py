@@ -1,4 +1,4 @@
-"""Device accesses that are answered amid a run, without an exit to the machine: plain IN and OUT, plain loads and stores.
+"""What is answered amid a run, without a way through the run loop: plain IN, OUT, loads and stores of devices; RDTSC and its like.
 
 A port access is the end of its block, so whatever its answer brings about (`request`) is seen before the next instruction. A load
 or store lies amid its block. So that is seen right behind it, too, each place has a second way on: the same place in the
@@ -11,11 +11,29 @@ from typing import TYPE_CHECKING
 from iced_x86 import Decoder, Mnemonic
 
 from trapgate.isa import state as s
+from trapgate.soft.instructions import HANDLERS
 
 if TYPE_CHECKING:
     from trapgate.soft.cpu import SoftVcpu
 
 ONE_ACCESS = frozenset((Mnemonic.MOV, Mnemonic.MOVZX, Mnemonic.MOVSX, Mnemonic.MOVSXD, Mnemonic.TEST, Mnemonic.CMP))
+
+# What Python executes and what changes nothing but registers: no mode, no mapping, nothing that waits for the next boundary.
+ONLY_REGISTERS = frozenset((Mnemonic.RDTSC, Mnemonic.RDTSCP, Mnemonic.CPUID, Mnemonic.RDPID, Mnemonic.XGETBV, Mnemonic.RDMSR))
+
+
+def instruction(cpu: "SoftVcpu") -> int:
+    """Execute what EXIT_INSTRUCTION asks for, if it only changes registers; else 0, and nothing is done. GuestFault."""
+    st = cpu.state
+    number = st.exit_detail
+    if number >= s.NATIVE_FALLBACK or cpu.in_step:
+        return 0
+    i = cpu.translator.instructions[number]
+    if i.mnemonic not in ONLY_REGISTERS:
+        return 0
+    HANDLERS[i.mnemonic](cpu, i)
+    st.rip = st.next_rip
+    return cpu.dispatch_code
 
 
 def port(cpu: "SoftVcpu") -> int:

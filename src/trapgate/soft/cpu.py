@@ -91,6 +91,7 @@ class SoftVcpu(TranslatingCore):
         }  # fmt: skip
         self._answers: dict[int, Callable[[], int]] = {
             s.EXIT_PORT: partial(answers.port, self), s.EXIT_ACCESS: partial(answers.access, self),
+            s.EXIT_INSTRUCTION: partial(answers.instruction, self),
         }  # fmt: skip
 
     # --- the loop
@@ -217,8 +218,8 @@ class SoftVcpu(TranslatingCore):
         """An instruction that Python executes."""
         st = self.state
         number = st.exit_detail
-        if number >= 0xFFFF0000:  # a native function found its case not to be plain
-            instruction = debugging.NATIVE_FALLBACKS[number - 0xFFFF0000]
+        if number >= s.NATIVE_FALLBACK:
+            instruction = debugging.NATIVE_FALLBACKS[number - s.NATIVE_FALLBACK]
         else:
             instruction = self.translator.instructions[number]
         exit_ = handler_of(instruction.mnemonic)(self, instruction)

@@ -152,7 +152,7 @@ class Profile:
         if reason != s.EXIT_INSTRUCTION:
             return REASONS[reason]
         number = state.exit_detail
-        if number >= 0xFFFF0000:
+        if number >= s.NATIVE_FALLBACK:
             return "a native function whose case is not plain"
         mnemonic = cpu.translator.instructions[number].mnemonic
         return ASLEEP if mnemonic == Mnemonic.HLT else f"{_NAMES[mnemonic]} in Python"
@@ -166,7 +166,7 @@ class Profile:
 
         return answered
 
-    def _translated(self, physical: int, mode: int) -> Block:
+    def _translated(self, physical: int, mode: int) -> Block | None:
         begin = self._now()
         try:
             return self._block_at(physical, mode)

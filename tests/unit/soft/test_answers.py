@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from trapgate.exits import Halted, Interrupted, MmioRead, MmioWrite, PortRead
+from trapgate.exits import DebugException, Halted, Interrupted, MmioRead, MmioWrite, PortRead
 from trapgate.isa import state as s
 from unit.soft.bench import CODE, Bench
 
@@ -178,3 +178,36 @@ def test_an_nmi_before_the_step_does_not_confuse_two_places() -> None:
         exits_of(made)
         assert made.st.rip == CODE + 4
     assert devices.seen[1:] == [("load", PHYSICAL, 4, 0)]
+
+
+def test_instructions_that_change_registers_only_leave_no_run_loop() -> None:
+    made, _ = bench("0f31 0fa2 0f31" + HLT)  # rdtsc; cpuid; rdtsc; hlt
+    loops: list[int] = []
+    boundary = made.cpu._boundary
+
+    def counted() -> object:
+        loops.append(made.st.rip)
+        return boundary()
+
+    made.cpu._boundary = counted  # type: ignore[assignment, method-assign]
+    assert made.cpu.run() == Halted()
+    made.st.rip, made.st.rax, made.st.rdx = CODE, 1 << 40, 1 << 40
+    loops.clear()
+    assert made.cpu.run() == Halted()
+    assert loops == [CODE]
+    assert made.st.rax | made.st.rdx << 32 == made.cpu.tsc()  # time stands still here
+    made.st.rip = CODE
+    made.cpu.step(True)
+    for n in (2, 4, 6):
+        assert isinstance(made.cpu.run(), DebugException)
+        assert made.st.rip == CODE + n
+
+
+def test_one_that_faults_comes_to_its_handler() -> None:
+    made, _ = bench("0f31" + HLT)
+    made.ram.write(CODE, bytes.fromhex("0f32"))  # rdmsr
+    made.st.rcx = 0x12345
+    made.gate(13, 0x08, CODE + 0x800)
+    made.ram.write(CODE + 0x800, b"\xf4")
+    assert made.cpu.run() == Halted()
+    assert made.words(made.st.rsp, 2, 8) == [0, CODE]

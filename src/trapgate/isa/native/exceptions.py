@@ -148,11 +148,11 @@ def int3(m: Trace) -> None:
     gate = m.call("system_host", 64, vector_at, m.const(16, 64), m.const(0, 64))
     m.put("exit_detail", m.const(3, 32))
     with m.when((gate == 0) | (m.get("stepping", 32) != 0) | ((m.get("efer", 64) & LMA) == 0), likely=False):
-        m.put("exit_detail", m.const(0xFFFF0003, 32))
+        m.put("exit_detail", m.const(s.NATIVE_FALLBACK + 3, 32))
         leave(m, s.EXIT_INSTRUCTION)
     dpl = (m.load(gate, 64) >> 45) & 3
     with m.when(dpl.ult(m.get("cs_selector", 64) & 3) | m.get("idt_limit", 64).ult(63), likely=False):
-        m.put("exit_detail", m.const(0xFFFF0003, 32))
+        m.put("exit_detail", m.const(s.NATIVE_FALLBACK + 3, 32))
         leave(m, s.EXIT_INSTRUCTION)
     m.put("rip", m.get("next_rip", 64))
     m.put("fault_vector", m.const(3, 32))
@@ -165,7 +165,7 @@ def iret64(m: Trace) -> None:
     """IRETQ to 64-bit code at the same CPL 0 or to CPL 3."""
 
     def other() -> None:
-        m.put("exit_detail", m.const(0xFFFF0000, 32))
+        m.put("exit_detail", m.const(s.NATIVE_FALLBACK, 32))
         leave(m, s.EXIT_INSTRUCTION)
 
     old_cpl = m.get("cs_selector", 64) & 3
@@ -231,7 +231,7 @@ def iret64(m: Trace) -> None:
 def syscall(m: Trace) -> None:
     """SYSCALL from 64-bit code."""
     with m.when(((m.get("efer", 64) & SCE) == 0) | (m.get("stepping", 32) != 0), likely=False):
-        m.put("exit_detail", m.const(0xFFFF0001, 32))
+        m.put("exit_detail", m.const(s.NATIVE_FALLBACK + 1, 32))
         leave(m, s.EXIT_INSTRUCTION)
     old = m.get("rflags", 64) | flags.read(m) | 2
     m.put("rcx", m.get("next_rip", 64))
@@ -261,7 +261,7 @@ def sysret(m: Trace) -> None:
     odd = ((m.get("efer", 64) & SCE) == 0) | (m.get("stepping", 32) != 0) | ((target << 16).sar(16) != target)
     odd = odd | ((m.get("r11", 64) & TF) != 0)  # it traps at once
     with m.when(odd | ((m.get("cs_selector", 64) & 3) != 0), likely=False):
-        m.put("exit_detail", m.const(0xFFFF0002, 32))
+        m.put("exit_detail", m.const(s.NATIVE_FALLBACK + 2, 32))
         leave(m, s.EXIT_INSTRUCTION)
     saved = m.get("r11", 64)
     flags.write(m, saved)
