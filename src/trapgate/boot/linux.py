@@ -73,6 +73,8 @@ def parse(image: Image) -> Header:
         raise image.error(f"a Linux setup header that ends at {end:#x}, not between {needed:#x} and {HEADER_LIMIT:#x}")
     if not image.number(LOADFLAGS, 1, what) & LOADED_HIGH:
         raise image.error("a zImage, which loads below 1 MiB; a bzImage is needed")
+    if not image.number(CODE32_START, 4, what):
+        raise image.error("no 32-bit entry (its code32_start is 0): it starts in real mode and needs a BIOS, and there is none")
     setup_size = ((image.number(HEADER_START, 1, what) or 4) + 1) * SECTOR
     stated = image.number(0x1F4, 4, what) * 16  # syssize, in paragraphs: rounded up
     kernel_size = len(image) - setup_size

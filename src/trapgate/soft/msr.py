@@ -131,6 +131,8 @@ def wrmsr(cpu: "SoftVcpu", i: Instruction) -> None:
         write_msr(cpu, st.rcx & 0xFFFFFFFF, st.rdx << 32 & ALL_64 | st.rax & 0xFFFFFFFF)
     except (KeyError, ValueError):
         raise gp() from None
+    if cpu.clock.fresh:  # whoever waits for the next deadline must hear of a new one, though nothing else leaves the run
+        cpu.kick()
 
 
 def _counter(cpu: "SoftVcpu") -> int:

@@ -78,6 +78,7 @@ def bzimage(
     initrd_max: int = 0x7FFF_FFFF,
     command_line_size: int = 255,
     loadflags: int = 1,
+    code32_start: int = 0x10_0000,
     setup_sectors: int = 1,
     paragraphs: int | None = None,
 ) -> bytes:
@@ -90,6 +91,7 @@ def bzimage(
     setup[0x202:0x206] = b"HdrS"
     struct.pack_into("<H", setup, 0x206, version)
     setup[0x211] = loadflags
+    struct.pack_into("<I", setup, 0x214, code32_start)
     struct.pack_into("<I", setup, 0x22C, initrd_max)
     struct.pack_into("<IBBHI", setup, 0x230, alignment, relocatable, 21, xloadflags, command_line_size)
     struct.pack_into("<QI", setup, 0x258, preferred, memory_size)

@@ -93,6 +93,7 @@ def test_the_initrd_stays_below_its_limit_and_clear_of_the_kernel() -> None:
     [
         (bzimage(version=0x205), 64, "boot protocol 2.05, at least 2.06"),
         (bzimage(loadflags=0), 64, "zImage"),
+        (bzimage(code32_start=0), 64, "it starts in real mode and needs a BIOS"),
         (bzimage(paragraphs=0x1000), 64, "cut short"),
         (bzimage()[:0x300], 64, "cut short"),
         (bzimage()[:0x206], 64, "cut short"),
