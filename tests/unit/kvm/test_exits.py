@@ -7,7 +7,7 @@ import pytest
 from trapgate.arch.debugregs import DR6_BD, DR6_BLD, DR6_BS
 from trapgate.arch.models import CpuModel
 from trapgate.debug.router import Share, Verdict, route
-from trapgate.exits import BusLock, DebugException, Interrupted, PortRead, PortWrite, SoftwareBreakpoint
+from trapgate.exits import BusLock, DebugException, Halted, Interrupted, PortRead, PortWrite, SoftwareBreakpoint
 from trapgate.kvm import abi, core
 from trapgate.kvm.cpu import KvmVcpu
 from trapgate.kvm.handles import KvmError
@@ -361,3 +361,40 @@ def test_a_host_that_lacks_what_is_needed_is_told(monkeypatch: ANY) -> None:
 def test_the_capabilities_are_switched_on(monkeypatch: ANY) -> None:
     cpu, _ = vcpu(monkeypatch, bus_locks=True)
     assert set(cpu.vm.enabled) == {(abi.CAP_EXCEPTION_PAYLOAD, 1), (abi.CAP_BUS_LOCK_EXIT, 2)}  # type: ignore[attr-defined]
+
+
+# --- HLT
+
+
+@pytest.mark.parametrize("tf", [False, True])
+def test_a_stepped_hlt_is_done_by_hand(tf: bool, monkeypatch: ANY) -> None:
+    """Of a stepped HLT hosts tell the step or the HLT, so none is asked; the guest's own single step wakes it."""
+    cpu, fd = vcpu(monkeypatch, code=b"\xf4" + b"\x90" * 8)
+    fd.general.rflags |= 0x200 | (TF if tf else 0)
+    fd.state.interrupt_shadow = 1
+    cpu.step(True)
+    event = cpu.run()
+    if tf:
+        assert verdict(cpu, event, True) == Verdict(Share(DR6_BS), Share(DR6_BS))
+    else:
+        assert event == Halted()
+        assert cpu.can_interrupt()
+    assert (fd.general.rip, fd.state.interrupt_shadow) == (CODE + 1, 0)
+
+
+def test_a_guests_breakpoint_on_hlt_comes_first(monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch, code=b"\xf4" + b"\x90" * 8)
+    fd.debug.db[0], fd.debug.dr7 = CODE, 0x402
+    fd.script.append(debug_exit(NONE | 1, CODE))
+    cpu.step(True)
+    event = cpu.run()
+    assert isinstance(event, DebugException)
+    assert (event.hits, event.fault, fd.general.rip) == (1, True, CODE)
+
+
+def test_hlt_of_a_user_program_faults_as_any_instruction(monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch, code=b"\xf4" + b"\x90" * 8, cpl=3)
+    fd.script.append(debug_exit(NONE | 2, 0x6000 + 16 * 13, rsp=0x7000))  # the net on #GP
+    cpu.step(True)
+    assert verdict(cpu, cpu.run(), True) == Verdict(Share(DR6_BS), Share())
+    assert fd.general.rip == 0x6000 + 16 * 13
