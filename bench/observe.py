@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident memory of a process, in bytes. `guest` is what of its largest mapping, the guest's RAM, was touched.
+    """Resident memory of a process, in bytes. `guest` is what of the guest's RAM was touched.
 
     `shared_once` counts pages that are mapped twice (the code buffer, writable and executable) once.
     """
@@ -41,8 +41,13 @@ class Seen:
     memory: Memory
 
 
-def observe(command: Sequence[str], markers: Sequence[str], timeout: float, more: Mapping[str, str] | None = None) -> list[Seen]:
-    """Start a machine (`more`: its environment), wait for each marker in turn, look, end it. BenchError when one does not come."""
+def observe(
+    command: Sequence[str], markers: Sequence[str], timeout: float, more: Mapping[str, str] | None = None, ram: int = 0
+) -> list[Seen]:
+    """Start a machine, wait for each marker in turn, look, end it. BenchError when one does not come.
+
+    `more`: the environment; `ram`: bytes of the guest's RAM, by which its mapping is known.
+    """
     begin = time.perf_counter()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=more) as process:
         assert process.stdout is not None
@@ -61,7 +66,7 @@ def observe(command: Sequence[str], markers: Sequence[str], timeout: float, more
                 seconds = time.perf_counter() - begin
                 text = text.split(marker.encode(), 1)[1]
                 with stopped(process):
-                    found.append(Seen(seconds, busy(process.pid), memory(process.pid)))
+                    found.append(Seen(seconds, busy(process.pid), memory(process.pid, ram)))
         finally:
             watchdog.cancel()
             process.kill()
@@ -87,21 +92,21 @@ def busy(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime (proc_pid_stat(5))
 
 
-def memory(pid: int) -> Memory:
+def memory(pid: int, ram: int) -> Memory:
     """What a process holds now. BenchError when it has ended."""
     try:
-        return parse(Path(f"/proc/{pid}/smaps").read_text())
+        return parse(Path(f"/proc/{pid}/smaps").read_text(), ram)
     except (OSError, ValueError):
         raise BenchError("the machine ended before its memory could be looked at") from None
 
 
-def parse(smaps: str) -> Memory:
-    """Add up a /proc/PID/smaps; ValueError when it holds nothing."""
+def parse(smaps: str, ram: int) -> Memory:
+    """Add up a /proc/PID/smaps. The guest's RAM is the mapping of its size, or the next larger one; ValueError without any."""
     sizes, resident, shared = [], [], []
     for line in smaps.splitlines():
         words = line.split()
         for name, into in (("Size:", sizes), ("Rss:", resident), ("Pss:", shared)):
             if words[0] == name:
                 into.append(int(words[1]) << 10)
-    largest = sizes.index(max(sizes))
-    return Memory(sum(resident), resident[largest], sum(shared))
+    guest = sizes.index(min(size for size in sizes if size >= ram))
+    return Memory(sum(resident), resident[guest], sum(shared))

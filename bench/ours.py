@@ -67,7 +67,7 @@ def memory_at_init(bench: Bench) -> Table:
     command = filled(bench.ours.linux, kernel=str(kernel), initrd=str(initrd), append=APPEND)
     seen: list[Memory] = []
     for _ in range(bench.runs):
-        seen.append(observe(command, [linux_guest.READY], bench.timeout)[0].memory)
+        seen.append(observe(command, [linux_guest.READY], bench.timeout, ram=512 * MIB)[0].memory)
         bench.progress.advance(task)
     middle = sorted(seen, key=lambda one: one.besides)[len(seen) // 2]
     rows = [
@@ -137,7 +137,9 @@ def code(bench: Bench) -> Table:
         command = filled(bench.ours.image, image=str(build(grown.guest)), memory="512M")
         with tempfile.TemporaryDirectory() as empty:
             more = os.environ | {"TRAPGATE_CACHE": str(Path(empty) / "cache")}
-            before, behind = observe(command, ["bench: before", "bench: behind"], bench.timeout, more)
+            before, behind = observe(
+                command, ["bench: before", "bench: behind"], bench.timeout * max(1, size // 5), more, 512 * MIB
+            )
         rows.append(_grown_row(grown.instructions, grown.blocks, size, before, behind))
         bench.progress.advance(task)
     heads = ("code", "instructions", "blocks", "CPU s", "us a block", "us an instruction", "memory, MiB", "bytes an instruction")

@@ -132,6 +132,10 @@ def test_sections_of_our_own_come_with_their_limit(tmp_path: Path, monkeypatch: 
 
 
 SMAPS = """\
+7e0000000000-7e0080000000 ---p 00000000 00:00 0
+Size:            2097152 kB
+Rss:                   0 kB
+Pss:                   0 kB
 7f0000000000-7f0020000000 rw-p 00000000 00:00 0
 Size:             524288 kB
 Rss:                4096 kB
@@ -145,9 +149,11 @@ VmFlags: rd ex
 
 
 def test_memory_besides_the_guests() -> None:
-    found = observe.parse(SMAPS)
+    found = observe.parse(SMAPS, 512 << 20)
     assert found == observe.Memory(resident=5120 << 10, guest=4096 << 10, shared_once=4608 << 10)
     assert found.besides == 1 << 20
+    with pytest.raises(ValueError):
+        observe.parse("", 0)
 
 
 def test_a_process_is_looked_at_when_it_says_so() -> None:
