@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test test-long check bench linux test-linux linux-guests guests format clean
+.PHONY: setup run test test-long check bench linux test-linux linux-guests soak guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -33,6 +33,9 @@ linux: $(READY)
 
 test-linux: $(READY)
 	$(BIN)/python -m pytest -m linux --timeout 3600
+
+soak: $(READY)
+	$(BIN)/python -m tools.soak $(SOAK)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from tools.guests import cpio, rootfs
-from tools.guests.packages import Report, extract, fetch, keep, need
+from tools.guests.packages import Report, extract, fetch, keep, need, silent
 from tools.guests.recipes import KERNELS, OTHERS, STABLE_32, Recipe
 from tools.guests.sources import GuestError, dependency
 
@@ -35,10 +35,6 @@ GZIP = b"\x1f\x8b"
 CONSOLE = "console=ttyS0 panic=-1"
 
 
-def _silent(so_far: int, whole: int) -> None:
-    """Report to nobody."""
-
-
 def cached_kernel(series: str, folder: Path = CACHE) -> Path | None:
     """The bzImage of a series (a key of KERNELS), or None when it was not made yet."""
     return cached(f"vmlinuz-{series}", folder)
@@ -50,7 +46,7 @@ def cached(name: str, folder: Path = CACHE) -> Path | None:
     return path if path.is_file() else None
 
 
-def kernel(series: str, folder: Path = CACHE, report: Report = _silent) -> Path:
+def kernel(series: str, folder: Path = CACHE, report: Report = silent) -> Path:
     """The bzImage of a series, downloaded when it is not there. GuestError when that cannot be."""
     if (path := cached_kernel(series, folder)) is not None:
         return path
@@ -59,7 +55,7 @@ def kernel(series: str, folder: Path = CACHE, report: Report = _silent) -> Path:
     return keep(folder / f"vmlinuz-{series}", _from_package(KERNELS[series], folder, report))
 
 
-def image(name: str, folder: Path = CACHE, report: Report = _silent) -> Path:
+def image(name: str, folder: Path = CACHE, report: Report = silent) -> Path:
     """A guest that is not one of the kernels (a key of OTHERS), unpacked. GuestError when it cannot be had."""
     if (path := cached(name, folder)) is not None:
         return path
@@ -77,7 +73,7 @@ def _from_package(recipe: Recipe, folder: Path, report: Report) -> bytes:
     return extract(fetch(package, folder / "packages", report, options), recipe.file)
 
 
-def initramfs(folder: Path = CACHE, report: Report = _silent, architecture: str = "amd64") -> Path:
+def initramfs(folder: Path = CACHE, report: Report = silent, architecture: str = "amd64") -> Path:
     """The initramfs of the recipe as it is now; busybox is downloaded when it is not there. GuestError when that cannot be."""
     need("gcc")
     suffix = SUFFIXES[architecture]
@@ -142,7 +138,7 @@ def _makers() -> dict[str, Callable[..., Path]]:
         **{name: partial(image, name) for name in OTHERS},
         "initramfs": initramfs,
         "initramfs-i386": partial(initramfs, architecture="i386"),
-        rootfs.NAME: partial(rootfs.make, CACHE, _silent),
+        rootfs.NAME: partial(rootfs.make, CACHE),
     }
 
 

@@ -87,6 +87,14 @@ class Console:
         begin, self._seen = self._seen, at + len(text)
         return self.output[begin : self._seen]
 
+    def listen(self, seconds: float) -> bool:
+        """Take what the guest prints for so long; False when it has ended."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._selector.select(left) and not self._read(0):
+                return False
+        return True
+
     def send(self, text: str) -> None:
         """Type."""
         assert self._process.stdin is not None

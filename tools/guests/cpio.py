@@ -31,6 +31,11 @@ def program(path: str, data: bytes) -> Node:
     return Node(path, stat.S_IFREG | 0o755, data)
 
 
+def file(path: str, data: bytes) -> Node:
+    """A file, rw-r--r--."""
+    return Node(path, stat.S_IFREG | 0o644, data)
+
+
 def link(path: str, target: str) -> Node:
     """A symbolic link."""
     return Node(path, stat.S_IFLNK | 0o777, target.encode())

@@ -15,6 +15,10 @@ Report = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
 _POLL = 0.2  # seconds between two looks at how much has arrived
 
 
+def silent(so_far: int, whole: int) -> None:
+    """Report to nobody."""
+
+
 def need(*commands: str) -> None:
     """GuestError when a command is not there."""
     for command in commands:

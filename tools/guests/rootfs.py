@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 
 from tools.guests import cpio
-from tools.guests.packages import Report, keep, need
+from tools.guests.packages import Report, keep, need, silent
 from tools.guests.sources import GuestError, mirror
 
 NAME = "debian-root.cpio"
 SUITE = "bookworm"
-PACKAGES = ("usr-is-merged", "systemd-sysv", "udev", "dbus", "stress-ng", "tcc", "xz-utils")
+PACKAGES = ("usr-is-merged", "systemd-sysv", "udev", "dbus", "stress-ng", "tcc", "libc6-dev", "xz-utils")
 MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr"  # /bin is a link from the start: no perl needed to make it one
 LEFT_OUT = (  # what no test looks at, and half of the size: graphics that stress-ng's libraries would load on demand among it
     *(f"/usr/share/{name}/*" for name in ("doc", "man", "info", "locale", "i18n", "zoneinfo")),
@@ -22,7 +22,7 @@ LEFT_OUT = (  # what no test looks at, and half of the size: graphics that stres
 _TYPES = {tarfile.DIRTYPE: stat.S_IFDIR, tarfile.SYMTYPE: stat.S_IFLNK, tarfile.CHRTYPE: stat.S_IFCHR}
 
 
-def make(folder: Path, report: Report) -> Path:
+def make(folder: Path, report: Report = silent) -> Path:
     """The archive, which takes some minutes when it is not there. root logs in without a password. GuestError."""
     path = folder / NAME
     if path.is_file():
