@@ -110,7 +110,7 @@ def cli() -> None:
     help="What guest time follows; with instructions, runs repeat exactly.",
 )
 @click.option("--profile", is_flag=True, help="At the end, and when gdb stops the guest: where the time went, and hot guest code.")
-@click.option("--symbols", metavar="FILE", help="ELF file with names for --profile; without it those of IMAGE, if it has any.")
+@click.option("--symbols", metavar="FILE", help="ELF file or System.map with names for --profile; without it those of IMAGE.")
 def run(
     image: str,
     initrd: str | None,

@@ -1,6 +1,7 @@
-"""Names for guest addresses, from the symbol table of an ELF file."""
+"""Names for guest addresses: from the symbol table of an ELF file, or from a System.map."""
 
 import os
+import re
 import struct
 from bisect import bisect_right
 from pathlib import Path
@@ -12,6 +13,8 @@ from elftools.elf.sections import Section
 
 from trapgate.cli.errors import Failure
 
+LISTED = re.compile(rb"[0-9a-fA-F]{8,16} [A-Za-z] \S")  # the first line of a System.map
+LONGEST_LINE = 256
 FUNCTION_OR_LABEL = (0, 2)  # STT_NOTYPE, STT_FUNC
 RESERVED = 0xFF00  # SHN_LORESERVE: absolute and common symbols name no code
 EXECUTABLE = 4  # SHF_EXECINSTR
@@ -38,14 +41,26 @@ class Symbols:
 
 
 def read_symbols(path: str) -> Symbols:
-    """The symbols of an ELF file; none when it has been stripped. Failure when it is no ELF file or cannot be read."""
+    """The symbols of an ELF file, none when it has been stripped, or of a System.map (as `nm` prints it). Failure for all else."""
     try:
         with Path(path).open("rb") as file:
+            if LISTED.match(file.read(LONGEST_LINE)):
+                return Symbols(_listed(path))
             return Symbols(_named(file))
     except OSError as error:
         raise Failure(f"cannot read symbols from {path}: {error.strerror}") from error
     except (ELFError, struct.error, LookupError, ValueError, ArithmeticError, AttributeError, TypeError) as error:
-        raise Failure(f"{path} holds no symbols that can be read: it is no whole ELF file") from error
+        raise Failure(f"{path} holds no symbols that can be read: it is neither a whole ELF file nor a System.map") from error
+
+
+def _listed(path: str) -> list[tuple[int, str]]:
+    """Code of a list: address, T, t, W or w, name."""
+    found = []
+    for line in Path(path).read_text(encoding="latin-1").splitlines():
+        address, kind, name, *_ = [*line.split(), "", "", ""]
+        if kind and kind in "TtWw" and name:
+            found.append((int(address, 16), name))
+    return found
 
 
 def _named(file: BinaryIO) -> list[tuple[int, str]]:

@@ -63,9 +63,27 @@ def test_symbols_of_an_elf_file() -> None:
     assert symbols.find(named["enter_ring3"] + 1) == ("enter_ring3", 1)
 
 
+def test_symbols_of_a_system_map(tmp_path: Path) -> None:
+    path = tmp_path / "System.map"
+    path.write_text(
+        "ffffffff81000000 T _text\nffffffff81000040 t early\nffffffff82000000 D jiffies\nffffffff81000080 W weak\n\n0 A none\n"
+    )
+    symbols = read_symbols(str(path))
+    assert symbols._names == ["_text", "early", "weak"]
+    assert symbols.find(0xFFFFFFFF81000050) == ("early", 0x10)
+    path.write_text("ffffffff81000000 T _text\nnonsense T name\n")
+    with pytest.raises(Failure, match=r"neither a whole ELF file nor a System\.map"):
+        read_symbols(str(path))
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "No such file"), (b"", "no whole ELF"), (b"\x7fELF", "no whole ELF"), (b"MZ" * 100, "no whole ELF")],
+    [
+        (None, "No such file"),
+        (b"", "neither a whole ELF"),
+        (b"\x7fELF", "neither a whole ELF"),
+        (b"MZ" * 100, "neither a whole ELF"),
+    ],
 )
 def test_symbols_that_cannot_be_read(content: bytes | None, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
