@@ -39,15 +39,18 @@ class Composer:
         """Append an instruction that lies `by` bytes into the block."""
         start = len(self._code)
         self._code += template.code
-        self._parameters += [
-            (by + place, kind, start + at, addend + by if kind == RELATIVE else addend)
-            for place, kind, at, addend in template.parameters
-        ]
-        self._rips += [(start + at, by + addend) for at, addend in template.rips]
-        self._colds += [(start + at, function, start + resume, by) for at, function, resume in template.colds]
-        self._direct += [(start + at, function) for at, function in template.natives]
-        self._exits += [(start + way.at, by + way.by) for way in template.exits]
-        self._python += [(start + at, raw) for at in template.python]
+        for place, kind, at, addend in template.parameters:
+            self._parameters.append((by + place, kind, start + at, addend + by if kind == RELATIVE else addend))
+        for at, addend in template.rips:
+            self._rips.append((start + at, by + addend))
+        for at, function, resume in template.colds:
+            self._colds.append((start + at, function, start + resume, by))
+        for at, function in template.natives:
+            self._direct.append((start + at, function))
+        for way in template.exits:
+            self._exits.append((start + way.at, by + way.by))
+        for at in template.python:
+            self._python.append((start + at, raw))
 
     def leave(self, by: int) -> None:
         """The block ends here; on at `by`."""

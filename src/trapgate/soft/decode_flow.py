@@ -35,7 +35,7 @@ def _jcc(b: Builder, i: Instruction) -> None:
         return
     fused = f"{b.ops[-1][0]}.j{CONDITION_NAME[i.condition_code]}" if b.ops else ""
     target = branch_target(b, i)
-    if fused in b.library.stencils:  # the compare right before it
+    if fused in b.layouts.library.stencils:  # the compare right before it
         _, holes = b.ops.pop()
         b.op(fused, **holes, TAKEN=Rip(target))
     else:

@@ -8,6 +8,7 @@ import ctypes
 import marshal
 import mmap
 import struct
+from array import array
 
 from iced_x86 import Decoder, Instruction
 
@@ -21,7 +22,6 @@ NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name fo
 _INDEX = 4 * s.KNOWN_PLACES
 _FIRST = _INDEX + 16  # where the first record lies, behind the number of the run
 _HEADER = struct.Struct("<IHHQIIHHHH")
-_PARAMETER, _PAIR = struct.Struct("<HHIQ"), struct.Struct("<IIQ")
 _ALL = (1 << 64) - 1
 
 
@@ -96,14 +96,14 @@ class KnownBlocks:
             mask[at : at + 4] = b"\0\0\0\x80"  # of the same sign
         free = min((at for at, *_ in parameters), default=len(guest))
         prefix = guest[: min(free, p.PREFIX)]
-        pairs = b"".join(
-            (
-                *(_PARAMETER.pack(place, kind, at, addend & _ALL) for place, kind, at, addend in parameters),
-                *(_PAIR.pack(at, 0, addend & _ALL) for at, addend in rips),
-                *(_PAIR.pack(at, unlinked, by & _ALL) for at, unlinked, by in exits),
-            )
-        )
-        body = guest + padding + mask + padding + pairs
+        pairs = array("Q")
+        for offset, kind, at, addend in parameters:
+            pairs.extend((offset | kind << 16 | at << 32, addend & _ALL))
+        for at, addend in rips:
+            pairs.extend((at, addend & _ALL))
+        for at, unlinked, by in exits:
+            pairs.extend((at | unlinked << 32, by & _ALL))
+        body = guest + padding + mask + padding + pairs.tobytes()
         code_at = _HEADER.size + len(body)
         place = self._place(space, prefix) if findable and prefix else None
         before, following = self._neighbours(place, len(guest))

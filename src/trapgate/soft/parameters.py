@@ -37,15 +37,15 @@ def _moves_along(i: Instruction) -> bool:
     return i.is_ip_rel_memory_operand and i.memory_segment not in (Register.FS, Register.GS)
 
 
-def parametrised(raw: bytes, builder: Builder, lower: Callable[[bytes], Builder | None]) -> Template:
-    """The template of a lowered instruction, its parameters split off; `lower` does the same with other bytes."""
-    template = builder.finish()
+def parametrised(raw: bytes, builder: Builder, dead: bool, lower: Callable[[bytes], Builder | None]) -> Template:
+    """The template of a lowered instruction, its parameters split off; `lower` lowers other bytes, `dead`: flags are not stored."""
+    template = builder.finish(dead)
     parameters: list[tuple[int, int, int, int]] = []
     rips = list(template.rips)
     for at in constants(raw, builder.code_size):
         value = int.from_bytes(raw[at : at + 4], "little")
         other = raw[:at] + (value ^ _OTHER).to_bytes(4, "little") + raw[at + 4 :]
-        found = _followers(template, builder, lower(other), (value ^ _OTHER) - value)
+        found = _followers(template, builder, lower(other), dead, (value ^ _OTHER) - value)
         if found is None:
             continue
         signed = value - (1 << 32) if value >> 31 else value
@@ -57,12 +57,12 @@ def parametrised(raw: bytes, builder: Builder, lower: Callable[[bytes], Builder 
 
 
 def _followers(
-    one: Template, first: Builder, second: Builder | None, by: int
+    one: Template, first: Builder, second: Builder | None, dead: bool, by: int
 ) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]] | None:
     """The (constant fields, RIP holes) of `one` that are greater by `by` in the second; None where they differ in anything else."""
     if second is None:
         return None
-    two = second.finish()
+    two = second.finish(dead)
     if one.python or len(one.code) != len(two.code) or len(first.fields) != len(second.fields) or len(one.rips) != len(two.rips):
         return None
     changed = []

@@ -10,8 +10,8 @@ from iced_x86 import Instruction, MemorySizeExt, OpKind, Register
 
 from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
+from trapgate.soft.layout import Layout, Layouts
 from trapgate.soft.registers import GENERAL, SEGMENT_NAME
-from trapgate.stencil.library import Library
 
 _ACCESSES = ("load.", "store.", "modify.", "lock.", "ref.")
 _NATURAL = {10: 8, 28: 4, 108: 4}  # x87: extended reals, environments and states (SDM vol. 3, table 7-7)
@@ -50,7 +50,6 @@ class Template:
     python: tuple[int, ...] = ()  # offsets of the 4-byte numbers of Python-executed instructions
     reads_flags: bool = True  # the flags before it matter
     sets_flags: bool = False  # no flag from before it survives, but those it reads
-    has_dead: bool = False  # there is a variant for places where nobody reads its flags
     parameters: Parameters = ()  # constants that a copy takes from the guest's bytes
 
     @property
@@ -62,10 +61,8 @@ class Template:
 class Builder:
     """Collects the micro-ops of one instruction."""
 
-    def __init__(
-        self, library: Library, mode: int, length: int, dead_flags: bool = False, amd: bool = True, counting: bool = False
-    ) -> None:
-        self.library, self.mode, self.length, self.dead_flags, self.amd = library, mode, length, dead_flags, amd
+    def __init__(self, layouts: Layouts, mode: int, length: int, amd: bool = True, counting: bool = False) -> None:
+        self.layouts, self.mode, self.length, self.amd = layouts, mode, length, amd
         self.counting = counting  # instruction clock: repeated string instructions count their iterations
         self.code_size = (16, 32, 64)[mode & s.MODE_CODE]
         self.long = self.code_size == 64
@@ -87,9 +84,7 @@ class Builder:
 
     def op(self, name: str, **holes: int | Rip | str) -> None:
         """Append a stencil with its holes. `TAKEN="label"` binds a branch to a label of this instruction."""
-        if self.dead_flags and f"{name}!" in self.library.stencils:
-            name = f"{name}!"
-        assert name in self.library.stencils, f"no stencil {name}"
+        assert name in self.layouts.library.stencils, f"no stencil {name}"
         if self.must_align and name.startswith(_ACCESSES):
             self._align(name)
         self.ops.append((name, holes))
@@ -243,77 +238,45 @@ class Builder:
 
     # --- layout
 
-    def finish(self) -> Template:
-        """Lay the micro-ops out."""
-        code = bytearray()
-        starts: list[int] = []
-        pending: list[tuple[int, int, str, int, int]] = []  # (offset, size, hole, addend, micro-op)
-        ends: list[int] = []
-        for number, (name, _) in enumerate(self.ops):
-            stencil = self.library.stencils[name]
-            start = len(code)
-            starts.append(start)
-            body, holes = stencil.code, stencil.holes
-            last = holes[-1] if holes else None
-            falls = last is not None and last.name == "NEXT" and last.offset + 4 == len(body)
-            code += body[:-5] if falls else body
-            for hole in holes[:-1] if falls else holes:
-                pending.append((start + hole.offset, hole.size, hole.name, 0 if hole.relative else hole.addend, number))
-            ends.append(len(code))
-        starts.append(len(code))
-        reads, sets, has_dead = self._flags()
+    def layout(self, dead: bool = False) -> Layout:
+        """The micro-ops so far; `dead`: in the variants that store no flags, where there are any."""
+        return self.layouts.of(tuple([name for name, _ in self.ops]), bool(self.labels), dead)
+
+    def finish(self, dead: bool = False) -> Template:
+        """Fill what is known already."""
+        layout, ops, common = self.layout(dead), self.ops, self.common
+        code = bytearray(layout.code)
         rips: list[tuple[int, int]] = []
-        colds: list[tuple[int, str, int]] = []
-        natives: list[tuple[int, str]] = []
         exits: list[Exit] = []
         numbers: list[int] = []
-        for at, size, name, addend, number in pending:
-            if name.startswith("COLD_"):
-                colds.append((at, name[5:], ends[number]))
-            elif name == "NEXT":
-                code[at : at + 4] = (ends[number] - at - 4).to_bytes(4, "little", signed=True)
-            elif name == "TAKEN":
-                target = self.ops[number][1]["TAKEN"]
-                if isinstance(target, Rip):
-                    exits.append(Exit(at, target.by))
-                else:
-                    assert isinstance(target, str)
-                    code[at : at + 4] = (starts[self.labels[target]] - at - 4).to_bytes(4, "little", signed=True)
-            elif name[0] in "RSUBQ" and (name in self.ops[number][1] or name in self.common):
-                value = self.ops[number][1].get(name, self.common.get(name))
-                if isinstance(value, Rip):
-                    rips.append((at, value.by + addend))
-                elif isinstance(value, str):
-                    assert not addend
-                    numbers.append(at)
-                else:
-                    assert value is not None
-                    held = value + addend & (1 << 8 * size) - 1
-                    code[at : at + size] = held.to_bytes(size, "little")
-                    self.fields.append((at, size, held))
+        fields = self.fields = []
+        for at, size, name, addend, number in layout.values:
+            value = ops[number][1].get(name)
+            if value is None:
+                value = common[name]
+            if isinstance(value, int):
+                held = value + addend & (1 << 8 * size) - 1
+                code[at : at + size] = held.to_bytes(size, "little")
+                fields.append((at, size, held))
+            elif isinstance(value, Rip):
+                rips.append((at, value.by + addend))
             else:
-                assert name[0] not in "RSUBQ" or name in self.library.entries, f"{self.ops[number][0]}: hole {name} has no value"
-                natives.append((at, name))
+                assert not addend
+                numbers.append(at)
+        for at, number in layout.branches:
+            target = ops[number][1]["TAKEN"]
+            if isinstance(target, Rip):
+                exits.append(Exit(at, target.by))
+            else:
+                assert isinstance(target, str)
+                code[at : at + 4] = (layout.starts[self.labels[target]] - at - 4).to_bytes(4, "little", signed=True)
         for by in self.direct_exits:
             exits.append(Exit(len(code) + 1, by))
             code += b"\xe9\0\0\0\0"
         return Template(
-            bytes(code), tuple(rips), tuple(colds), tuple(natives), tuple(exits), self.ends, tuple(numbers), reads, sets, has_dead
+            bytes(code), tuple(rips), layout.colds, layout.natives, tuple(exits), self.ends, tuple(numbers),
+            layout.reads_flags, layout.sets_flags,
         )  # fmt: skip
-
-    def _flags(self) -> tuple[bool, bool, bool]:
-        """`reads_flags`, `sets_flags` and `has_dead` of the micro-ops together."""
-        reads = sets = has_dead = False
-        certain = not self.labels  # behind a branch inside the instruction nothing is certain
-        stencils = self.library.stencils
-        for name, holes in self.ops:
-            stencil = stencils[name]
-            reads = reads or (stencil.reads_flags and not sets)
-            sets = sets or (stencil.sets_flags and certain)
-            certain = certain and "TAKEN" not in holes
-            has_dead = has_dead or f"{name}!" in stencils
-        trapped = any(name == "lock_end" for name, _ in self.ops)  # a debug exception behind it shows its flags
-        return reads, sets, has_dead and not trapped
 
 
 def _signed32(value: int, width: int) -> int:

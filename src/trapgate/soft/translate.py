@@ -21,6 +21,7 @@ from trapgate.soft.decode import ROWS
 from trapgate.soft.gates import lower_gated
 from trapgate.soft.instructions import HANDLERS
 from trapgate.soft.known import KnownBlocks, Numbered
+from trapgate.soft.layout import Layouts
 from trapgate.soft.parameters import parametrised
 from trapgate.soft.state import CpuState
 from trapgate.soft.template import Builder, Template
@@ -38,9 +39,11 @@ SHARED_MNEMONICS = (Mnemonic.MOVSD, Mnemonic.CMPSD)  # string and SSE instructio
 class Decoded:
     """What the translator remembers of some instruction bytes in one mode."""
 
-    instruction: Instruction
-    length: int
+    raw: bytes
+    lowered: Builder
     fuses: bool  # Jcc
+    ends: bool  # no instruction behind it runs in the same block
+    has_dead: bool  # there is a variant for places where nobody reads its flags
     live: Template | None = None
     dead: Template | None = None
     fused: dict[bytes, Template | None] | None = None
@@ -65,6 +68,7 @@ class Translator:
         self._heads: dict[int, Template] = {}
         self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(sorted(code.entries))}
         self._ram, self._memory = ram, ram._view
+        self._layouts = Layouts(code.library)
         self._both = (ctypes.c_char * (2 * MAX_LENGTH))()  # the bytes at the end of a page and those behind it
         self._find = code.function("find_block", 64, 3)
         self.counting, self.block_limit = False, BLOCK_LIMIT
@@ -121,16 +125,17 @@ class Translator:
         record = self._look_up(host, len(data), space)
         if not record:
             raw = data[: max(1, Decoder(bits, data[:MAX_LENGTH]).decode().len)]
-            record = self.known_blocks.add(space, self._compose(mode, [(self._known(raw, mode), raw)]))
+            record = self.known_blocks.add(space, self._compose(mode, [self._known(raw, mode)]))
         return Found(record, page if self.known_blocks.length(record) > room else -1, host)
 
-    def _parts(self, physical: int, mode: int, room: int, stops: set[int]) -> list[tuple[Decoded, bytes]]:
+    def _parts(self, physical: int, mode: int, room: int, stops: set[int]) -> list[Decoded]:
         """The instructions of a block, none where a breakpoint comes first. `stops`: offsets of breakpoints."""
         bits = (16, 32, 64)[mode & s.MODE_CODE]
         limit = 1 if mode & s.MODE_STEP else self.block_limit
         data = self._memory[physical : physical + min(room, MAX_LENGTH * limit)].tobytes()
         decoder = Decoder(bits, data)
-        parts: list[tuple[Decoded, bytes]] = []
+        known = self._decoded.setdefault(mode, {})
+        parts: list[Decoded] = []
         at = 0
         while len(parts) < limit and at < len(data) and at not in stops:
             instruction = decoder.decode()
@@ -140,10 +145,10 @@ class Translator:
                     break  # it may go on behind these bytes: a block of its own
                 length = max(1, length)
             raw = data[at : at + length]
-            entry = self._known(raw, mode)
-            parts.append((entry, raw))
+            entry = known.get(raw) or self._known(raw, mode)
+            parts.append(entry)
             at += length
-            if entry.instruction.flow_control != FlowControl.NEXT or self._template(entry, raw, mode).ends:
+            if entry.ends:
                 break
         return parts
 
@@ -152,8 +157,9 @@ class Translator:
         known = self._decoded.setdefault(mode, {})
         entry = known.get(raw)
         if entry is None:
-            instruction = Decoder((16, 32, 64)[mode & s.MODE_CODE], raw, ip=0).decode()
-            entry = known[raw] = Decoded(instruction, len(raw), instruction.mnemonic in _JCC)
+            instruction, builder = self._lowered(raw, mode)
+            ends = builder.ends or instruction.flow_control != FlowControl.NEXT
+            entry = known[raw] = Decoded(raw, builder, instruction.mnemonic in _JCC, ends, builder.layout().has_dead)
         return entry
 
     @property
@@ -172,39 +178,44 @@ class Translator:
         self.known_blocks = KnownBlocks()
         self.state.known_base = self.known_blocks.address
 
-    def _template(self, entry: Decoded, raw: bytes, mode: int, dead: bool = False) -> Template:
+    def _template(self, entry: Decoded, mode: int, dead: bool = False) -> Template:
         found = entry.dead if dead else entry.live
         if found is None:
-            found = parametrised(raw, self._lowered(raw, mode, dead), lambda other: self._lowered(other, mode, dead))
+            found = parametrised(entry.raw, entry.lowered, dead, lambda other: self._lowered(other, mode)[1])
             if dead:
                 entry.dead = found
             else:
                 entry.live = found
         return found
 
-    def _lowered(self, raw: bytes, mode: int, dead: bool) -> Builder:
-        builder = Builder(self.code.library, mode, len(raw), dead, self.model.amd, self.counting)
+    def _lowered(self, raw: bytes, mode: int) -> tuple[Instruction, Builder]:
+        builder = self._builder(mode, len(raw))
         instruction = Decoder(builder.code_size, raw, ip=0).decode()
         if instruction.is_invalid and is_too_long(raw, builder.code_size):
             builder.raises("raise_gp0")
         else:
             self._lower(builder, instruction)
-        return builder
+        return instruction, builder
 
-    def _fused(self, first: Decoded, first_raw: bytes, branch_raw: bytes, mode: int) -> Template | None:
+    def _builder(self, mode: int, length: int) -> Builder:
+        return Builder(self._layouts, mode, length, self.model.amd, self.counting)
+
+    def _fused(self, first: Decoded, branch: Decoded, mode: int) -> Template | None:
         """A compare and the branch behind it as one template, or None where no stencil does both."""
         table = first.fused
         if table is None:
             table = first.fused = {}
-        if branch_raw not in table:
-            raw, size = first_raw + branch_raw, len(first_raw)
+        if branch.raw not in table:
+            raw, size = first.raw + branch.raw, len(first.raw)
             joined = self._joined(raw, size, mode)
-            table[branch_raw] = None if joined is None else parametrised(raw, joined, lambda other: self._joined(other, size, mode))
-        return table[branch_raw]
+            table[branch.raw] = None
+            if joined is not None:
+                table[branch.raw] = parametrised(raw, joined, False, lambda other: self._joined(other, size, mode))
+        return table[branch.raw]
 
     def _joined(self, raw: bytes, size: int, mode: int) -> Builder | None:
         """An instruction of `size` bytes and the branch behind it, lowered together; None where no stencil does both."""
-        builder = Builder(self.code.library, mode, size, False, self.model.amd, self.counting)
+        builder = self._builder(mode, size)
         self._lower(builder, Decoder(builder.code_size, raw[:size], ip=0).decode())
         if not builder.ops or builder.ends:
             return None
@@ -229,7 +240,7 @@ class Translator:
         else:
             builder.raises("raise_ud")
 
-    def _compose(self, mode: int, parts: list[tuple[Decoded, bytes]]) -> BlockTemplate:
+    def _compose(self, mode: int, parts: list[Decoded]) -> BlockTemplate:
         """String the templates of a block together, and add the out-of-line parts."""
         composer = Composer((16, 32, 64)[mode & s.MODE_CODE], self._natives)
         composer.add(self._head(len(parts)), 0)
@@ -237,34 +248,29 @@ class Translator:
         if not parts:  # a breakpoint: whoever planted it decides what happens to the instruction
             composer.add(self._stop, 0)
             ends = True
-        for entry, raw, template in self._choose(parts, mode):
+        for raw, template in self._choose(parts, mode):
             composer.add(template, by, raw)
-            by += entry.length
+            by += len(raw)
             ends = template.ends
         if not ends:
             composer.leave(by)
-        return composer.finish(b"".join(raw for _, raw in parts))
+        return composer.finish(b"".join(part.raw for part in parts))
 
-    def _choose(self, parts: list[tuple[Decoded, bytes]], mode: int) -> list[tuple[Decoded, bytes, Template]]:
+    def _choose(self, parts: list[Decoded], mode: int) -> list[tuple[bytes, Template]]:
         """A template for each instruction: without flags where nobody reads them, fused where a branch follows a compare."""
-        chosen: list[tuple[Decoded, bytes, Template]] = []
+        chosen: list[tuple[bytes, Template]] = []
         needed = True
         index = len(parts) - 1
-        if index >= 1 and parts[index][0].fuses and not mode & s.MODE_STEP:
-            first, first_raw = parts[index - 1]
-            branch, branch_raw = parts[index]
-            fused = self._fused(first, first_raw, branch_raw, mode)
+        if index >= 1 and parts[index].fuses and not mode & s.MODE_STEP:
+            fused = self._fused(parts[index - 1], parts[index], mode)
             if fused is not None:
-                joined = Decoded(first.instruction, first.length + branch.length, False)
-                chosen.append((joined, first_raw + branch_raw, fused))
+                chosen.append((parts[index - 1].raw + parts[index].raw, fused))
                 needed = needed_before(fused, True)
                 index -= 2
         while index >= 0:
-            entry, raw = parts[index]
-            template = self._template(entry, raw, mode)
-            if not needed and template.has_dead:
-                template = self._template(entry, raw, mode, dead=True)
-            chosen.append((entry, raw, template))
+            entry = parts[index]
+            template = self._template(entry, mode, dead=not needed and entry.has_dead)
+            chosen.append((entry.raw, template))
             needed = needed_before(template, needed)
             index -= 1
         chosen.reverse()
@@ -272,7 +278,7 @@ class Translator:
 
     @cached_property
     def _stop(self) -> Template:
-        builder = Builder(self.code.library, 0, 0)
+        builder = self._builder(0, 0)
         builder.raises("leave_breakpoint")
         return builder.finish()
 
@@ -280,7 +286,7 @@ class Translator:
         count = count if self.counting else 0
         found = self._heads.get(count)
         if found is None:
-            builder = Builder(self.code.library, 0, 0)
+            builder = self._builder(0, 0)
             builder.op("head.count", Ucount=count) if self.counting else builder.op("head")
             found = self._heads[count] = builder.finish()
         return found

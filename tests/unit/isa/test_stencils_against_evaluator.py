@@ -21,6 +21,7 @@ from trapgate.isa.forms import Form
 from trapgate.isa.state import GENERAL, LAYOUT, STATE_BYTES, offset
 from trapgate.isa.vocabulary import TRANSIENTS, Trace
 from trapgate.soft.codebuffer import CodeBuffer
+from trapgate.soft.layout import Layouts
 from trapgate.soft.template import Builder, Rip
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
@@ -101,7 +102,7 @@ class Bench:
 
     def place(self, name: str, holes: dict[str, int]) -> int:
         """The address of a copy of a stencil, its holes filled and its exits bound to stubs."""
-        builder = Builder(self.code.library, s.MODE_CODE64, 1)
+        builder = Builder(Layouts(self.code.library), s.MODE_CODE64, 1)
         builder.op(name, TAKEN=Rip(0), **holes)
         template = builder.finish()
         code = bytearray(template.code) + b"\xe9\0\0\0\0"
