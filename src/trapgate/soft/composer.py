@@ -6,6 +6,8 @@ bytes are met again: only the 64-bit constants that contain RIP are filled in, a
 hold an address, blocks that differ in nothing else are one: the address is a parameter, taken from the guest's bytes at each copy.
 """
 
+import struct
+
 from trapgate.isa.native.placing import ENTRY, RELATIVE
 from trapgate.soft.template import Parameters, Template
 
@@ -13,6 +15,8 @@ _LEA_RCX = b"\x48\x8d\x0d"  # lea rcx, [rip + disp32]: RCX holds RESUME at every
 _LOAD_RAX = b"\x48\x8b\x05"  # mov rax, [rip + disp32]
 _STORE_RIP = b"\x49\x89\x04\x24"  # mov [r12], rax: RIP is the first field of the state
 _JUMP_TABLE = b"\x41\xff\xa4\x24"  # jmp [r12 + disp32]
+_ADD_RAX, _ADD_EAX, _ADD_AX = b"\x48\x05", b"\x05", b"\x66\x05"  # add with an immediate of 32, 32 and 16 bits
+_LEAVE64, _LEAVE32, _LEAVE16 = struct.Struct("<3si2si4s4sI"), struct.Struct("<3si1sI4s4sI"), struct.Struct("<3si2sH4s4sI")
 
 
 Rips = tuple[tuple[int, int], ...]  # 8-byte holes: (offset, addend to the block's RIP)
@@ -63,37 +67,37 @@ class Composer:
         for at, function, resume, by in self._colds:
             self._bind(at)
             code += _LEA_RCX + (resume - len(code) - 7).to_bytes(4, "little", signed=True)
-            self._set_rip(by)
-            self._jump(function)
+            self._leave(by, function)
         shared: dict[str, int] = {}
         for at, function in self._direct:
             if function not in shared:
                 shared[function] = len(code)
-                self._jump(function)
+                code += _JUMP_TABLE + self._natives[function].to_bytes(4, "little")
             code[at : at + 4] = (shared[function] - at - 4).to_bytes(4, "little", signed=True)
         exits = []
         for at, by in self._exits:
             exits.append((at, len(code), by))
             self._bind(at)
-            self._set_rip(by)
-            self._jump("dispatch")
+            self._leave(by, "dispatch")
         return guest, bytes(code), tuple(self._parameters), tuple(self._rips), tuple(exits), tuple(self._python)
 
     def _bind(self, at: int) -> None:
         """The branch at `at` goes to the end of what there is."""
         self._code[at : at + 4] = (len(self._code) - at - 4).to_bytes(4, "little", signed=True)
 
-    def _set_rip(self, by: int) -> None:
-        """cpu.rip = the block's RIP + by, cut to the code size. RAX is free at every seam."""
+    def _leave(self, by: int, function: str) -> None:
+        """cpu.rip = the block's RIP + by, cut to the code size; on at a native function. RAX is free at every seam."""
         code = self._code
-        code += _LOAD_RAX + (-len(code) - 7).to_bytes(4, "little", signed=True)
-        if by and self._code_size == 64:
-            code += b"\x48\x05" + by.to_bytes(4, "little", signed=True)
-        elif by and self._code_size == 32:
-            code += b"\x05" + (by & 0xFFFFFFFF).to_bytes(4, "little")
-        elif by:
-            code += b"\x66\x05" + (by & 0xFFFF).to_bytes(2, "little")
-        code += _STORE_RIP
-
-    def _jump(self, function: str) -> None:
-        self._code += _JUMP_TABLE + self._natives[function].to_bytes(4, "little")
+        rip = -len(code) - 7
+        if self._code_size == 64:
+            most = (1 << 31) - 1
+            if by > most:  # as far as a branch goes, and its own length
+                code += _LOAD_RAX + rip.to_bytes(4, "little", signed=True) + _ADD_RAX + most.to_bytes(4, "little")
+                code += _ADD_RAX + (by - most).to_bytes(4, "little") + _STORE_RIP
+                code += _JUMP_TABLE + self._natives[function].to_bytes(4, "little")
+                return
+            code += _LEAVE64.pack(_LOAD_RAX, rip, _ADD_RAX, by, _STORE_RIP, _JUMP_TABLE, self._natives[function])
+        elif self._code_size == 32:
+            code += _LEAVE32.pack(_LOAD_RAX, rip, _ADD_EAX, by & 0xFFFFFFFF, _STORE_RIP, _JUMP_TABLE, self._natives[function])
+        else:
+            code += _LEAVE16.pack(_LOAD_RAX, rip, _ADD_AX, by & 0xFFFF, _STORE_RIP, _JUMP_TABLE, self._natives[function])

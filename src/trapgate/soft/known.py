@@ -63,7 +63,7 @@ class KnownBlocks:
         self._map = mmap.mmap(-1, ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self._view = memoryview(self._map)
-        self._index = self._view[:_FIRST].cast("I")
+        self._words = self._view.cast("I")  # the index comes first
         self.instructions = Numbered()
         self.end = _FIRST  # no record lies at 0
         self.added = 0
@@ -72,11 +72,11 @@ class KnownBlocks:
     @property
     def run(self) -> int:
         """What the records that this run has used bear; native code puts it there."""
-        return int(self._index[s.KNOWN_PLACES])
+        return self._words[s.KNOWN_PLACES]
 
     @run.setter
     def run(self, number: int) -> None:
-        self._index[s.KNOWN_PLACES] = number
+        self._words[s.KNOWN_PLACES] = number
 
     @property
     def full(self) -> bool:
@@ -115,7 +115,7 @@ class KnownBlocks:
         self._view[at : at + len(record)] = record
         self.end = at + len(record) + 15 & ~15
         if before is not None:
-            struct.pack_into("<I", self._view, before, at)
+            self._words[before >> 2] = at
         self.added += 1
         return at
 
@@ -129,12 +129,11 @@ class KnownBlocks:
         """(where the link to a new record of `length` guest bytes lies, the record behind it): the longest come first."""
         if place is None:
             return None, 0
-        link, here = 4 * place, self._index[place]
-        while here:
-            if int.from_bytes(self._view[here + p.GUEST_LENGTH : here + p.GUEST_LENGTH + 2], "little") < length:
-                break
+        words = self._words
+        link, here = 4 * place, words[place]
+        while here and words[here + p.GUEST_LENGTH >> 2] & 0xFFFF >= length:
             link = here + p.NEXT
-            here = int.from_bytes(self._view[link : link + 4], "little")
+            here = words[link >> 2]
         return link, here
 
     def length(self, record: int) -> int:
@@ -178,7 +177,7 @@ class KnownBlocks:
                 struct.pack_into("<I", record, p.NEXT, following)
                 self._view[self.end : self.end + size] = record
                 if before is not None:
-                    struct.pack_into("<I", self._view, before, self.end)
+                    self._words[before >> 2] = self.end
                 self.end += size
             at += size
 

@@ -5,6 +5,7 @@ already, and gives the `Template` that is copied for each occurrence of the same
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from iced_x86 import Instruction, MemorySizeExt, OpKind, Register
 
@@ -25,8 +26,7 @@ class Rip:
     by: int
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(NamedTuple):
     """A way out of the block: a 32-bit branch at `at`, to RIP + `by`."""
 
     at: int
@@ -37,8 +37,7 @@ Parameters = tuple[tuple[int, int, int, int], ...]
 """(offset in the guest bytes, kind, offset in the code, addend) of each; `isa.native.placing` says what they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """Code and what is left to fill when it is copied."""
 
     code: bytes

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -22,7 +22,8 @@ from trapgate.soft.gates import lower_gated
 from trapgate.soft.instructions import HANDLERS
 from trapgate.soft.known import KnownBlocks, Numbered
 from trapgate.soft.layout import Layouts
-from trapgate.soft.parameters import parametrised
+from trapgate.soft.parameters import addresses, parametrised, without
+from trapgate.soft.shapes import Shape, variable
 from trapgate.soft.state import CpuState
 from trapgate.soft.template import Builder, Template
 from trapgate.soft.toolong import is_too_long
@@ -36,17 +37,25 @@ SHARED_MNEMONICS = (Mnemonic.MOVSD, Mnemonic.CMPSD)  # string and SSE instructio
 
 
 @dataclass(slots=True)
+class Kind:
+    """What instructions of one shape have in common."""
+
+    shape: Shape
+    fuses: bool  # Jcc
+    ends: bool  # no instruction behind it runs in the same block
+    has_dead: bool  # there is a variant for places where nobody reads its flags
+    addresses: tuple[int, ...]  # offsets of constants that may be parameters: members differ in these alone
+    shared: dict[bool, Template] = field(default_factory=dict)  # where all of them are parameters
+
+
+@dataclass(slots=True)
 class Decoded:
     """What the translator remembers of some instruction bytes in one mode."""
 
     raw: bytes
-    lowered: Builder
-    fuses: bool  # Jcc
-    ends: bool  # no instruction behind it runs in the same block
-    has_dead: bool  # there is a variant for places where nobody reads its flags
-    live: Template | None = None
-    dead: Template | None = None
-    fused: dict[bytes, Template | None] | None = None
+    kind: Kind
+    value: int  # of the constant in which instructions of its shape differ
+    templates: dict[bool, Template]  # by whether its flags are not stored
 
 
 class Found(NamedTuple):
@@ -64,7 +73,9 @@ class Translator:
         self.code, self.state, self.model = code, state, model
         self.breakpoints: frozenset[int] = frozenset()  # linear addresses at which a block must stop
         self.known_blocks = KnownBlocks()
-        self._decoded: dict[int, dict[bytes, Decoded]] = {}
+        self._decoded: dict[int, dict[bytes, Decoded]] = {}  # by mode and bytes
+        self._kinds: dict[tuple[int, bytes, tuple[int, ...]], Kind] = {}  # by mode, what members have in common, addresses
+        self._pairs: dict[tuple[int, bytes, int], Shape | None] = {}  # compares and branches in one: by mode, bytes, kind of branch
         self._heads: dict[int, Template] = {}
         self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(sorted(code.entries))}
         self._ram, self._memory = ram, ram._view
@@ -148,7 +159,7 @@ class Translator:
             entry = known.get(raw) or self._known(raw, mode)
             parts.append(entry)
             at += length
-            if entry.ends:
+            if entry.kind.ends:
                 break
         return parts
 
@@ -157,9 +168,27 @@ class Translator:
         known = self._decoded.setdefault(mode, {})
         entry = known.get(raw)
         if entry is None:
-            instruction, builder = self._lowered(raw, mode)
-            ends = builder.ends or instruction.flow_control != FlowControl.NEXT
-            entry = known[raw] = Decoded(raw, builder, instruction.mnemonic in _JCC, ends, builder.layout().has_dead)
+            bits = (16, 32, 64)[mode & s.MODE_CODE]
+            decoder = Decoder(bits, raw, ip=0)
+            i = decoder.decode()
+            at = size = 0
+            common, may_move = raw, tuple[int, ...]()
+            if bits == 64 and not i.is_invalid:
+                places = decoder.get_constant_offsets(i)
+                may_move = addresses(i, places, raw)
+                if may_move:
+                    common = without(raw, may_move)
+                else:
+                    at, size = variable(i, places)
+                    common = raw[:at] + raw[at + size :]
+            value = int.from_bytes(raw[at : at + size], "little", signed=True)
+            kind = self._kinds.get((mode, common, may_move))
+            if kind is None:
+                builder = self._lowered(raw, mode, i)
+                ends = builder.ends or i.flow_control != FlowControl.NEXT
+                kind = Kind(Shape(builder, value), i.mnemonic in _JCC, ends, builder.layout().has_dead, may_move)
+                self._kinds[mode, common, may_move] = kind
+            entry = known[raw] = Decoded(raw, kind, value, {})
         return entry
 
     @property
@@ -175,43 +204,51 @@ class Translator:
     def forget(self) -> None:
         """Start over, together with all blocks: their entries name records."""
         self._decoded.clear()
+        self._pairs.clear()  # they name kinds by their identity
+        self._kinds.clear()
         self.known_blocks = KnownBlocks()
         self.state.known_base = self.known_blocks.address
 
-    def _template(self, entry: Decoded, mode: int, dead: bool = False) -> Template:
-        found = entry.dead if dead else entry.live
+    def _template(self, entry: Decoded, mode: int, dead: bool) -> Template:
+        found = entry.templates.get(dead)
         if found is None:
-            found = parametrised(entry.raw, entry.lowered, dead, lambda other: self._lowered(other, mode)[1])
-            if dead:
-                entry.dead = found
+            raw, kind = entry.raw, entry.kind
+            if kind.addresses:
+                found = kind.shared.get(dead)
+                if found is None:
+                    found = parametrised(raw, kind.addresses, dead, lambda other: self._lowered(other, mode))
+                    if {place for place, *_ in found.parameters} == set(kind.addresses):
+                        kind.shared[dead] = found
             else:
-                entry.live = found
+                found = kind.shape.template(entry.value, dead, lambda: self._lowered(raw, mode))
+            entry.templates[dead] = found
         return found
 
-    def _lowered(self, raw: bytes, mode: int) -> tuple[Instruction, Builder]:
+    def _lowered(self, raw: bytes, mode: int, instruction: Instruction | None = None) -> Builder:
         builder = self._builder(mode, len(raw))
-        instruction = Decoder(builder.code_size, raw, ip=0).decode()
+        instruction = instruction or Decoder(builder.code_size, raw, ip=0).decode()
         if instruction.is_invalid and is_too_long(raw, builder.code_size):
             builder.raises("raise_gp0")
         else:
             self._lower(builder, instruction)
-        return instruction, builder
+        return builder
 
     def _builder(self, mode: int, length: int) -> Builder:
         return Builder(self._layouts, mode, length, self.model.amd, self.counting)
 
     def _fused(self, first: Decoded, branch: Decoded, mode: int) -> Template | None:
         """A compare and the branch behind it as one template, or None where no stencil does both."""
-        table = first.fused
-        if table is None:
-            table = first.fused = {}
-        if branch.raw not in table:
-            raw, size = first.raw + branch.raw, len(first.raw)
+        raw, size = first.raw + branch.raw, len(first.raw)
+        key = mode, first.raw, id(branch.kind)
+        if key not in self._pairs:
             joined = self._joined(raw, size, mode)
-            table[branch.raw] = None
-            if joined is not None:
-                table[branch.raw] = parametrised(raw, joined, False, lambda other: self._joined(other, size, mode))
-        return table[branch.raw]
+            self._pairs[key] = None if joined is None else Shape(joined, branch.value)
+        shape = self._pairs[key]
+        if shape is None:
+            return None
+        if first.kind.addresses:
+            return parametrised(raw, first.kind.addresses, False, lambda other: self._joined(other, size, mode))
+        return shape.template(branch.value, False, lambda: self._joined(raw, size, mode))
 
     def _joined(self, raw: bytes, size: int, mode: int) -> Builder | None:
         """An instruction of `size` bytes and the branch behind it, lowered together; None where no stencil does both."""
@@ -261,7 +298,7 @@ class Translator:
         chosen: list[tuple[bytes, Template]] = []
         needed = True
         index = len(parts) - 1
-        if index >= 1 and parts[index].fuses and not mode & s.MODE_STEP:
+        if index >= 1 and parts[index].kind.fuses and not mode & s.MODE_STEP:
             fused = self._fused(parts[index - 1], parts[index], mode)
             if fused is not None:
                 chosen.append((parts[index - 1].raw + parts[index].raw, fused))
@@ -269,7 +306,7 @@ class Translator:
                 index -= 2
         while index >= 0:
             entry = parts[index]
-            template = self._template(entry, mode, dead=not needed and entry.has_dead)
+            template = self._template(entry, mode, dead=not needed and entry.kind.has_dead)
             chosen.append((entry.raw, template))
             needed = needed_before(template, needed)
             index -= 1
