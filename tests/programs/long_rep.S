@@ -25,10 +25,9 @@
         setz    al
         movzx   eax, al
         check   "\name: it was interrupted", rax, 0
-        mov     rax, [times]
-        shr     rax
-        cmp     rax, [resumable]
-        seta    al
+        mov     rax, [resumable]
+        test    rax, rax
+        setz    al
         movzx   eax, al
         check   "\name: with RF", rax, 0
 .endm

@@ -52,7 +52,8 @@ FAMILIES = {
     "movaps": ("0f2880", LARGE, ""), "x87": ("dd80", LARGE, ""), "locked": ("f04883a8", LARGE, "01"),
     "pop": ("8f80", LARGE, ""),
     "compare and branch": ("4839c274", SMALL, ""), "compare an address and branch": ("4881f8", LARGE, "7405"),
-    "compare with memory and branch": ("483b80", LARGE, "0f8400010000"), "undefined": ("0f0b", (0,), ""), "python": ("0f01b8", LARGE, ""),
+    "compare with memory and branch": ("483b80", LARGE, "0f8400010000"), "undefined": ("0f0b", (0,), ""),
+    "python": ("0f01b8", LARGE, ""),
 }  # fmt: skip
 
 
