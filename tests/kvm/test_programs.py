@@ -14,7 +14,7 @@ from trapgate.cli.guest_kvm import default_cpu
 from trapgate.kvm import probe, probe_machine
 from trapgate.kvm.cpu import KvmVcpu
 from trapgate.kvm.cpuid import OF_THE_APIC
-from trapgate.kvm.handles import KvmError
+from trapgate.kvm.ioctl import KvmError
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.stops import BreakpointHit, MachineExit, Paused, Stop

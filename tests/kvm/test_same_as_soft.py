@@ -7,7 +7,7 @@ from kvm.states import floating, pages, registers
 from kvm.test_debugging import ARM, ARMED_NOP, OWN_TF
 from trapgate.arch.flags import RF
 from trapgate.kvm.cpu import KvmVcpu
-from trapgate.kvm.handles import KvmError
+from trapgate.kvm.ioctl import KvmError
 from trapgate.soft.cpu import SoftVcpu
 
 pytestmark = KVM

@@ -18,7 +18,7 @@ from trapgate.cli.cache import KINDS, entries
 from trapgate.cli.demo_debugger import find_gdb
 from trapgate.cli.screen import Screen
 from trapgate.kvm import probe
-from trapgate.kvm.handles import KvmError
+from trapgate.kvm.ioctl import KvmError
 from trapgate.stencil.cache import Cache, CacheError
 
 

@@ -12,7 +12,8 @@ from trapgate.debug.buslock import Mode
 from trapgate.kvm.core import host_is_amd
 from trapgate.kvm.cpu import KvmVcpu, make
 from trapgate.kvm.cpuid import OF_THE_APIC
-from trapgate.kvm.handles import KvmError, System
+from trapgate.kvm.handles import System
+from trapgate.kvm.ioctl import KvmError
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.memory import MemoryError_
 

@@ -10,7 +10,7 @@ from trapgate.cli import errors
 from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Serial, SerialChoice, Size
 from trapgate.debug.buslock import Mode
 from trapgate.gdb.address import Address
-from trapgate.kvm.handles import KvmError
+from trapgate.kvm.ioctl import KvmError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 

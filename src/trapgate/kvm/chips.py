@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from trapgate.arch.layout import GSI_COUNT, PIT_GSI, PIT_IRQ, SCI_IRQ
 from trapgate.arch.models import CpuModel
 from trapgate.kvm import abi, abi_chips
-from trapgate.kvm.handles import System, VcpuFd, Vm
+from trapgate.kvm.handles import System, Vm
 from trapgate.kvm.registers import Registers
+from trapgate.kvm.vcpu_handle import VcpuFd
 
 NEEDED = (
     abi_chips.CAP_IRQCHIP, abi_chips.CAP_IRQ_ROUTING, abi_chips.CAP_PIT2, abi_chips.CAP_PIT_STATE2, abi_chips.CAP_MP_STATE,
@@ -84,9 +85,8 @@ class KernelApic:
     def __init__(self, fd: VcpuFd, registers: Registers) -> None:
         self._fd, self._registers = fd, registers
         page = fd.lapic()
-        page.regs[LVT_LINT1 : LVT_LINT1 + 4] = NMI_MODE.to_bytes(
-            4, "little"
-        )  # as firmware leaves it; LINT0 is ExtINT from reset on
+        # As firmware leaves it; LINT0 is ExtINT from reset on.
+        page.regs[LVT_LINT1 : LVT_LINT1 + 4] = NMI_MODE.to_bytes(4, "little")
         fd.set_lapic(page)
 
     @property

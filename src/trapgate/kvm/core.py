@@ -12,7 +12,8 @@ from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import Rule, msrs_of
 from trapgate.exits import Exit, MmioRead, MmioWrite, PortRead, PortWrite
 from trapgate.kvm import abi, chips, cpuid, walk
-from trapgate.kvm.handles import REMEDIES, KvmError, System
+from trapgate.kvm.handles import System
+from trapgate.kvm.ioctl import REMEDIES, KvmError
 from trapgate.kvm.memory import Planted, map_ram
 from trapgate.kvm.registers import Registers
 from trapgate.memory import PAGE_SIZE, Ram

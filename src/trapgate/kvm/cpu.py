@@ -16,7 +16,7 @@ from trapgate.kvm import abi, buslock
 from trapgate.kvm.arming import MakePlan
 from trapgate.kvm.core import LocalApic, Setup
 from trapgate.kvm.debugging import Debugging
-from trapgate.kvm.handles import KvmError
+from trapgate.kvm.ioctl import KvmError
 from trapgate.memory import Ram
 from trapgate.vcpu import Breakpoint, GuestDebug
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from trapgate.arch import debugregs
 from trapgate.arch.flags import TF
 from trapgate.kvm import abi, convert
-from trapgate.kvm.handles import KvmError, VcpuFd
+from trapgate.kvm.ioctl import KvmError
+from trapgate.kvm.vcpu_handle import VcpuFd
 
 _SELECTORS = {"cs": "cs", "ss": "ss", "ds": "ds", "es": "es", "fs": "fs", "gs": "gs", "ldtr": "ldt", "tr": "tr"}
 _DEBUG = ("dr0", "dr1", "dr2", "dr3", "dr6", "dr7")

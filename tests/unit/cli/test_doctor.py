@@ -7,7 +7,7 @@ import pytest
 from trapgate.cli import doctor, hostkvm
 from trapgate.cli.doctor import Verdict
 from trapgate.cli.main import status_of
-from trapgate.kvm.handles import KvmError
+from trapgate.kvm.ioctl import KvmError
 
 
 def test_report_on_this_host(private_caches: Path, capsys: pytest.CaptureFixture[str]) -> None:

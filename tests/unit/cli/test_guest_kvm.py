@@ -10,6 +10,7 @@ from trapgate.cli.guest import load_guest, make_machine
 from trapgate.cli.main import status_of
 from trapgate.debug.buslock import Mode
 from trapgate.kvm import abi, handles
+from trapgate.kvm.ioctl import KvmError
 from trapgate.machine import MachineConfig
 from trapgate.stops import ExitKind
 
@@ -43,7 +44,7 @@ def test_bus_locks_where_the_host_cannot_see_them(monkeypatch: pytest.MonkeyPatc
     pytest.importorskip("fcntl")
     try:
         lacking = not handles.System().capability(abi.CAP_BUS_LOCK_EXIT)
-    except handles.KvmError as error:
+    except KvmError as error:
         pytest.skip(str(error))
     if not lacking:
         pytest.skip("this host has bus-lock exits")
@@ -63,7 +64,7 @@ def test_an_image_runs_to_its_status(tmp_path: Path) -> None:
 
 def test_a_kvm_that_gives_up_amid_a_run_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def give_up(request: object) -> int:
-        raise handles.KvmError("KVM_RUN: this host's KVM gave up at RIP 0x10", 0, "run this guest with --engine soft")
+        raise KvmError("KVM_RUN: this host's KVM gave up at RIP 0x10", 0, "run this guest with --engine soft")
 
     monkeypatch.setattr("trapgate.cli.run.run", give_up)
     assert status_of(["run", "--engine", "kvm", "image"]) == 1

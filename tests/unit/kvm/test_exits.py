@@ -10,7 +10,7 @@ from trapgate.debug.router import Share, Verdict, route
 from trapgate.exits import BusLock, DebugException, Halted, Interrupted, PortRead, PortWrite, SoftwareBreakpoint
 from trapgate.kvm import abi, core
 from trapgate.kvm.cpu import KvmVcpu
-from trapgate.kvm.handles import KvmError
+from trapgate.kvm.ioctl import KvmError
 from trapgate.memory import Ram
 from trapgate.vcpu import Breakpoint, Kind, Owner
 from unit.kvm.fake_kvm import CODE, FakeSystem, FakeVcpuFd, debug_exit, vcpu

@@ -9,7 +9,8 @@ from trapgate.arch.cpuid import Dynamic
 from trapgate.arch.features import FEATURES
 from trapgate.arch.models import CpuModel
 from trapgate.kvm import abi, abi_chips, buslock, chips, cpuid
-from trapgate.kvm.handles import KvmError, System, Vm
+from trapgate.kvm.handles import System, Vm
+from trapgate.kvm.ioctl import KvmError
 from trapgate.kvm.memory import Planted
 from trapgate.memory import Ram
 from unit.kvm.fake_kvm import FakeSystem, FakeVcpuFd
