@@ -144,6 +144,15 @@ def test_software_breakpoints_use_registers_while_there_are_any() -> None:
     assert [rip for _, rip in guest.run()] == [CASE + 3]
 
 
+def test_without_a_free_register_software_breakpoints_are_int3_bytes() -> None:
+    guest = Guest("nop\n" * 12)
+    guest.vcpu.arm([ours(CASE + 0x100 + n, n) for n in range(4)], [CASE + 2, CASE + 5])
+    assert guest.run() == [(SoftwareHit(CASE + 2), CASE + 2), (SoftwareHit(CASE + 5), CASE + 5)]
+    assert guest.log == []
+    guest.vcpu.arm([], [])
+    assert guest.machine.ram.read(CASE, 12) == b"\x90" * 12
+
+
 def test_a_step_onto_a_software_breakpoint_stops_there_as_such() -> None:
     guest = Guest("nop\nnop\nnop")
     guest.vcpu.arm([], [CASE + 1])

@@ -39,6 +39,7 @@ PROGRAMS = {
     "cmovg rbx, rax\nja 2f\nxor eax, eax\n2: setle dl\ntest dl, 1",
     "its own single step": OWN_TF,
     "its own breakpoint": ARM.format(address=ARMED_NOP),
+    "INT3 and INT1": "int3\nnop\n.byte 0xF1\nnop\n.byte 0xF1\nint3\npushfq\npop rbx",
     "a fault of each kind": FAULTS,
     "page tables": f"mov qword ptr [{PD + 8}], 0x600087\nmov rax, cr3\nmov cr3, rax\nmov eax, 0x200000\nmov rbx, [rax]\n"
     f"mov [rax+4096], rbx\nmov qword ptr [{PD + 8}], 0x800087\ninvlpg [rax]\nmov [rax], rsp\n"

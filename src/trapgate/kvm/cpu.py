@@ -109,7 +109,10 @@ class KvmVcpu(Debugging):
                 self.dead = Shutdown(self.story("triple fault"))
                 return self.dead
             case _:
-                raise self._failure()
+                known, exit_ = self.not_emulated()
+                if not known:
+                    raise self._failure()
+                return exit_
 
     def _halted(self) -> Exit | None:
         if self.step_under_way is None:

@@ -3,9 +3,10 @@
 from trapgate.arch.debugregs import DR6_BD, DR6_BS, DR7_GD
 from trapgate.arch.msrs import DEBUGCTL
 from trapgate.exits import Exit, Interrupted, SoftwareBreakpoint
-from trapgate.kvm import convert
+from trapgate.kvm import abi, convert
 from trapgate.kvm.arming import Injection
 from trapgate.kvm.convert import BP, DB
+from trapgate.kvm.memory import INT3
 from trapgate.kvm.steps import Steps
 from trapgate.vcpu import Kind
 
@@ -88,8 +89,21 @@ class Debugging(Steps):
             self.registers.rip += 1
         return self._event(DR6_BS if asked else 0, 0, tf=False, cpl=cpl, icebp=True)
 
-    def _int3(self, linear: int) -> Exit | None:
-        """#BP: the debugger's where it planted one, else the guest's."""
+    def not_emulated(self) -> tuple[bool, Exit | None]:
+        """KVM gave up on an instruction. INT3 and INT1, which hosts that emulate may not know, are taken for their exceptions."""
+        if self.shared.exit_reason != abi.EXIT_INTERNAL_ERROR or self.shared.exit.internal.suberror != abi.INTERNAL_ERROR_EMULATION:
+            return False, None
+        linear = self.registers.linear(self.registers.rip)
+        physical = self.translate(linear)
+        byte = self.ram.read(physical, 1) if physical is not None and self.ram.contains(physical) else b""
+        if byte == INT3:
+            return True, self._int3(linear, length=1)
+        if byte[:1] == bytes([convert.INT1]):
+            return True, self._icebp(on_it=True)
+        return False, None
+
+    def _int3(self, linear: int, length: int = 0) -> Exit | None:
+        """#BP: the debugger's where it planted one, else the guest's. `length`: what KVM will not add to RIP when it injects."""
         step = self.step_under_way
         if step is not None:
             self._end_step(step.tf)
@@ -100,6 +114,8 @@ class Debugging(Steps):
             self.skip = linear
             return None
         self.skip = None
+        if length:
+            self.registers.rip += length
         self.injection = Injection(BP)
         if step is None or not step.asked:
             return None

@@ -118,7 +118,7 @@ def int1() -> Ability:
     probe = Probe(b"\xf1" + NOP, abi.DEBUG_HARDWARE, dr7=DR7_FIXED_1)
     found = _debug("INT1", DR6_INIT, probe)
     if probe.debug is None:
-        return found
+        return _given_up("INT1", probe) or found
     where = {0: "RIP on it", 1: "RIP behind it"}.get(probe.rip, "RIP elsewhere")
     return Ability(found.name, found.holds, f"{found.seen}, {where}")
 
@@ -129,7 +129,14 @@ def int3() -> Ability:
     outcome = probe.run()
     found = probe.debug
     holds = found is not None and found.exception == convert.BP and probe.rip == 0
-    return Ability("INT3", holds, "comes to us, RIP on it" if holds else f"{outcome} instead")
+    plain = Ability("INT3", holds, "comes to us, RIP on it" if holds else f"{outcome} instead")
+    return _given_up("INT3", probe) or plain
+
+
+def _given_up(name: str, probe: Probe) -> Ability | None:
+    """Where KVM gives up on an instruction that only raises an exception, we raise it."""
+    gave_up = probe.core.shared.exit_reason == abi.EXIT_INTERNAL_ERROR and probe.rip == 0
+    return Ability(name, True, "KVM gives up on it, RIP on it: we take it for its exception") if gave_up else None
 
 
 # --- what the guest gets

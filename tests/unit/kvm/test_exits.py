@@ -398,3 +398,47 @@ def test_hlt_of_a_user_program_faults_as_any_instruction(monkeypatch: ANY) -> No
     cpu.step(True)
     assert verdict(cpu, cpu.run(), True) == Verdict(Share(DR6_BS), Share())
     assert fd.general.rip == 0x6000 + 16 * 13
+
+
+# --- a KVM that emulates, and does not know every instruction
+
+
+def give_up(fd: FakeVcpuFd) -> None:
+    fd.shared.exit_reason = abi.EXIT_INTERNAL_ERROR
+    fd.shared.exit.internal.suberror = abi.INTERNAL_ERROR_EMULATION
+
+
+@VENDORS
+def test_int3_that_kvm_gives_up_on_is_the_guests_breakpoint(vendor: str, monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch, vendor, b"\xcc" + b"\x90" * 8)
+    fd.script.append(give_up)
+    seen: list[tuple[int, int, int]] = []
+
+    def look(one: FakeVcpuFd) -> None:
+        seen.append((one.state.exception_injected, one.state.exception_nr, one.general.rip))
+        one.shared.exit_reason = abi.EXIT_INTR
+
+    fd.script.append(look)
+    assert cpu.run() == Interrupted()
+    assert seen == [(1, 3, CODE + 1)]
+
+
+def test_int3_of_the_debuggers_that_kvm_gives_up_on_is_the_debuggers(monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch)
+    cpu.arm([Breakpoint(Owner.DEBUGGER, n, Kind.EXEC, CODE + 16 + n, 1) for n in range(4)], [CODE + 2])
+    fd.script.append(lambda one: (setattr(one.general, "rip", CODE + 2), give_up(one))[1])
+    assert cpu.run() == SoftwareBreakpoint(CODE + 2)
+
+
+def test_int1_that_kvm_gives_up_on_is_icebp(monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch, code=b"\xf1" + b"\x90" * 8)
+    fd.script.append(give_up)
+    assert cpu.run() == DebugException(0, 0, True, False)
+    assert fd.general.rip == CODE + 1
+
+
+def test_any_other_instruction_ends_the_run_in_one_line(monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch, code=b"\x0f\x0b" + b"\x90" * 8)
+    fd.script.append(give_up)
+    with pytest.raises(KvmError, match=r"gave up at RIP 0x2000, bytes 0f 0b .*: it cannot emulate an instruction"):
+        cpu.run()
