@@ -35,22 +35,23 @@ class Ability:
 class Probe:
     """A fresh guest with its code at `CODE`; #DB reads DR6 and sends it to port E9h, all other exceptions and interrupts halt.
 
-    `control`, `addresses` and `dr7` are for KVM_SET_GUEST_DEBUG. A `user` guest runs at CPL 3, with IOPL 3.
+    `control`, `addresses` and `dr7` are for KVM_SET_GUEST_DEBUG. A `user` guest runs at CPL 3, with IOPL 3. `others` is what the
+    other handlers do instead of HLT, which waits in the kernel where interrupt controllers are.
     """
 
     def __init__(
         self, code: bytes, control: int = 0, addresses: Addresses = NO_ADDRESSES, dr7: int = 0, *,
-        setup: Setup = PLAIN, user: bool = False, rflags: int = 2,
+        setup: Setup = PLAIN, user: bool = False, rflags: int = 2, cpu: str = DEFAULT_MODEL, others: bytes = HALT,
     ) -> None:  # fmt: skip
         ram = Ram(64 << 10)
-        self.core = Core(ram, CpuModel.parse(DEFAULT_MODEL), None, setup)
+        self.core = Core(ram, CpuModel.parse(cpu), None, setup)
         for table, entry in ((PML4, PDPT | 7), (PDPT, PD | 7), (PD, 0x87)):
             ram.write_int(table, 8, entry)
         ram.write(GDT, b"".join(one.to_bytes(8, "little") for one in DESCRIPTORS))
         for vector in range(64):
             at = HANDLER if vector == convert.DB else OTHERS
             ram.write(IDT + 16 * vector, (at | KERNEL_CODE << 16 | 0xEE00 << 32).to_bytes(16, "little"))
-        for at, data in ((HANDLER, READS_DR6), (OTHERS, HALT), (CODE, code + HALT)):
+        for at, data in ((HANDLER, READS_DR6), (OTHERS, others), (CODE, code + HALT)):
             ram.write(at, data)
         registers = self.core.registers
         with registers.together():

@@ -6,7 +6,7 @@ from trapgate.arch.debugregs import DEBUGCTL_BUS_LOCK, DR7_FIXED_1
 from trapgate.arch.msrs import DEBUGCTL
 from trapgate.kvm import abi
 from trapgate.kvm.core import Setup
-from trapgate.kvm.probe_guest import DATA, NOP, OTHERS, Ability, Probe
+from trapgate.kvm.probe_guest import DATA, NOP, Ability, Probe
 
 LOCK_INC = bytes.fromhex("f0 ff 47 3d")  # LOCK INC DWORD PTR [RDI + 61]: across a line
 SYSTEM_TIME = 0x4B564D01  # MSR: where the guest wants its clock page (Linux, Documentation/virt/kvm/x86/msr.rst)
@@ -16,6 +16,12 @@ PIC_AND_PIT = bytes.fromhex(
     "b011 e620 b020 e621 b004 e621 b001 e621 b0fe e621"  # the master 8259: vectors 20h-27h, input 0 alone
     "b034 e643 b000 e640 b010 e640 fb f4"  # channel 0: mode 2, count 1000h; STI; HLT
 )
+DEADLINE = bytes.fromhex(
+    "b91b000000 0f32 0d00040000 0f30"  # IA32_APIC_BASE: x2APIC
+    "b90f080000 b8ff010000 31d2 0f30 b932080000 b820000400 0f30"  # SVR: on; LVT timer: TSC deadline, vector 20h
+    "0f31 0500000100 83d200 b9e0060000 0f30 fb f4"  # RDTSC, 65536 later; IA32_TSC_DEADLINE; STI; HLT
+)
+TELL = bytes.fromhex("e7e9 f4")  # OUT E9h, EAX; HLT
 
 
 def _bus_lock_trap() -> Ability:
@@ -48,13 +54,17 @@ def _bus_lock_exit() -> Ability:
 
 def _interrupt_controllers() -> Iterator[Ability]:
     """The kernel's: the PIT ends a HLT; and an interrupt that waits stays out of a step."""
-    probe = Probe(PIC_AND_PIT, setup=Setup(chips=True))
+    probe = Probe(PIC_AND_PIT, setup=Setup(chips=True), others=TELL)
     if probe.core.chips is None:
         yield Ability("interrupts, PIT", False, "the host lacks the chips, or KVM_GUESTDBG_BLOCKIRQ; ours serve in user space")
         return
-    outcome = probe.run()  # the handler's HLT waits for ever, until the watchdog kicks
-    woken = probe.core.registers.rip == OTHERS + 1
+    outcome = probe.run()
+    woken = probe.told is not None
     yield Ability("interrupts, PIT", woken, "the kernel's: a tick ends HLT" if woken else f"{outcome}, and no tick")
+    probe = Probe(DEADLINE, setup=Setup(chips=True), others=TELL, cpu="SapphireRapids")
+    outcome = probe.run()
+    woken = probe.told is not None
+    yield Ability("x2APIC, deadline", woken, "a TSC deadline ends HLT" if woken else f"{outcome}, and no interrupt")
     control = abi.DEBUG_STEP | abi.DEBUG_BLOCK_IRQ
     probe = Probe(NOP * 2, control, setup=Setup(chips=True), rflags=2 | IF)
     assert probe.core.chips is not None
