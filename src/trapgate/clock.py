@@ -73,16 +73,16 @@ class HostClock(Clock):
 
     def __init__(self) -> None:
         super().__init__()
-        self._origin = time.monotonic_ns()
+        self._born = self._origin = time.monotonic_ns()
         self._paused_at: int | None = None
 
     def now(self) -> int:
         """Host time since the start, less the pauses."""
         return (self._paused_at if self._paused_at is not None else time.monotonic_ns()) - self._origin
 
-    def held(self) -> int:
-        """How long (ns) guest time has stood still by now, in the pause that lasts."""
-        return time.monotonic_ns() - self._paused_at if self._paused_at is not None else 0
+    def stood(self) -> int:
+        """How long (ns) guest time has stood still by now, in all pauses together."""
+        return time.monotonic_ns() - self._born - self.now()
 
     def pause(self) -> None:
         """Stop guest time (the debugger holds the guest)."""

@@ -36,6 +36,7 @@ class KvmVcpu(Debugging):
     """A vCPU of the KVM engine."""
 
     clock: HostClock | None = None  # the machine's
+    _stood = 0  # how long it had stood still when the guest went on last
     dead: Shutdown | None = None
     _told_lock = False  # the bus lock that an exit of another kind came with has been told
 
@@ -248,7 +249,8 @@ class KvmVcpu(Debugging):
 
     def _after_stop(self) -> None:
         """The guest goes on: its clocks where they stood, and its watchdogs are told of the stop (KVM_KVMCLOCK_CTRL)."""
-        held = self.clock.held() if self.clock is not None else 0
+        stood = self.clock.stood() if self.clock is not None else 0
+        held, self._stood = stood - self._stood, stood
         if self.fd.clock_paused():
             self.vm.set_clock(max(self.vm.clock().clock - held, 0))
         if self.chips is not None and held > LONG:

@@ -1,5 +1,6 @@
 """KVM_EXIT_DEBUG of invented hosts through the vCPU and the router: who gets what, and what is injected."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -442,3 +443,26 @@ def test_any_other_instruction_ends_the_run_in_one_line(monkeypatch: ANY) -> Non
     fd.script.append(give_up)
     with pytest.raises(KvmError, match=r"gave up at RIP 0x2000, bytes 0f 0b .*: it cannot emulate an instruction"):
         cpu.run()
+
+
+# --- clocks
+
+
+def test_kvmclock_is_set_back_by_each_stop_once(monkeypatch: ANY) -> None:
+    """Also where the machine returns from a resume without having entered the guest."""
+
+    class Clock:
+        time = 0
+
+        def stood(self) -> int:
+            return self.time
+
+    cpu, fd = vcpu(monkeypatch)
+    clock, moments = Clock(), [1000]
+    cpu.clock = clock  # type: ignore[assignment]
+    monkeypatch.setattr(fd, "clock_paused", lambda: True, raising=False)
+    monkeypatch.setattr(cpu.vm, "clock", lambda: SimpleNamespace(clock=moments[-1]), raising=False)
+    monkeypatch.setattr(cpu.vm, "set_clock", moments.append, raising=False)
+    for clock.time in (100, 150, 150):
+        cpu.step(False)
+    assert moments == [1000, 900, 850, 850]
