@@ -62,7 +62,7 @@ DETECTION = (
 )
 INT3 = Guest("trap-int3", 5_000, "1000 INT3 in ring 3, the handler counts", TRAPS, ("-DTRAP=3",))
 BUS_LOCK = Guest("trap-bus-lock", 5_000, "1000 bus locks in ring 3, the handler counts", TRAPS, ("-DTRAP=1",))
-BUS_LOCK_DR6 = Guest("trap-bus-lock-dr6", 100, "the same, the handler reads DR6 and puts it back", TRAPS, ("-DTRAP=2",))
+BUS_LOCK_DR6 = Guest("trap-bus-lock-dr6", 5_000, "the same, the handler reads DR6 and puts it back", TRAPS, ("-DTRAP=2",))
 PAUSE = Guest("pause", 1, "does nothing, for ever")
 DEVICES = tuple(
     Guest(f"device-{name}", 500, work, ("devices.c",), (f"-DACCESS={number}",))

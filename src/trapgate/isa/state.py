@@ -128,6 +128,7 @@ def _layout() -> dict[str, Field]:
     add("pending_debug", 4)  # active-high DR6 causes of the instruction under way, delivered behind it
     add("pending_hits", 4)  # armed breakpoints that matched
     add("bus_lock_trap", 4)  # not zero: DEBUGCTL[2] is set and CPL > 0
+    add("bld_free", 4)  # not zero: MOV to DR6 can change BLD whatever DEBUGCTL says (Intel with bus-lock detection)
     add("bus_lock_report", 4)  # not zero: the machine wants to hear of every bus lock
     add("split_lock_ac", 4)  # not zero: MSR 33h bit 29
     add("exec_breakpoints", 4)  # not zero: blocks stop at breakpoints, so RF matters

@@ -179,6 +179,8 @@ def _mov(b: Builder, i: Instruction) -> None:
                 b.op("mov.RR.16" if width == 16 else f"movzx.R.16.{width}", R0=offset, R1=selector)
             elif i.op1_register in CONTROL_REGISTERS and b.cpl == 0:
                 b.op(f"mov.RR.{width}", R0=offset, R1=LAYOUT[CONTROL_REGISTERS[i.op1_register]].offset)
+            elif i.op1_register == Register.DR6 and b.long and b.cpl == 0:
+                b.op("dr6.read", R0=offset, Uop="python")
             else:
                 b.python(i)
         elif is_memory(i, 1):
@@ -202,6 +204,8 @@ def _mov(b: Builder, i: Instruction) -> None:
     elif is_register(i, 0) and i.op0_register == Register.CR3 and b.long and b.cpl == 0 and not b.step:
         b.op("mov.TR.64", R1=b.reg(i.op1_register))
         b.native("write_cr3")
+    elif is_register(i, 0) and i.op0_register == Register.DR6 and b.long and b.cpl == 0:
+        b.op("dr6.write", R1=b.reg(i.op1_register), Uop="python")
     else:
         b.python(i)
 

@@ -23,6 +23,7 @@ def reset(cpu: SoftCore) -> None:
     st.rdx = cpu.model.signature
     st.rip, st.cr0, st.xcr0 = 0xFFF0, control.CR0_RESET, control.XCR0_RESET
     st.dr6, st.dr7 = debugregs.DR6_INIT, debugregs.DR7_INIT
+    st.bld_free = debugregs.bld_writable(amd=cpu.model.amd, bus_lock=cpu.model.has("bus-lock-detect"), debugctl=0)
     st.set_rflags(2)
     for name in ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"):
         selector, base, attributes = POWER_ON.get(name, (0, 0, 0x93))

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from trapgate.arch import dr6
+from trapgate.arch import debugregs, dr6
 from trapgate.arch.debugregs import DR6_BLD, DR6_INIT, DR7_GD
 from trapgate.exits import BusLock, DebugException, Halted
 from trapgate.isa import state as s
@@ -107,3 +107,39 @@ def test_what_is_not_plain_is_pythons() -> None:
     assert short.cpu.run() == Halted()
     assert short.bench.words(short.st.rsp, 2, 8) == [0xB, CODE + 3]
     assert short.st.dr6 == DR6_INIT ^ DR6_BLD
+
+
+@pytest.mark.parametrize(
+    "model", ["EPYC-Turin", "SapphireRapids", "EPYC-Turin,-bus-lock-detect", "SapphireRapids,-bus-lock-detect"]
+)
+@pytest.mark.parametrize("control", [0, 4])
+@pytest.mark.parametrize("value", [0, DR6_INIT ^ DR6_BLD, DR6_INIT, 0x1E80F, 0xFFFFFFFF])
+def test_dr6_in_native_code_is_what_the_rules_say(model: str, control: int, value: int) -> None:
+    bench = Bench("64", model=model)
+    known = bench.cpu.model.has("bus-lock-detect")
+    st, how = bench.st, {"amd": bench.cpu.model.amd, "bus_lock": known, "debugctl": control if known else 0}
+    bench.ram.write(CODE, bytes.fromhex("0f23f0 0f21f3 f4"))  # mov dr6, rax; mov rbx, dr6; hlt
+    st.rax, st.rbx, st.debugctl = value, 0xBAD << 40, how["debugctl"]
+    assert bench.cpu.run() == Halted()
+    assert st.dr6 == debugregs.store_dr6(value, **how)
+    assert st.rbx == debugregs.read_dr6(st.dr6, **how)
+
+
+@pytest.mark.parametrize("code", ["0f23f0", "0f21f0"])
+def test_general_detect_comes_before_an_access_to_dr6(code: str) -> None:
+    bench = Bench("64")
+    bench.ram.write(CODE, bytes.fromhex(code + "f4"))
+    bench.st.dr7 |= DR7_GD
+    assert bench.cpu.run() == DebugException(debugregs.DR6_BD, 0, False, fault=True)
+    assert (bench.st.rip, bench.st.dr6) == (CODE, DR6_INIT)
+
+
+def test_dr6_has_32_bits_and_belongs_to_cpl_0() -> None:
+    for cpl, value in ((0, 1 << 32), (3, 0)):
+        bench = Bench("64", cpl=cpl)
+        bench.ram.write(CODE, bytes.fromhex("0f23f0 f4"))
+        bench.ram.write(CODE + 0x100, b"\xf4")
+        bench.gate(13, K64, CODE + 0x100)
+        bench.st.rax = value
+        assert bench.cpu.run() == Halted()
+        assert bench.words(bench.st.rsp, 2, 8) == [0, CODE]

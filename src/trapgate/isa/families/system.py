@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
+from trapgate.arch import debugregs
 from trapgate.isa import flags
 from trapgate.isa.forms import Form
 from trapgate.isa.vocabulary import Trace, Value
@@ -10,6 +11,7 @@ from trapgate.isa.vocabulary import Trace, Value
 TF, IF, DF, IOPL, NT, RF, VM, AC, VIF, VIP, ID = (
     1 << 8, 1 << 9, 1 << 10, 3 << 12, 1 << 14, 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 21,
 )  # fmt: skip
+DR6_FREE = debugregs.DR6_B | debugregs.DR6_BLD | debugregs.DR6_BD | debugregs.DR6_BS | debugregs.DR6_BT  # bits that hold a value
 
 
 def flag_image(m: Trace) -> Value:
@@ -89,6 +91,28 @@ def port(m: Trace, fixed: bool) -> None:
     m.jump("leave_port")
 
 
+def dr6_access(m: Trace, write: bool) -> None:
+    """MOV from and to DR6 in 64-bit mode at CPL 0, as `arch.debugregs` has it: what a handler of #DB does each time.
+
+    Python's: general detect, and a value that is #GP.
+    """
+    odd = (m.get("dr7", 64) & debugregs.DR7_GD) != 0
+    value = m.get("R1", 64) if write else m.get("dr6", 64)
+    if write:
+        odd = odd | ((value >> 32) != 0)
+    with m.when(odd, likely=False):
+        m.put("exit_detail", m.hole("Uop", 32))
+        m.put("next_rip", m.hole("Qnext"))
+        m.cold("leave_instruction")
+    changeable = (m.get("bld_free", 32) != 0) | ((m.get("debugctl", 64) & debugregs.DEBUGCTL_BUS_LOCK) != 0)
+    value = value | changeable.select(m.const(0, 64), m.const(debugregs.DR6_BLD, 64))
+    if write:
+        m.put("dr6", value & DR6_FREE | (debugregs.DR6_INIT & ~DR6_FREE))
+    else:
+        m.put("R0", value)
+    m.jump("NEXT")
+
+
 def swap_gs(m: Trace) -> None:
     """SWAPGS at CPL 0."""
     old = m.get("gs_base", 64)
@@ -129,6 +153,8 @@ def forms() -> Iterator[Form]:
     yield Form("python", python)
     yield Form("port.imm", partial(port, fixed=True))
     yield Form("port.dx", partial(port, fixed=False))
+    yield Form("dr6.read", partial(dr6_access, write=False))
+    yield Form("dr6.write", partial(dr6_access, write=True))
     yield Form("swapgs", swap_gs)
     for function in NATIVE:
         yield Form(f"native.{function}", partial(enter_native, function=function))
