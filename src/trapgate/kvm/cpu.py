@@ -36,6 +36,7 @@ class KvmVcpu(Debugging):
     """A vCPU of the KVM engine."""
 
     clock: HostClock | None = None  # the machine's
+    _look = False  # whether the kernel's HLT can still end
     _stood = 0  # how long it had stood still when the guest went on last
     dead: Shutdown | None = None
     _told_lock = False  # the bus lock that an exit of another kind came with has been told
@@ -60,7 +61,7 @@ class KvmVcpu(Debugging):
             return self._sort()
         if self.step_under_way is not None:
             return self._go_on_stepping()
-        if self.halting:
+        if self.halting or (self._look and self._halted_for_good()):
             self.halting = False
             return Halted()
         if self.wants_step():
@@ -156,10 +157,13 @@ class KvmVcpu(Debugging):
         place = buslock.operand(found, registers.get)
         return BusLock(place.rip, place.address, place.size, registers.cpl)
 
+    def _halted_for_good(self) -> bool:
+        self._look = False
+        return self.fd.halted() and not self.registers.general.rflags & IF and not self.fd.events().nmi_pending
+
     def look_for_death(self, clock: Clock) -> None:
         """HLT with interrupts disabled waits in the kernel for ever, and nobody is told: look from time to time."""
-        if self.fd.halted() and not self.fd.regs().rflags & IF and not self.fd.events().nmi_pending:
-            self.halting = True
+        self._look = True
         clock.at(clock.now() + LOOK, lambda: self.look_for_death(clock))
 
     # --- interrupts
