@@ -3,9 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -17,7 +15,6 @@ from tools.guests.recipes import KERNELS
 from tools.guests.scenarios import SCENARIOS, Check, Guest, Scenario, warned
 from tools.guests.sources import GuestError
 
-Made = TypeVar("Made")
 TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
 # Prints the TSC's low byte and the PIT's count over COM1, sleeps to the next timer interrupt, 64 times; then the exit port.
 TIMES = """
@@ -32,18 +29,12 @@ spin: dec %bx; jnz spin
 """
 
 
-def had(make: Callable[[], Made]) -> Made:
-    """What a maker gives; the test is skipped where it cannot."""
-    try:
-        return make()
-    except (GuestError, OSError) as error:
-        pytest.skip(f"no such guest: {error}")
-
-
 def guest(series: str) -> Guest:
     """The files of a kernel; the test is skipped where they cannot be had."""
-    architecture = KERNELS[series].architecture
-    return had(lambda: Guest(linux_guest.kernel(series), linux_guest.initramfs(architecture=architecture)))
+    try:
+        return Guest(linux_guest.kernel(series), linux_guest.initramfs(architecture=KERNELS[series].architecture))
+    except (GuestError, OSError) as error:
+        pytest.skip(f"no Linux guest: {error}")
 
 
 def expect(checks: list[Check]) -> None:

@@ -36,7 +36,7 @@ def memtest(files: Files, cpu: str, name: str = "memtest86+x64") -> list[Check]:
 def xen(files: Files, cpu: str) -> list[Check]:
     """The hypervisor by multiboot, Debian's kernel as its paravirtual first domain, to its shell script and to power-off."""
     arguments = [
-        *(str(files["xen"]), "--append", "com1=115200,8n1 console=com1 loglvl=all no-real-mode noreboot"),
+        *(str(files["xen"]), "--append", "com1=115200,8n1 console=com1 loglvl=all noreboot"),
         *("--module", f"{files['vmlinuz-6.1-amd64']} console=hvc0 earlyprintk=xen trapgate.run=uname,-a"),
         *("--module", str(files["initramfs"]), "--memory", "1G", "--cpu", cpu),
     ]

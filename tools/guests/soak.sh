@@ -25,7 +25,7 @@ while :; do
     expect "compiled program" "78498 primes, sum 37550402023" "$(./primes)"
     expect gzip "$sum" "$(gzip -c /usr/bin/bash | gzip -dc | sha256sum)"
     expect xz "$sum" "$(xz -1 -c /usr/bin/bash | xz -dc | sha256sum)"
-    for task in cpu:40 fp:20 matrix:40 qsort:2 mergesort:2 hash:20 zlib:3 str:100 memcpy:20 prime:200 atomic:20 vm:2000 crypt:10; do
+    for task in cpu:40 fp:20 matrix:40 qsort:2 mergesort:2 hash:20 zlib:3 str:100 memcpy:20 bsearch:10 radixsort:2 tsearch:2 vecmath:20 atomic:20 vm:2000 crypt:10; do
         name=${task%:*}
         stress-ng --quiet --verify --temp-path /tmp "--$name" 1 "--$name-ops" "${task#*:}" --vm-bytes 16M --timeout 300 > log 2>&1
         status=$?

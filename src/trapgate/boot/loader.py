@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from trapgate.boot import biosdata, elf, flat, linux, multiboot, pvh
+from trapgate.boot import bios, elf, flat, linux, multiboot, pvh
 from trapgate.boot.image import Image
 from trapgate.boot.plan import BootOptions, BootPlan
 
@@ -22,7 +22,7 @@ _FOREIGN = (  # what people hand over by mistake: (offset, magic, what it is)
 def plan_boot(image: Image, options: BootOptions) -> BootPlan:
     """Plan the start of an image, with the BIOS data area beside it. ImageError when it cannot be booted."""
     plan = _plan(image, options)
-    return replace(plan, pieces=(*plan.pieces, *biosdata.pieces(options, plan.pieces)))
+    return replace(plan, pieces=(*plan.pieces, *bios.pieces(options, plan.pieces)))
 
 
 def _plan(image: Image, options: BootOptions) -> BootPlan:

@@ -29,7 +29,8 @@ Examples:
   Linux:
     trapgate run bzImage --initrd initrd.gz --append console=ttyS0 -m 1G
   Xen, with Linux as its first domain:
-    trapgate run xen --append "com1=115200 console=com1" --module "vmlinuz console=hvc0" --module initrd.gz -m 1G
+    trapgate run xen --append "com1=115200 console=com1" -m 1G \\
+        --module "vmlinuz console=hvc0" --module initrd.gz
   A CPU without the bus-lock trap:
     trapgate run bzImage --cpu EPYC-Turin,-bus-lock-detect
   Where the time goes, in a kernel whose symbols lie beside it (nokaslr: at the addresses that they name):

@@ -1,0 +1,39 @@
+"""A boot sector that calls the BIOS: what it prints comes out of COM1, and what is not there says so."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
+# Prints "BIOS"; then the exit port: 1 when INT 12h says 639 KiB, and INT 13h and 15h answer CF = 1, AH = 86h, BX and SP kept.
+SECTOR = """
+    .code16
+    cli; xor %ax,%ax; mov %ax,%ds; mov %ax,%ss; mov $0x7000,%sp
+    mov $text,%si; cld
+next: lodsb; test %al,%al; jz asked
+    mov $0x0E,%ah; mov $7,%bx; int $0x10; jmp next
+asked: mov $0x1234,%bx
+    int $0x12; cmp $639,%ax; jne wrong
+    clc; mov $0x4100,%ax; int $0x13; jnc wrong; cmp $0x86,%ah; jne wrong
+    clc; mov $0xE820,%ax; int $0x15; jnc wrong; cmp $0x86,%ah; jne wrong
+    int $0x11; cmp $0x202,%ax; jne wrong
+    cmp $0x1234,%bx; jne wrong
+    cmp $0x7000,%sp; jne wrong
+    mov $1,%al; out %al,$0xF4
+wrong: mov $2,%al; out %al,$0xF4
+text: .asciz "BIOS"
+"""
+
+
+@pytest.mark.skipif(shutil.which("as") is None, reason="binutils is not installed")
+def test_a_boot_sector_prints_and_hears_what_is_not_there(tmp_path: Path) -> None:
+    made, linked, image = tmp_path / "made.o", tmp_path / "linked", tmp_path / "image"
+    subprocess.run(["as", "--32", "-o", str(made)], input=SECTOR, text=True, check=True)
+    subprocess.run(["ld", "-m", "elf_i386", "-Ttext=0x7C00", "-e", "0x7C00", "-o", str(linked), str(made)], check=True)
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", str(linked), str(image)], check=True)
+    image.write_bytes(image.read_bytes().ljust(510, b"\0") + b"\x55\xaa")
+    done = subprocess.run([TRAPGATE, "run", str(image)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == (b"BIOS", 3), done
