@@ -131,6 +131,7 @@ class Machine:
         self._deadlines = DeadlineThread(self.clock, self.vcpu.kick)
         self._inputs: list[InputThread] = []
         self._ports: dict[int, Access | None] = {}
+        self._registers: dict[int, Access] = {}
         self._ending: MachineExit | None = None
         self._pausing = False
         self._stepping = False
@@ -349,7 +350,13 @@ class Machine:
         page = self.lapic.page
         if page is not None and address & ~0xFFF == page:
             return self.lapic, address & 0xFFF
-        return self.board.mmio.find(address)
+        try:
+            return self._registers[address]
+        except KeyError:
+            found = self.board.mmio.find(address)
+            if found is not None:  # where nobody answers is not remembered: there is no end of such addresses
+                self._registers[address] = found
+            return found
 
     def _read(self, found: Access | None, size: int, space: str, address: int) -> int:
         mask = (1 << 8 * size) - 1

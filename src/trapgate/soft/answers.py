@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from iced_x86 import Decoder, Mnemonic
 
 from trapgate.isa import state as s
+from trapgate.memory import HOLE_END
 from trapgate.soft.instructions import HANDLERS
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def access(cpu: "SoftVcpu") -> int:
     if as_step is None or devices is None or cpu.in_step or cpu.watches:
         return 0
     address, size, physical = st.saved_EA, st.access_size, st.walk_physical
-    if (address & 0xFFF) + size > 4096 or cpu.ram.contains(physical, size):
+    if (address & 0xFFF) + size > 4096 or not cpu.ram.low_end <= physical < HOLE_END:  # two pages, or RAM
         return 0
     if st.access_kind == s.KIND_LOAD:
         st.saved_T0 = devices.memory_read(physical, size)
