@@ -15,7 +15,7 @@ from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import digest
 
 WORTH_KEEPING = 200  # new blocks
-LIMIT = 192 << 20  # bytes of a file: past that the run starts a new one
+LIMIT = 128 << 20  # bytes of a file: past that the run starts a new one
 
 
 @lru_cache

@@ -39,7 +39,7 @@ def translator() -> Translator:
     ],
 )
 def test_which_flags_are_stored(translator: Translator, block: str, dead: list[bool]) -> None:
-    parts = [translator._known(bytes.fromhex(text), MODE_CODE64) for text in block.split()]
+    parts = [translator.templates.known(bytes.fromhex(text), MODE_CODE64) for text in block.split()]
     chosen = translator._choose(parts, MODE_CODE64)
     without = [part.templates[True] for part in parts if True in part.templates]
     assert [any(template is one for one in without) for _, template in chosen] == dead

@@ -8,9 +8,10 @@ import pytest
 from trapgate.arch.models import CpuModel
 from trapgate.isa.state import MODE_CODE64
 from trapgate.memory import Ram
-from trapgate.soft import translate
+from trapgate.soft import templates
 from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.state import CpuState
+from trapgate.soft.templates import Templates
 from trapgate.soft.translate import Translator
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import Library, load_library
@@ -92,8 +93,8 @@ def test_members_of_a_family_get_their_own_code(name: str, library: Library, mon
         members = [bytes.fromhex(start)]
     clever = Copying(library)
     found = [clever.block(raw, 0x400000 + 16 * n) for n, raw in enumerate(members)]
-    monkeypatch.setattr(translate, "addresses", lambda *_: ())
-    monkeypatch.setattr(translate, "variable", lambda *_: (0, 0))
+    monkeypatch.setattr(templates, "addresses", lambda *_: ())
+    monkeypatch.setattr(templates, "variable", lambda *_: (0, 0))
     plain = Copying(library)
     plain.translator.known_blocks.instructions.fill(clever.translator.instructions.raws)
     for n, raw in enumerate(members):
@@ -102,13 +103,13 @@ def test_members_of_a_family_get_their_own_code(name: str, library: Library, mon
 
 def test_a_family_is_lowered_twice(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     lowered: list[bytes] = []
-    original = Translator._lowered
+    original = Templates._lowered
 
-    def note(self: Translator, raw: bytes, mode: int, *rest: object) -> object:
+    def note(self: Templates, raw: bytes, mode: int, *rest: object) -> object:
         lowered.append(raw)
         return original(self, raw, mode, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Translator, "_lowered", note)
+    monkeypatch.setattr(Templates, "_lowered", note)
     bench = Copying(library)
     for distance in range(0x100, 0x1100, 0x100):
         bench.block(b"\xe8" + distance.to_bytes(4, "little"), 0x400000)
