@@ -254,6 +254,9 @@ class SoftVcpu(TranslatingCore):
         return self._advance(accesses.perform(self))
 
     def _deliver_prepared(self) -> Exit | None:
+        if self.state.fault_vector == vectors.BP:  # INT3: what fails in its delivery is a fault of the instruction, EXT 0
+            self.state.exit_detail = debugging.INT3_FALLBACK
+            return self._instruction()
         return self.deliver(self.prepared_fault())
 
     def _segment(self) -> Exit | None:

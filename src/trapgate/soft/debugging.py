@@ -36,6 +36,7 @@ def _instruction(raw: bytes) -> Instruction:
 
 # What native functions hand over when their case is not plain, by the number they leave in `exit_detail`.
 NATIVE_FALLBACKS = [_instruction(raw) for raw in (b"\x48\xcf", b"\x0f\x05", b"\x48\x0f\x07", b"\xcc")]
+INT3_FALLBACK = 0xFFFF0003
 assert [i.code for i in NATIVE_FALLBACKS] == [Code.IRETQ, Code.SYSCALL, Code.SYSRETQ, Code.INT3]
 
 

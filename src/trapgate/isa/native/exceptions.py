@@ -56,7 +56,7 @@ def hard(m: Trace) -> None:
 
 
 def deliver(m: Trace) -> None:
-    """Deliver the fault prepared in `fault_*`; RIP is on the faulting instruction (behind it for INT3 and bus locks)."""
+    """Deliver the fault prepared in `fault_*`; RIP is on the instruction (behind it for bus locks). INT3 pushes what follows it."""
     m.put("count_exceptions", m.get("count_exceptions", 64) + 1)
     plain = ((m.get("efer", 64) & LMA) != 0) & (m.get("stepping", 32) == 0) & (m.get("fault_delivering", 32) == 0)
     plain = plain & (m.get("fault_has_error", 32) != NOT_CANONICAL)
@@ -121,7 +121,7 @@ def deliver(m: Trace) -> None:
     fault_class = ~((vector == 1) | (vector == 3) | (vector == 4) | (vector == 8) | (vector == 18))
     resume_flag = fault_class.select(m.const(RF, 64), m.const(0, 64))
     pushed = (old & ~m.const(RF, 64)) | flags.read(m) | 2 | resume_flag
-    m.store(at.value, m.get("rip", 64))
+    m.store(at.value, (vector == 3).select(m.get("next_rip", 64), m.get("rip", 64)))
     m.store(at.value + 8, m.get("cs_selector", 64))
     m.store(at.value + 16, pushed)
     m.store(at.value + 24, old_rsp)
@@ -154,7 +154,6 @@ def int3(m: Trace) -> None:
     with m.when(dpl.ult(m.get("cs_selector", 64) & 3) | m.get("idt_limit", 64).ult(63), likely=False):
         m.put("exit_detail", m.const(s.NATIVE_FALLBACK + 3, 32))
         leave(m, s.EXIT_INSTRUCTION)
-    m.put("rip", m.get("next_rip", 64))
     m.put("fault_vector", m.const(3, 32))
     m.put("fault_error", m.const(0, 32))
     m.put("fault_has_error", m.const(0, 32))
