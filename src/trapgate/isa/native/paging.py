@@ -34,7 +34,8 @@ def page_fault(m: Trace, address: Value, wanted: Value, code: Value | int) -> No
     """Prepare #PF for an access and return NOWHERE. Nothing is prepared for a debugger's peek."""
     with m.when((wanted & s.ACCESS_PEEK) == 0):
         error = m.lift(code, 64) | ((wanted & s.ACCESS_WRITE) << 1) | (wanted & s.ACCESS_USER)
-        fetch_reported = ((m.get("efer", 64) & EFER_NXE) != 0) | ((m.get("cr4", 64) & CR4_SMEP) != 0)
+        cr4 = m.get("cr4", 64)
+        fetch_reported = ((m.get("efer", 64) & EFER_NXE) != 0) & ((cr4 & CR4_PAE) != 0) | ((cr4 & CR4_SMEP) != 0)
         fetching = (wanted & s.ACCESS_FETCH) != 0
         error = error | (fetching & fetch_reported).select(m.const(PF_FETCH, 64), m.const(0, 64))
         m.put("cr2", address)
