@@ -47,6 +47,9 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/run.py
 
+differences: $(READY)
+	$(BIN)/python tools/show_differences.py
+
 guests: $(READY)
 	$(BIN)/python tools/build_guests.py
 
