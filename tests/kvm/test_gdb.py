@@ -14,6 +14,7 @@ from trapgate.gdb.host import DebugHost
 pytestmark = [*KVM, pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb")]
 
 TEXT = f"{OWN_TF}\n{ARM.format(address=CASE + 0x0C + 0x17)}"
+CTRL_C = "python import threading, os, signal; threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()"
 WHERE = "python import gdb; print('at', hex(int(gdb.parse_and_eval('(long)$pc'))))"
 
 
@@ -72,3 +73,12 @@ def test_stepped_by_gdb_it_reads_what_it_reads_alone() -> None:
     assert places(text)[0] == CASE + 1
     assert [(one.vector, one.rip, one.dr6) for one in guest.log] == [(one.vector, one.rip, one.dr6) for one in alone()]
     assert "exited" in text
+
+
+def test_ctrl_c_finds_a_guest_in_hlt_behind_it_and_it_goes_on_waiting() -> None:
+    """The 8259s are masked: nothing ends HLT but what gdb changes."""
+    guest = Guest("mov al, 0xFF\nout 0x21, al\nsti\nhlt\nmov ebx, 1")
+    text = attach(guest, CTRL_C, "continue", WHERE, CTRL_C, "continue", WHERE, "kill")
+    assert places(text) == [guest.starts[4]] * 2
+    assert text.count("SIGINT") == 2
+    assert guest.vcpu.get("rbx") == 0
