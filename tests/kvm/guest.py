@@ -29,7 +29,7 @@ from trapgate.stops import MachineExit, Stop
 PML4, PDPT, PD, GDT, IDT, LOG, DATA, STACK, HANDLERS, CASE = (0x1000 * n for n in (1, 2, 3, 4, 5, 6, 8, 0xC, 0x10, 0x20))
 DR6 = 0xFFFF0FF0
 VECTORS = (*range(32), 0x30, *range(0x40, 0x51))
-KVM = [pytest.mark.kvm, pytest.mark.timeout(60, method="signal")]  # a signal ends KVM_RUN, and so a guest that goes astray
+KVM = [pytest.mark.kvm, pytest.mark.timeout(120, method="signal")]  # a signal ends KVM_RUN, and so a guest that goes astray
 CHIPS = "kvm, its own interrupt controllers"
 ENGINES = ("kvm", CHIPS, "soft")
 END = "mov dx, 0xF4\nmov al, 0\nout dx, al\nhlt"
