@@ -11,7 +11,7 @@ from trapgate.isa.vocabulary import Trace, Value
 
 NOWHERE = (1 << 64) - 1
 GONE = (1 << 32) - 1  # the mode of an entry whose block was dropped
-TURNS = 32  # places of the table at which an entry may lie
+TURNS = 256  # places of the table at which an entry may lie: even at three quarters full, runs are shorter
 PREFIX = 8  # records are found by at most so many first guest bytes
 PAIR = 16  # bytes of a hole, an exit, a parameter
 
@@ -291,7 +291,8 @@ def forget_all(m: Trace) -> None:
 
 def block_hash(physical: Value, rip: Value, mode: Value) -> Value:
     """Where the search in the table of blocks starts, before the mask."""
-    return physical ^ (physical >> 15) ^ (rip >> 12) * 0x9E3779B1 ^ mode * 0x1003F
+    mixed = physical ^ (rip >> 12) * 0x9E3779B1 ^ mode * 0x1003F
+    return (mixed * 0x9E3779B97F4A7C15) >> 40  # spread evenly: dense code of pages that meet would fill all places of a few entries
 
 
 def touched_lines(m: Trace, address: Value, size: Value) -> Value:
