@@ -1,4 +1,8 @@
-"""What a row is: one behaviour of the CPU, the manual's section, a few instructions, and what must come of them."""
+"""What a row is: one behaviour of the CPU, the manual's section, a few instructions, and what must come of them.
+
+Sections of the SDM's volume 3 are counted as long was usual: paging is chapter 4, protection 5, interrupts and exceptions 6, the
+local APIC 10, memory types 11, debugging 17, 8086 emulation 20. Editions that have put a chapter in between count higher.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

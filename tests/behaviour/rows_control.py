@@ -74,9 +74,17 @@ def _cr3_cr4() -> list[Row]:
     for name, bit, feature in (("DE", 3, "de"), ("UMIP", 11, "umip"), ("FSGSBASE", 16, "fsgsbase"), ("SMEP", 20, "smep"), ("SMAP",
         21, "smap"), ("OSXSAVE", 18, "xsave"),
                                ("VME", 0, "vme"), ("PVI", 1, "vme")):  # fmt: skip
-        rows.append(Row(f"mov cr4: {name}", "SDM 3A 2.5", "mov cr4, rax", runs(extra=CR4 | 1 << bit), f"mov eax, {CR4 | 1 << bit}",
-            needs=(feature,),
-                        after=READ_BACK.format("cr4")))  # fmt: skip
+        rows.append(
+            Row(
+                f"mov cr4: {name}",
+                "SDM 3A 2.5",
+                "mov cr4, rax",
+                runs(extra=CR4 | 1 << bit),
+                f"mov eax, {CR4 | 1 << bit}",
+                needs=(feature,),
+                after=READ_BACK.format("cr4"),
+            )
+        )
     rows += [
         Row(f"mov cr8, {value:#x}", "SDM 3A 10.8.6.1", "mov cr8, rax", runs(extra=value) if value < 16 else GP0, f"movabs rax, "
             f"{value:#x}",
@@ -101,9 +109,16 @@ def _efer() -> list[Row]:
             after=_read(EFER)),
         Row("EFER reads with LMA", "SDM 3A 2.2.1", "rdmsr", runs(rax=0xD01, rdx=0), f"mov ecx, {EFER}"),
     ]  # fmt: skip
-    rows += [Row(f"EFER: reserved bit {bit}", "SDM 3A 2.2.1", "wrmsr", GP0,
-        f"mov ecx, {EFER}\nmov rax, {0xD01 | 1 << bit:#x}\nmov rdx, rax\nshr rdx, 32\nmov eax, eax")
-             for bit in (1, 5, 9, 16, 24, 31, 32, 63)]  # fmt: skip
+    rows += [
+        Row(
+            f"EFER: reserved bit {bit}",
+            "SDM 3A 2.2.1",
+            "wrmsr",
+            GP0,
+            f"mov ecx, {EFER}\nmov rax, {0xD01 | 1 << bit:#x}\nmov rdx, rax\nshr rdx, 32\nmov eax, eax",
+        )
+        for bit in (1, 5, 9, 16, 24, 31, 32, 63)
+    ]
     manual = "SDM 3A 9.8.5"
     off = "mov ecx, 0xC0000080\nrdmsr\nor eax, 0x100\nwrmsr\n"
     rows += [
@@ -126,9 +141,18 @@ def _efer() -> list[Row]:
             after="mov qword ptr [pdpt_pae + 16], 0")
         for bit in (1, 2, 5, 6, 7, 8, 51, 63)
     ]  # fmt: skip
-    rows.append(Row("PAE paging: reserved bits of a PDPTE that is not present", "SDM 3A 4.4.1", "mov cr3, eax", RUNS,
-                    "or dword ptr [pdpt_pae + 16], 0x1E6\nmov eax, offset pdpt_pae", "prot0", paging=2,
-                        after="mov qword ptr [pdpt_pae + 16], 0"))  # fmt: skip
+    rows.append(
+        Row(
+            "PAE paging: reserved bits of a PDPTE that is not present",
+            "SDM 3A 4.4.1",
+            "mov cr3, eax",
+            RUNS,
+            "or dword ptr [pdpt_pae + 16], 0x1E6\nmov eax, offset pdpt_pae",
+            "prot0",
+            paging=2,
+            after="mov qword ptr [pdpt_pae + 16], 0",
+        )
+    )
     return rows
 
 
@@ -162,8 +186,16 @@ def _msrs() -> list[Row]:
             rows.append(Row(f"wrmsr PAT, type {kind:#x} in PA{lane}", "SDM 3A 11.12.4", "wrmsr", GP0, wr.format(PAT, value)))
     for kind in (0, 1, 4, 5, 6, 7):
         value = 0x0007040600070400 | kind
-        rows.append(Row(f"wrmsr PAT, type {kind} in PA0", "SDM 3A 11.12.4", "wrmsr", runs(extra=value), wr.format(PAT, value),
-                        after=_read(PAT) + "\nwrmsr64 0x277, 0x0007040600070406"))  # fmt: skip
+        rows.append(
+            Row(
+                f"wrmsr PAT, type {kind} in PA0",
+                "SDM 3A 11.12.4",
+                "wrmsr",
+                runs(extra=value),
+                wr.format(PAT, value),
+                after=_read(PAT) + "\nwrmsr64 0x277, 0x0007040600070406",
+            )
+        )
     for name, msr, value in (
         ("an MSR that does not exist", 0x3FF, 0), ("an MSR far outside", 0x12345678, 0), ("MTRRCAP", 0xFE, 0),
             ("MTRR_DEF_TYPE, type 2", 0x2FF, 0xC02),

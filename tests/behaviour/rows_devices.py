@@ -195,15 +195,34 @@ def _modes() -> list[Row]:
         row("APIC_BASE: bit 63", "wrmsr", GP0, base + "or edx, 0x80000000\n", "SDM 3A 10.4.4"),
     ]
     table = "SDM 3A 10.12.1.2, table 10-6"
-    rows += [row(f"x2APIC: rdmsr {msr:#x}, {name}", "rdmsr", GP0, f"{into}mov ecx, {msr:#x}", table)
-             for msr, name in ((0x80B, "EOI, can only be written"), (0x83F, "SELF IPI, can only be written"), (0x80E,
-                 "DFR, which is not there"), (0x801, "reserved"), (0x831, "reserved"), (0x840, "reserved"))]  # fmt: skip
-    rows += [row(f"x2APIC: wrmsr {msr:#x}, {name}", "wrmsr", GP0, into + cleared.format(msr, value).removesuffix("wrmsr"), table)
-             for msr, name, value in ((0x802, "ID, read-only", 0), (0x803, "version, read-only", 0), (0x80D, "LDR, read-only", 0),
-                 (0x80A, "PPR, read-only", 0), (0x839, "current count, read-only", 0),
-                                      (0x808, "TPR, bit 8", 0x100), (0x80B, "EOI, not 0", 1), (0x828, "ESR, not 0", 1), (0x83F,
-                                          "SELF IPI, bit 8", 0x140), (0x80E, "DFR, which is not there", 0),
-                                      (0x832, "LVT timer, bit 20", 0x100000), (0x80F, "SVR, bit 13", 0x2000))]  # fmt: skip
+    rows += [
+        row(f"x2APIC: rdmsr {msr:#x}, {name}", "rdmsr", GP0, f"{into}mov ecx, {msr:#x}", table)
+        for msr, name in (
+            (0x80B, "EOI, can only be written"),
+            (0x83F, "SELF IPI, can only be written"),
+            (0x80E, "DFR, which is not there"),
+            (0x801, "reserved"),
+            (0x831, "reserved"),
+            (0x840, "reserved"),
+        )
+    ]
+    rows += [
+        row(f"x2APIC: wrmsr {msr:#x}, {name}", "wrmsr", GP0, into + cleared.format(msr, value).removesuffix("wrmsr"), table)
+        for msr, name, value in (
+            (0x802, "ID, read-only", 0),
+            (0x803, "version, read-only", 0),
+            (0x80D, "LDR, read-only", 0),
+            (0x80A, "PPR, read-only", 0),
+            (0x839, "current count, read-only", 0),
+            (0x808, "TPR, bit 8", 0x100),
+            (0x80B, "EOI, not 0", 1),
+            (0x828, "ESR, not 0", 1),
+            (0x83F, "SELF IPI, bit 8", 0x140),
+            (0x80E, "DFR, which is not there", 0),
+            (0x832, "LVT timer, bit 20", 0x100000),
+            (0x80F, "SVR, bit 13", 0x2000),
+        )
+    ]
     rows += [
         row(f"xAPIC mode: rdmsr {msr:#x}", "rdmsr", GP0, f"mov ecx, {msr:#x}", "SDM 3A 10.12.2")
         for msr in (0x802, 0x808, 0x830, 0x83F)

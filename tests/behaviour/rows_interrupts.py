@@ -42,9 +42,16 @@ def _software() -> list[Row]:
         access = 0xE | dpl << 5 | (0x80 if present else 0)
         expected = gp(SELF) if dpl < cpl else fault(NP, SELF) if not present else trap(VECTOR)
         table = "idt32 + 8" if mode == "prot" else "idt + 16"
-        rows.append(Row(f"int n, gate of DPL {dpl}{'' if present else ', not present'}, in {mode} mode at CPL {cpl}", manual,
-            f"int {VECTOR}",
-                        expected, f"mov byte ptr [{table} * {VECTOR} + 5], {access}", f"{mode}{cpl}"))  # fmt: skip
+        rows.append(
+            Row(
+                f"int n, gate of DPL {dpl}{'' if present else ', not present'}, in {mode} mode at CPL {cpl}",
+                manual,
+                f"int {VECTOR}",
+                expected,
+                f"mov byte ptr [{table} * {VECTOR} + 5], {access}",
+                f"{mode}{cpl}",
+            )
+        )
     for kind in EVERY[:16]:
         expected = trap(VECTOR) if kind.type in (14, 15) else gp(SELF)
         rows.append(
@@ -227,11 +234,19 @@ def _flags() -> list[Row]:
               "#PF": ("mov al, [rbx]", "movabs rbx, WIN + 0x8000"), "#SS": ("mov eax, [rsp]", "ist 12, 1")}  # fmt: skip
     vectors = {"#UD": UD, "#GP": GP, "#NM": NM, "#DE": DE, "#PF": PF, "#SS": SS}
     for name, (code, setup) in faults.items():
-        rows.append(Row(f"{name} pushes RF as 1", "SDM 3B 18.3.1.1", code, Expected(vectors[name], then={"rflags&RF": "RF"}), setup,
-                        rsp="NONCANON" if name == "#SS" else ""))  # fmt: skip
+        rows.append(
+            Row(
+                f"{name} pushes RF as 1",
+                "SDM 3B 17.3.1.1",
+                code,
+                Expected(vectors[name], then={"rflags&RF": "RF"}),
+                setup,
+                rsp="NONCANON" if name == "#SS" else "",
+            )
+        )
     rows += [
-        Row("int3 pushes RF as 0", "SDM 3B 18.3.1.1", "int3", trap(BP, **{"rflags&RF": 0})),
-        Row("int n pushes RF as 0", "SDM 3B 18.3.1.1", f"int {VECTOR}", trap(VECTOR, **{"rflags&RF": 0})),
+        Row("int3 pushes RF as 0", "SDM 3B 17.3.1.1", "int3", trap(BP, **{"rflags&RF": 0})),
+        Row("int n pushes RF as 0", "SDM 3B 17.3.1.1", f"int {VECTOR}", trap(VECTOR, **{"rflags&RF": 0})),
     ]  # fmt: skip
     return rows
 

@@ -25,17 +25,15 @@ def _privileged() -> list[Row]:
         for code in ("mov rax, cr8", "mov cr8, rax", "swapgs", "sysretq")
     ]
     real = {"lldt ax", "ltr ax"}
-    rows += [Row(f"{code.format(r='eax')} in virtual-8086 mode", "SDM 3B 20.2.8", code.format(r="eax"), GP0, mode="v86",
-        flags="IOPL3")
-             for code in _PRIVILEGED if code not in real and "user_data" not in code]  # fmt: skip
     rows += [
-        Row(f"{code} in real mode", "SDM 2", code, ud, mode="real")
-        for code in ("sldt ax", "str ax", "verr ax", "verw ax", "lar ax, cx", "lsl ax, cx", "arpl ax, cx")
+        Row(f"{code.format(r='eax')} in virtual-8086 mode", "SDM 3B 20.2.8", code.format(r="eax"), GP0, mode="v86", flags="IOPL3")
+        for code in _PRIVILEGED
+        if code not in real and "user_data" not in code
     ]
-    rows += [
-        Row(f"{code} in virtual-8086 mode", "SDM 2", code, ud, mode="v86", flags="IOPL3")
-        for code in ("sldt ax", "str ax", "verr ax", "verw ax", "lar ax, cx", "lsl ax, cx", "arpl ax, cx")
-    ]
+    for code in ("sldt ax", "str ax", "verr ax", "verw ax", "lar ax, cx", "lsl ax, cx", "arpl ax, cx"):
+        manual = f"SDM 2 {code.split()[0].upper()}"
+        rows.append(Row(f"{code} in real mode", manual, code, ud, mode="real"))
+        rows.append(Row(f"{code} in virtual-8086 mode", manual, code, ud, mode="v86", flags="IOPL3"))
     return rows
 
 
@@ -50,16 +48,22 @@ def _iopl() -> list[Row]:
     for mode in ("compat3", "prot3"):
         for code in ("cli", "sti", "in eax, dx", "out dx, ax", "insb", "outsb"):
             rows.append(Row(f"{code} with IOPL 0, {mode}", manual, code, GP0, "mov edx, 0x80", mode))
-    rows += [Row(f"{code} in virtual-8086 mode with IOPL {iopl >> 12}", "SDM 3B 20.2.8", code, RUNS if iopl else GP0, mode="v86",
-        flags=f"{iopl:#x}",
-                 setup="" if iopl else "nop") for code in ("cli", "sti", "pushf", "popf") if code != "popf" for iopl in (0,
-                     0x3000)]  # fmt: skip
+    for code, iopl in product(("cli", "sti", "pushf"), (0, 3)):
+        name = f"{code} in virtual-8086 mode with IOPL {iopl}"
+        rows.append(Row(name, "SDM 3B 20.2.8", code, RUNS if iopl else GP0, mode="v86", flags=f"{iopl << 12:#x}"))
     for pops, cpl, iopl in product((0x3202, 0x2), (0, 1, 3), (0, 1, 3)):
         old = iopl << 12
         new = pops if cpl == 0 else old | pops & 0x200 if cpl <= iopl else old
-        rows.append(Row(f"popfq of {pops:#x} at CPL {cpl} with IOPL {iopl}", "SDM 2B POPF", f"push {pops:#x}\npopfq",
-            runs(**{"rflags&0x3200": new & 0x3200}),
-                        mode=f"long{cpl}", flags=f"{old:#x}"))  # fmt: skip
+        rows.append(
+            Row(
+                f"popfq of {pops:#x} at CPL {cpl} with IOPL {iopl}",
+                "SDM 2B POPF",
+                f"push {pops:#x}\npopfq",
+                runs(**{"rflags&0x3200": new & 0x3200}),
+                mode=f"long{cpl}",
+                flags=f"{old:#x}",
+            )
+        )
     rows += [
         Row("popfq does not set VM, VIF, VIP", "SDM 2B POPF", "push 0x1A0002\npopfq", runs(**{"rflags&0x1A0000": 0})),
         Row("popfq clears RF", "SDM 2B POPF", "push 0x10002\npopfq\npushfq\npop rax", runs(**{"rax&RF": 0})),
@@ -121,13 +125,22 @@ def _user_modes() -> list[Row]:
     for (code, name), umip, (mode, cpl) in product(
         stores.items(), (False, True), (("long", 0), ("long", 1), ("long", 3), ("compat", 3))
     ):
-        rows.append(Row(f"{code.split()[0]} in {mode} mode at CPL {cpl}{', UMIP' if umip else ''}", f"SDM 2B {name}", code,
-            GP0 if umip and cpl else RUNS,
-                        "or_cr 4, 0x800" if umip else "", f"{mode}{cpl}", needs=("umip",) if umip else ()))  # fmt: skip
-    for code, bit, cpl, on in product(("rdtsc", "rdtscp"), (4,), (0, 1, 3), (False, True)):
-        rows.append(Row(f"{code} at CPL {cpl}{', CR4.TSD' if on else ''}", f"SDM 2B {code.upper()}", code,
-            GP0 if on and cpl else RUNS, f"or_cr 4, {bit}" if on else "",
-                        f"long{cpl}", needs=("rdtscp",) if code == "rdtscp" else ()))  # fmt: skip
+        rows.append(
+            Row(
+                f"{code.split()[0]} in {mode} mode at CPL {cpl}{', UMIP' if umip else ''}",
+                f"SDM 2B {name}",
+                code,
+                GP0 if umip and cpl else RUNS,
+                "or_cr 4, 0x800" if umip else "",
+                f"{mode}{cpl}",
+                needs=("umip",) if umip else (),
+            )
+        )
+    for code, cpl, on in product(("rdtsc", "rdtscp"), (0, 1, 3), (False, True)):
+        name = f"{code} at CPL {cpl}{', CR4.TSD' if on else ''}"
+        expected = GP0 if on and cpl else RUNS
+        needs = ("rdtscp",) if code == "rdtscp" else ()
+        rows.append(Row(name, f"SDM 2B {code.upper()}", code, expected, "or_cr 4, 4" if on else "", f"long{cpl}", needs=needs))
     rows += [
         Row("rdpmc at CPL 3 without CR4.PCE", "SDM 2B RDPMC", "rdpmc", GP0, mode="long3"),
         Row("rdpmc of a counter that does not exist", "SDM 2B RDPMC", "rdpmc", GP0, "mov ecx, 0x3FFFFFF"),

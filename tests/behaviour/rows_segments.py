@@ -194,8 +194,16 @@ def _tables() -> list[Row]:
         for kind in EVERY[:16]:
             types = good | ({1} if word == "ltr" and mode == "prot" else set())
             expected = RUNS if kind.type in types else gp("T0")
-            rows.append(Row(f"{word} of {kind.name} in {mode} mode", f"SDM 2A {word.upper()}", f"{word} ax", expected,
-                            f"segment T0, {kind.access(0)}, 0, 0x1000, 0x67\nmov eax, T0", f"{mode}0"))  # fmt: skip
+            rows.append(
+                Row(
+                    f"{word} of {kind.name} in {mode} mode",
+                    f"SDM 2A {word.upper()}",
+                    f"{word} ax",
+                    expected,
+                    f"segment T0, {kind.access(0)}, 0, 0x1000, 0x67\nmov eax, T0",
+                    f"{mode}0",
+                )
+            )
     bad = "segment T0, {0:#x}, 0, 0x1000, 0x67\nmov eax, T0"
     for word, access in (("lldt", 0x82), ("ltr", 0x89)):
         manual = f"SDM 2A {word.upper()}"

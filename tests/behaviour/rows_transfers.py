@@ -106,9 +106,16 @@ def _gates() -> list[Row]:
         else:
             expected = gp("K64")
         access = 0xC | dpl << 5 | (0x80 if present else 0)
-        rows.append(Row(f"far {word} to a call gate, DPL {dpl}, RPL {rpl}{'' if present else ', not present'}, CPL {cpl}", manual,
-                        f"{word} fword ptr [user_data]", expected, f"callgate T0, K64, {entry}, {access}\n{at.format(rpl)}",
-                            f"long{cpl}"))  # fmt: skip
+        rows.append(
+            Row(
+                f"far {word} to a call gate, DPL {dpl}, RPL {rpl}{'' if present else ', not present'}, CPL {cpl}",
+                manual,
+                f"{word} fword ptr [user_data]",
+                expected,
+                f"callgate T0, K64, {entry}, {access}\n{at.format(rpl)}",
+                f"long{cpl}",
+            )
+        )
     targets = {
         "a null code segment": ("0", "", GP0),
         "code outside of the GDT": ("OUTSIDE", "", gp("OUTSIDE")),
@@ -118,8 +125,10 @@ def _gates() -> list[Row]:
         "code that is not present": ("T2", "segment T2, 0x1B, 0xA\n", fault(NP, "T2")),
         "a TSS": ("TSS", "", gp("TSS")),
     }
-    rows += [Row(f"call gate to {name}", manual, far, expected, f"{setup}callgate T0, {code}, {entry}\n{at.format(3)}", "long3")
-             for name, (code, setup, expected) in targets.items()]  # fmt: skip
+    rows += [
+        Row(f"call gate to {name}", manual, far, expected, f"{setup}callgate T0, {code}, {entry}\n{at.format(3)}", "long3")
+        for name, (code, setup, expected) in targets.items()
+    ]
     top = "mov dword ptr [tss + 4], {}\nmov dword ptr [tss + 8], {}\n"
     gate = f"callgate T0, K64, {entry}\n{at.format(3)}"
     frame = {"[rsp0_top - 8]": "UDATA", "[rsp0_top - 16]": "ustack", "[rsp0_top - 24]": "U64", "[rsp0_top - 32]": "@behind"}
@@ -188,8 +197,10 @@ def _returns() -> list[Row]:
         "CS with L and D": ("UDATA", "T2 + 3", "segment T2, 0xFB, 0xE", gp("T2")),
         "CS that is a TSS": ("UDATA", "TSS + 3", "", gp("TSS")),
     }
-    rows += [Row(f"iretq, {name}", manual, frame.format(ss=ss, flags=2, cs=cs), expected, setup)
-             for name, (ss, cs, setup, expected) in stacks.items()]  # fmt: skip
+    rows += [
+        Row(f"iretq, {name}", manual, frame.format(ss=ss, flags=2, cs=cs), expected, setup)
+        for name, (ss, cs, setup, expected) in stacks.items()
+    ]
     wide = "push UDATA\npush offset ustack\npush 2\npush U64\npush rbx\niretq"
     flags = "push UDATA\npush offset ustack\npush {flags}\npush U64\npush offset uland\niretq"
     rows += [
