@@ -5,7 +5,7 @@ from hashlib import blake2b
 from trapgate.arch.flags import AF
 from trapgate.kvm import convert
 from trapgate.kvm.cpu import KvmVcpu
-from trapgate.kvm.registers import _SELECTORS as NAMES
+from trapgate.kvm.registers import SELECTORS as NAMES
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft.cpu import SoftVcpu
 

@@ -13,7 +13,7 @@ from trapgate.kvm import abi, convert
 from trapgate.kvm.ioctl import KvmError
 from trapgate.kvm.vcpu_handle import VcpuFd
 
-_SELECTORS = {"cs": "cs", "ss": "ss", "ds": "ds", "es": "es", "fs": "fs", "gs": "gs", "ldtr": "ldt", "tr": "tr"}
+SELECTORS = {"cs": "cs", "ss": "ss", "ds": "ds", "es": "es", "fs": "fs", "gs": "gs", "ldtr": "ldt", "tr": "tr"}
 _DEBUG = ("dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
 _CONTROL = ("cr0", "cr2", "cr3", "cr4", "efer")
 _MSRS = {
@@ -125,11 +125,11 @@ class Registers:
             return int(getattr(self.general, name))
         if name in _CONTROL:
             return int(getattr(self.system, name))
-        if name in _SELECTORS:
-            return int(getattr(self.system, _SELECTORS[name]).selector)
+        if name in SELECTORS:
+            return int(getattr(self.system, SELECTORS[name]).selector)
         stem, _, part = name.rpartition("_")
-        if part == "base" and stem in _SELECTORS:
-            return int(getattr(self.system, _SELECTORS[stem]).base)
+        if part == "base" and stem in SELECTORS:
+            return int(getattr(self.system, SELECTORS[stem]).base)
         if stem in ("gdt", "idt"):
             return int(getattr(getattr(self.system, stem), part))
         if name in _MSRS:
@@ -149,10 +149,10 @@ class Registers:
         elif name in _CONTROL:
             setattr(self.system, name, value)
             self.store_system()
-        elif name in _SELECTORS:
+        elif name in SELECTORS:
             self._set_selector(name, value)
-        elif name.endswith("_base") and name[:-5] in _SELECTORS:
-            getattr(self.system, _SELECTORS[name[:-5]]).base = value
+        elif name.endswith("_base") and name[:-5] in SELECTORS:
+            getattr(self.system, SELECTORS[name[:-5]]).base = value
             self.store_system()
         elif name.startswith(("gdt_", "idt_")):
             setattr(getattr(self.system, name[:3]), name[4:], value)
@@ -172,11 +172,11 @@ class Registers:
 
     def put_segment(self, name: str, selector: int, base: int, limit: int, attributes: int) -> None:
         """Load a segment register with its hidden part, without looking at any table."""
-        setattr(self.system, _SELECTORS[name], convert.segment(selector, base, limit, attributes))
+        setattr(self.system, SELECTORS[name], convert.segment(selector, base, limit, attributes))
         self.store_system()
 
     def _set_selector(self, name: str, value: int) -> None:
-        segment = getattr(self.system, _SELECTORS[name])
+        segment = getattr(self.system, SELECTORS[name])
         if value == segment.selector:
             return
         if self.system.cr0 & 1:
