@@ -7,11 +7,9 @@ import marshal
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trapgate.isa.facts import Facts
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.stencil import Hole, Stencil
 
@@ -80,6 +78,8 @@ def load_library(cache: Cache, progress: Callable[[int, int], None] = lambda don
 
 def build_library(progress: Callable[[int, int], None] = lambda done, total: None) -> Library:
     """Compile everything, on all CPUs."""
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+
     from trapgate.isa import catalog
 
     names = [form.name for form in catalog.forms()]
@@ -105,7 +105,7 @@ def _end_with_parent() -> None:
 def compile_forms(names: Sequence[str]) -> dict[str, Stencil]:
     """The stencils of some forms; runs in a worker process."""
     from trapgate.isa import catalog
-    from trapgate.isa.facts import facts
+    from trapgate.isa.facts import Facts, facts
     from trapgate.stencil.compile import Compiler
     from trapgate.stencil.lower import Lowering
     from trapgate.stencil.tidy import tidy
