@@ -55,6 +55,7 @@ def bzimage(setup_sectors: int = 1, protected: int = 4096) -> bytearray:
     image[0x202:0x206] = b"HdrS"
     image[0x206:0x208] = (0x20C).to_bytes(2, "little")
     image[0x211] = 1  # LOADED_HIGH
+    image[0x214:0x218] = (0x100000).to_bytes(4, "little")  # code32_start
     image[0x22C:0x230] = (0x7FFFFFFF).to_bytes(4, "little")  # initrd_addr_max
     image[0x230:0x234] = (0x200000).to_bytes(4, "little")  # kernel_alignment
     image[0x234] = 1  # relocatable
