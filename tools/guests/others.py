@@ -72,7 +72,7 @@ def systemd(files: Files, cpu: str) -> list[Check]:
             checks.append(Check("a login prompt on ttyS0", True, lines(console.output, "Debian GNU/Linux")))
             console.send("root\n")
             console.wait_for("# ", LOGIN_PATIENCE)
-            console.send("systemctl --failed --plain --no-legend; echo state=$(systemctl is-system-running --wait)\n")
+            console.send("echo; systemctl --failed --plain --no-legend; echo state=$(systemctl is-system-running --wait)\n")
             console.wait_for("\nstate=", LOGIN_PATIENCE)
             state = console.wait_for("\n").strip()
             checks.append(Check("all units started, none failed", state == "running", state))
