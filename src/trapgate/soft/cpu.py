@@ -57,6 +57,7 @@ class SoftVcpu(TranslatingCore):
         """Who answers plain device accesses amid `run`; without one each is an exit."""
         self.device_site = 0  # host code behind the access for which an instruction starts again as a step
         self.device_sites: dict[int, int] = {}  # host code behind a device access: the same place in the instruction's step
+        self._interrupt_code = self.code.entries["interrupt"]
         self.pending_read: Callable[[int], None] | None = None
         self.bus_lock: BusLock | None = None
         self.in_step = False
@@ -402,6 +403,13 @@ class SoftVcpu(TranslatingCore):
         """Deliver an external interrupt."""
         assert self.can_interrupt()
         self._halting = False
+        st = self.state
+        if not self.deterministic:  # native code leaves again in front of the handler's first block
+            st.fault_vector, st.fault_error, st.fault_has_error, st.request = vector, 0, 0, 1
+            self._enter(self.address, self._interrupt_code)
+            if st.exit_reason != s.EXIT_DELIVER:
+                st.shadow = 0
+                return
         self._survive(lambda: deliver_event(self, vector, external=True, history=self.history))
 
     def _survive(self, delivery: Callable[[], None]) -> None:

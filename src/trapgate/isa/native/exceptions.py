@@ -3,6 +3,9 @@
 Whatever is not plain leaves for Python (`soft.interrupts`) before anything has changed.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from trapgate.isa import flags
 from trapgate.isa import state as s
 from trapgate.isa.native.flows import go_on, leave, notice_flags
@@ -55,8 +58,11 @@ def hard(m: Trace) -> None:
     leave(m, s.EXIT_DELIVER)
 
 
-def deliver(m: Trace) -> None:
-    """Deliver the fault prepared in `fault_*`; RIP is on the instruction (behind it for bus locks). INT3 pushes what follows it."""
+def deliver(m: Trace, external: bool = False) -> None:
+    """Deliver the fault prepared in `fault_*`; RIP is on the instruction (behind it for bus locks). INT3 pushes what follows it.
+
+    `external`: an interrupt between two instructions; the pushed RF is as it is.
+    """
     m.put("count_exceptions", m.get("count_exceptions", 64) + 1)
     plain = ((m.get("efer", 64) & LMA) != 0) & (m.get("stepping", 32) == 0) & (m.get("fault_delivering", 32) == 0)
     plain = plain & (m.get("fault_has_error", 32) != NOT_CANONICAL)
@@ -118,10 +124,14 @@ def deliver(m: Trace) -> None:
         m.store(at.value, error.zext(64))
         at.set(at.value + 8)
     old = m.get("rflags", 64)
-    fault_class = ~((vector == 1) | (vector == 3) | (vector == 4) | (vector == 8) | (vector == 18))
-    resume_flag = fault_class.select(m.const(RF, 64), m.const(0, 64))
+    if external:
+        resume_flag, return_rip = old & RF, m.get("rip", 64)
+    else:
+        fault_class = ~((vector == 1) | (vector == 3) | (vector == 4) | (vector == 8) | (vector == 18))
+        resume_flag = fault_class.select(m.const(RF, 64), m.const(0, 64))
+        return_rip = (vector == 3).select(m.get("next_rip", 64), m.get("rip", 64))
     pushed = (old & ~m.const(RF, 64)) | flags.read(m) | 2 | resume_flag
-    m.store(at.value, (vector == 3).select(m.get("next_rip", 64), m.get("rip", 64)))
+    m.store(at.value, return_rip)
     m.store(at.value + 8, m.get("cs_selector", 64))
     m.store(at.value + 16, pushed)
     m.store(at.value + 24, old_rsp)
@@ -282,4 +292,11 @@ def sysret(m: Trace) -> None:
 
 
 FUNCTIONS = {"system_host": (system_host, 64, 3)}
-FLOWS = {"deliver": deliver, "int3": int3, "iret64": iret64, "syscall": syscall, "sysret": sysret}
+FLOWS: dict[str, Callable[[Trace], None]] = {
+    "deliver": deliver,
+    "interrupt": partial(deliver, external=True),
+    "int3": int3,
+    "iret64": iret64,
+    "syscall": syscall,
+    "sysret": sysret,
+}
