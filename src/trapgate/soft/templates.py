@@ -1,5 +1,7 @@
 """Templates of instructions, by their bytes and mode: decoded, lowered, laid out, each of them once."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -52,7 +54,7 @@ class Templates:
     def __init__(self, library: Library, model: CpuModel) -> None:
         self.model, self.counting = model, False
         self._layouts = Layouts(library)
-        self._known: dict[int, dict[bytes, Decoded]] = {}  # by mode and bytes
+        self._known = defaultdict[int, dict[bytes, Decoded]](dict)  # by mode and bytes
         self._kinds: dict[tuple[int, bytes, tuple[int, ...]], Kind] = {}  # by mode, what members have in common, addresses
         self._pairs: dict[tuple[int, bytes, int], Shape | None] = {}  # compares and branches in one: by mode, bytes, kind of branch
         self._heads: dict[int, Template] = {}
@@ -63,9 +65,13 @@ class Templates:
         self._pairs.clear()  # they name kinds by their identity
         self._kinds.clear()
 
+    def seen(self, mode: int) -> Mapping[bytes, Decoded]:
+        """The instructions that were met before in a mode, by their bytes."""
+        return self._known[mode]
+
     def known(self, raw: bytes, mode: int) -> Decoded:
         """What is known of an instruction."""
-        known = self._known.setdefault(mode, {})
+        known = self._known[mode]
         entry = known.get(raw)
         if entry is None:
             bits = (16, 32, 64)[mode & s.MODE_CODE]

@@ -108,6 +108,7 @@ class Translator:
         limit = 1 if mode & s.MODE_STEP else self.block_limit
         data = self._memory[physical : physical + min(room, MAX_LENGTH * limit)].tobytes()
         decoder = Decoder(bits, data)
+        seen = self.templates.seen(mode)
         parts: list[Decoded] = []
         at = 0
         while len(parts) < limit and at < len(data) and at not in stops:
@@ -118,7 +119,7 @@ class Translator:
                     break  # it may go on behind these bytes: a block of its own
                 length = max(1, length)
             raw = data[at : at + length]
-            entry = self.templates.known(raw, mode)
+            entry = seen.get(raw) or self.templates.known(raw, mode)
             parts.append(entry)
             at += length
             if entry.kind.ends:
