@@ -1,7 +1,6 @@
 """`trapgate run`: one guest, from its image to an exit status. The machine has its own thread; the main one hears signals."""
 
 import contextlib
-import gc
 import os
 import sys
 import threading
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from trapgate.cli.profile import Profiler
 
 SWITCH = 0.0005  # seconds until a thread that waits for a deadline gets its turn while another translates
-COLLECT = (200_000, 100, 100)  # what the translator keeps is no garbage: looking for some among it took a third of its time
 LOOK = 0.2  # seconds until a signal is noticed at the latest
 PATIENCE = 5.0  # seconds for the machine to stop when the user wants to quit
 
@@ -103,7 +101,6 @@ def run(request: Request) -> int:
     if request.cpus != 1:
         raise errors.Failure(f"--cpus {request.cpus}: this version runs guests with one vCPU; leave the option out")
     sys.setswitchinterval(SWITCH)
-    gc.set_threshold(*COLLECT)
     with contextlib.ExitStack() as stack:
         return _run(request, stack)
 

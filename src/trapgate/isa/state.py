@@ -68,6 +68,7 @@ NATIVE_FALLBACK = 0xFFFF0000  # EXIT_INSTRUCTION with such a number and above: a
 
 # What an access wants: the argument of the native `access` and `access_kind`.
 ACCESS_WRITE, ACCESS_FETCH, ACCESS_USER, ACCESS_AC, ACCESS_PEEK = 1, 2, 4, 8, 16
+NOT_CANONICAL = 2  # in `fault_has_error`: #GP(0), or #SS(0), as Python finds out
 KIND_LOAD, KIND_STORE, KIND_MODIFY, KIND_LOCK, KIND_REFERENCE, KIND_COMMIT = range(6)
 # Results of `access` below 4096 are no host addresses.
 ACCESS_FAULT, ACCESS_HARD = 1, 2

@@ -14,7 +14,6 @@ from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
 from trapgate.isa import state as s
-from trapgate.isa.native.paging import NOT_CANONICAL
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft import accesses, answers, debugging, handlers, inspection  # noqa: F401  (handlers fills HANDLERS)
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
@@ -382,7 +381,7 @@ class SoftVcpu(TranslatingCore):
     def deliver(self, fault: GuestFault) -> Exit | None:
         """Deliver a fault to the guest."""
         st = self.state
-        vector, unclear, st.fault_has_error = fault.vector, st.fault_has_error == NOT_CANONICAL, 0
+        vector, unclear, st.fault_has_error = fault.vector, st.fault_has_error == s.NOT_CANONICAL, 0
         if unclear and vector == vectors.GP and by_stack(self):
             vector = vectors.SS
         if self.in_step and self._before_step[2] == self._step_start:

@@ -153,13 +153,13 @@ class KnownBlocks:
         head = marshal.dumps(self.instructions.raws)
         return len(head).to_bytes(8, "little") + head + bytes(self._view[: self.end])
 
-    def unpack(self, data: bytes) -> None:
+    def unpack(self, data: bytes | memoryview) -> None:
         """Know what `pack` gave. For the start of a run: what is known already would be lost."""
         assert not self.added and len(data) <= ROOM, "blocks were translated before the kept ones were read"
         start = 8 + int.from_bytes(data[:8], "little")
         self.instructions.fill(marshal.loads(data[8:start]))
         self.end = len(data) - start
-        self._view[: self.end] = memoryview(data)[start:]
+        self._view[: self.end] = data[start:]
         self.run = self.run % 0xFFFF + 1
 
     def _keep_used(self) -> None:

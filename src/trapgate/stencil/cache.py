@@ -1,6 +1,7 @@
 """Files that hold code we will execute: in a directory that is ours alone, checked at every load, replaced whole or not at all."""
 
 import hashlib
+import mmap
 import os
 import stat
 import tempfile
@@ -46,21 +47,25 @@ class Cache:
             )
         return True
 
-    def load(self, key: str) -> bytes | None:
-        """What was stored under a key; None when there is nothing, or the file is damaged (it is removed, with a note)."""
+    def load(self, key: str) -> memoryview | None:
+        """What was stored under a key; None when there is nothing, or the file is damaged (it is removed, with a note).
+
+        It is the file itself, mapped: `store` replaces files, and never changes one.
+        """
         if not self._usable:
             return None
         path = self.directory / key
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-            with os.fdopen(descriptor, "rb") as file:
-                data = file.read()
+            with os.fdopen(descriptor, "rb"):
+                size = os.fstat(descriptor).st_size
+                data = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
         except FileNotFoundError:
             return None
         except OSError as error:
             self.notes.append(f"cache file {path} cannot be read: {error.strerror}")
             return None
-        if len(data) < DIGEST_BYTES or hashlib.sha256(data[DIGEST_BYTES:]).digest() != data[:DIGEST_BYTES]:
+        if size < DIGEST_BYTES or hashlib.sha256(data[DIGEST_BYTES:]).digest() != data[:DIGEST_BYTES]:
             self.notes.append(f"cache file {path} is damaged; it is built again")
             path.unlink(missing_ok=True)
             return None

@@ -192,6 +192,6 @@ class _Packed(Mapping[str, Stencil]):
         return len(self._packed)
 
 
-def _unpack(data: bytes) -> Library:
+def _unpack(data: memoryview) -> Library:
     stencils, blob, entries = marshal.loads(data)
     return Library(_Packed(stencils), blob, entries)

@@ -9,7 +9,6 @@ from functools import partial
 from trapgate.isa import flags
 from trapgate.isa import state as s
 from trapgate.isa.native.flows import go_on, leave, notice_flags
-from trapgate.isa.native.paging import NOT_CANONICAL
 from trapgate.isa.vocabulary import Trace, Value
 
 LMA, SCE = 1 << 10, 1
@@ -65,7 +64,7 @@ def deliver(m: Trace, external: bool = False) -> None:
     """
     m.put("count_exceptions", m.get("count_exceptions", 64) + 1)
     plain = ((m.get("efer", 64) & LMA) != 0) & (m.get("stepping", 32) == 0) & (m.get("fault_delivering", 32) == 0)
-    plain = plain & (m.get("fault_has_error", 32) != NOT_CANONICAL)
+    plain = plain & (m.get("fault_has_error", 32) != s.NOT_CANONICAL)
     with m.when(~plain, likely=False):
         hard(m)
     vector = m.get("fault_vector", 32).zext(64)

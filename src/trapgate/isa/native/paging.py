@@ -19,7 +19,6 @@ CR4_PSE, CR4_PAE, CR4_PGE, CR4_SMEP, CR4_SMAP = 1 << 4, 1 << 5, 1 << 7, 1 << 20,
 EFER_LMA, EFER_NXE = 1 << 10, 1 << 11
 PAE_RESERVED = 0x7FF0000000000000  # bits 62:52, available in long mode only
 NOWHERE = (1 << 64) - 1
-NOT_CANONICAL = 2  # in `fault_has_error`
 
 
 def in_ram(m: Trace, physical: Value, size: int) -> Value:
@@ -59,7 +58,7 @@ def walk(m: Trace) -> None:
         with m.when((wanted & s.ACCESS_PEEK) == 0):
             m.put("fault_vector", m.const(13, 32))
             m.put("fault_error", m.const(0, 32))
-            m.put("fault_has_error", m.const(NOT_CANONICAL, 32))  # Python finds out whether it is #SS
+            m.put("fault_has_error", m.const(s.NOT_CANONICAL, 32))  # Python finds out whether it is #SS
         m.result(NOWHERE)
     wide = (cr4 & CR4_PAE) != 0
     address_bits = m.get("physical_mask", 64) & ~m.const(0xFFF, 64)
