@@ -21,7 +21,11 @@ def addresses(i: Instruction, places: ConstantOffsets, raw: bytes) -> tuple[int,
     found = []
     if places.has_displacement and places.displacement_size == 4 and not _moves_along(i):
         found.append(places.displacement_offset)
-    if places.has_immediate and (places.immediate_size == 4 or raw[places.immediate_offset + 4 :] == b"\xff" * 4):
+    if (
+        places.has_immediate
+        and not i.near_branch_target
+        and (places.immediate_size == 4 or raw[places.immediate_offset + 4 :] == b"\xff" * 4)
+    ):
         found.append(places.immediate_offset)
     return tuple(at for at in found if LEAST_PARAMETER <= int.from_bytes(raw[at : at + 4], "little") < MOST_PARAMETER)
 

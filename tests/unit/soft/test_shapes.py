@@ -52,6 +52,7 @@ FAMILIES = {
     "short branch": ("7f", SMALL, ""), "loop": ("e2", SMALL, ""), "jrcxz": ("e3", SMALL, ""), "cut jump": ("66e9", (0, 5), ""),
     "movaps": ("0f2880", LARGE, ""), "x87": ("dd80", LARGE, ""), "locked": ("f04883a8", LARGE, "01"),
     "pop": ("8f80", LARGE, ""),
+    "compare and far branch": ("4839c20f87", LARGE, ""),
     "compare and branch": ("4839c274", SMALL, ""), "compare an address and branch": ("4881f8", LARGE, "7405"),
     "compare with memory and branch": ("483b80", LARGE, "0f8400010000"), "undefined": ("0f0b", (0,), ""),
     "python": ("0f01b8", LARGE, ""),
