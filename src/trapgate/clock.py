@@ -40,6 +40,11 @@ class Clock:
         """Nanoseconds of guest time since the guest started."""
         raise NotImplementedError
 
+    @property
+    def zero(self) -> int | None:
+        """The host's monotonic clock (ns) at guest time 0, while guest time follows it; else None."""
+        return None
+
     def at(self, deadline: int, callback: Callable[[], None]) -> Timer:
         """Call back at a moment of guest time (ns); late if that is past already."""
         if len(self._timers) >= self._sweep_at:
@@ -79,6 +84,11 @@ class HostClock(Clock):
     def now(self) -> int:
         """Host time since the start, less the pauses."""
         return (self._paused_at if self._paused_at is not None else time.monotonic_ns()) - self._origin
+
+    @property
+    def zero(self) -> int | None:
+        """None between `pause` and `resume`; the same between `resume` and `pause`."""
+        return self._origin if self._paused_at is None else None
 
     def stood(self) -> int:
         """How long (ns) guest time has stood still by now, in all pauses together."""

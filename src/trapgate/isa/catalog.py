@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from trapgate.isa.families import arith, bits, branch, fpstate, memory, move, shift, sse, stack, string, system, x87
 from trapgate.isa.forms import Form
-from trapgate.isa.native import exceptions, flows, locks, paging, placing
+from trapgate.isa.native import exceptions, flows, locks, paging, placing, timing
 from trapgate.isa.vocabulary import Trace
 
 FAMILIES = (memory, move, arith, shift, bits, stack, branch, string, system, sse, x87, fpstate)
@@ -18,7 +18,7 @@ def forms() -> Iterator[Form]:
 
 def native_flows() -> dict[str, Callable[[Trace], None]]:
     """Native functions that are jumped to."""
-    return {**flows.FLOWS, **locks.FLOWS, **exceptions.FLOWS, **x87.FLOWS}
+    return {**flows.FLOWS, **locks.FLOWS, **exceptions.FLOWS, **timing.FLOWS, **x87.FLOWS}
 
 
 def native_functions() -> dict[str, tuple[Callable[[Trace], None], int, int]]:

@@ -251,6 +251,9 @@ class _Run:
     def _op_call(self, value: Value) -> int | None:
         return self.host.functions[value.attr](*(self.number(argument) for argument in value.args))
 
+    def _op_call_host(self, value: Value) -> int:
+        raise HostInstruction("call")
+
     # --- control flow
 
     def _op_when(self, value: Value) -> Ending | _Left | None:

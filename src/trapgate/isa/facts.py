@@ -123,7 +123,7 @@ class _Walk:
                 self.writes.add(MEMORY)
             case "address_of":
                 self.addresses.add(value.attr)
-            case "call":
+            case "call" | "call_host":
                 self.opaque = True
             case "asm":
                 template, constraints = value.attr

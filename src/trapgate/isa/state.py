@@ -190,6 +190,12 @@ def _layout() -> dict[str, Field]:
     add("large_filter", 512, 64)  # of a 2 MiB page: one bit for each, by the low 12 bits of its number
     add("jump_pages", 2 * JUMP_FILTER_BYTES, 64)  # for each half, one bit for each code page (by hash) that the jump cache knows
     add("nonglobal_code", 8)  # a kernel-half page without G was executed: its jump cache must go with the next CR3
+    # the time-stamp counter, as long as guest time follows the host's monotonic clock
+    add("tsc_hz", 8)  # its rate; 0: Python reads it
+    add("tsc_offset", 8)  # its value at guest time 0
+    add("clock_zero", 8)  # the host's monotonic clock (ns) at guest time 0
+    add("clock_gettime", 8)  # the address of the host's function
+    add("host_time", 16)  # what it answers: seconds, nanoseconds
     add("guest_mxcsr", 4)
     add("host_mxcsr", 4)
     add("x87_live", 4)  # the guest's x87 state is in the host's registers

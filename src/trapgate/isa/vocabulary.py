@@ -294,6 +294,10 @@ class Trace:
         """Call another native function (64-bit arguments)."""
         return self.emit("call", width, *(self.lift(a, 64) for a in args), attr=function)
 
+    def call_host(self, address: Value, width: int, *args: Operand) -> Value:
+        """Call a C function of the host at an address (System V ABI, 64-bit integer arguments). It must leave the x87 alone."""
+        return self.emit("call_host", width, address, *(self.lift(a, 64) for a in args))
+
     # --- control flow
 
     @contextmanager

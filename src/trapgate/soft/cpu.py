@@ -100,6 +100,7 @@ class SoftVcpu(TranslatingCore):
         """Execute until something happens that the CPU cannot settle alone."""
         if self._dead is not None:
             return self._dead
+        self.follow_clock()
         try:
             while True:
                 try:

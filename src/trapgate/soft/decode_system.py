@@ -38,6 +38,14 @@ def _sti(b: Builder, i: Instruction) -> None:
     b.jump(b.length)
 
 
+@row(Mnemonic.RDTSC, Mnemonic.RDTSCP)
+def _time_stamp(b: Builder, i: Instruction) -> None:
+    if b.counting:  # the block must end, or what is behind has been counted already
+        b.python(i)
+    else:
+        b.op("rdtsc" if i.mnemonic == Mnemonic.RDTSC else "rdtscp", Uop="python")
+
+
 @row(Mnemonic.IN, Mnemonic.OUT)
 def _port(b: Builder, i: Instruction) -> None:
     if not b.mode & s.MODE_IOPL or _virtual8086(b):  # the I/O bitmap decides

@@ -1,5 +1,7 @@
 """Time as the software CPU sees it: the time-stamp counter, and the instruction clock's account."""
 
+import ctypes
+
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.memory import Ram
@@ -16,10 +18,25 @@ class TimedCore(SoftCore):
     def __init__(self, ram: Ram, model: CpuModel, code: CodeBuffer, clock: Clock, lapic: LocalApic | None, tsc_hz: int) -> None:
         super().__init__(ram, model, code)
         self.clock, self.lapic, self.tsc_hz = clock, lapic, tsc_hz or model.tsc_hz
-        self.tsc_offset = 0
         self._executed = 0
         self._granted = 0
+        self.tsc_offset = 0
         self.state.budget = NO_BUDGET
+        self.state.clock_gettime = ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value
+
+    def follow_clock(self) -> None:
+        """Let native code read the time-stamp counter by itself while guest time follows the host's clock."""
+        zero, st = self.clock.zero, self.state
+        st.tsc_hz, st.clock_zero = (0, 0) if zero is None else (self.tsc_hz, zero)
+
+    @property
+    def tsc_offset(self) -> int:
+        """The time-stamp counter at guest time 0; may be negative."""
+        return self._tsc_offset
+
+    @tsc_offset.setter
+    def tsc_offset(self, offset: int) -> None:
+        self._tsc_offset, self.state.tsc_offset = offset, offset & NOWHERE
 
     def tsc(self) -> int:
         """The time-stamp counter: guest time at the model's rate."""
@@ -27,7 +44,7 @@ class TimedCore(SoftCore):
 
     def set_tsc(self, value: int) -> None:
         """The guest wrote its TSC."""
-        self.tsc_offset = value - self.clock.now() * self.tsc_hz // 1_000_000_000 & NOWHERE
+        self.tsc_offset = value - self.clock.now() * self.tsc_hz // 1_000_000_000
         if self.lapic is not None:
             self.lapic.set_tsc_offset(self.tsc_offset)
 

@@ -236,6 +236,11 @@ class _Body:
         else:
             self.lines.append("  " + text)
 
+    def _op_call_host(self, value: Value) -> None:
+        address, *args = value.args
+        pointer = self._temporary(f"inttoptr i64 {self._name(address)} to ptr")
+        self._set(value, f"call i{value.width} {pointer}({', '.join(f'i64 {self._name(a)}' for a in args)})")
+
     def _op_when(self, value: Value) -> None:
         block: Block = value.attr
         yes, no, join = self._new("yes"), self._new("no"), self._new("join")

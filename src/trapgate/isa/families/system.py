@@ -83,6 +83,13 @@ def python(m: Trace) -> None:
     m.cold("leave_instruction")
 
 
+def time_stamp(m: Trace, function: str) -> None:
+    """RDTSC and RDTSCP on the host's clock; what is not plain Python executes."""
+    m.put("exit_detail", m.hole("Uop", 32))
+    m.put("next_rip", m.hole("Qnext"))
+    m.cold(function)
+
+
 def port(m: Trace, fixed: bool) -> None:
     """IN and OUT that need no I/O bitmap: complete but for the value, which goes between the device and the accumulator."""
     detail = m.hole("Uport", 32)  # size and direction, and the port where it is an immediate
@@ -151,6 +158,8 @@ def forms() -> Iterator[Form]:
     yield Form("cli", clear_if)
     yield Form("sti", set_if)
     yield Form("python", python)
+    for function in ("rdtsc", "rdtscp"):
+        yield Form(function, partial(time_stamp, function=function))
     yield Form("port.imm", partial(port, fixed=True))
     yield Form("port.dx", partial(port, fixed=False))
     yield Form("dr6.read", partial(dr6_access, write=False))

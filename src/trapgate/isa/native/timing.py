@@ -1,0 +1,36 @@
+"""The time-stamp counter while guest time follows the host's clock: what `soft.timing` computes, without a way into Python."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from trapgate.arch.control import CR4_TSD
+from trapgate.isa import state as s
+from trapgate.isa.native.flows import leave
+from trapgate.isa.vocabulary import Trace
+
+SECOND = 1_000_000_000  # ns
+
+
+def read_counter(m: Trace, processor: bool) -> None:
+    """Behind RDTSC and RDTSCP (`processor`: ECX = TSC_AUX). Python's: another clock, one that stands still, and #GP by CR4.TSD."""
+    forbidden = ((m.get("cr4", 64) & CR4_TSD) != 0) & ((m.get("mode", 32) & s.MODE_CPL) != 0)
+    with m.when(forbidden | (m.get("tsc_hz", 64) == 0), likely=False):
+        leave(m, s.EXIT_INSTRUCTION)
+    m.call_host(m.get("clock_gettime", 64), 32, time.CLOCK_MONOTONIC, m.address_of("host_time"))
+    now = m.get("host_time", 64) * SECOND + m.get_at("host_time", m.const(8, 64), 64) - m.get("clock_zero", 64)
+    total = now.zext(128) * m.get("tsc_hz", 64).zext(128)  # below SECOND << 64 for centuries: the quotient has 64 bits
+    low, high = total.trunc(64), (total >> 64).trunc(64)
+    ticks = m.asm("divq $4", "={ax},={dx},0,1,r,~{flags}", 64, low, high, m.const(SECOND, 64))
+    counter = ticks + m.get("tsc_offset", 64)
+    m.put("rax", counter & 0xFFFFFFFF)
+    m.put("rdx", counter >> 32)
+    if processor:
+        m.put("rcx", m.get("tsc_aux", 64) & 0xFFFFFFFF)
+    m.jump_to(m["RESUME"])
+
+
+FLOWS: dict[str, Callable[[Trace], None]] = {
+    "rdtsc": partial(read_counter, processor=False),
+    "rdtscp": partial(read_counter, processor=True),
+}
