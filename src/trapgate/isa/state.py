@@ -156,6 +156,7 @@ def _layout() -> dict[str, Field]:
     add("ram_low_end", 8)
     add("ram_high_end", 8)
     add("code_lines", 8)  # host address of a table: for each guest-physical page, one bit for each 64 bytes that were translated
+    add("kept_lines", 8)  # the same for blocks that Python keeps
     add("block_table", 8)  # host address of the table of blocks by (RIP, physical address, mode)
     add("block_mask", 8)
     add("block_count", 8)  # entries of that table in use

@@ -2,7 +2,8 @@
 
 Most of them are entries of a table that native code fills and searches by itself (`isa.native.placing`). Python keeps those that it
 alone looks for: blocks of one instruction for steps, and blocks that lie in two pages. A page with translated code has one bit for
-each 64 bytes of it in `code_lines`, which is what the native store path tests.
+each 64 bytes of it in `code_lines`, which is what the native store path tests. What native code alone holds it forgets by itself
+(`isa.native.forgetting`); a store into the page of the code that runs, or into blocks that Python keeps, is Python's.
 """
 
 import ctypes
@@ -56,10 +57,11 @@ class Blocks:
         self._by_page: dict[int, set[Block]] = {}
         self._hits: dict[int, int] = {}  # by page: writes that hit translated code
         pages = ram.high_end >> 12
-        self._table, self._lines, self._heads = _reserve(32 << TABLE_BITS), _reserve(8 * pages), _reserve(4 * pages)
-        self.lines = memoryview(self._lines).cast("Q")
+        self._table, self._heads = _reserve(32 << TABLE_BITS), _reserve(4 * pages)
+        self._lines, self._kept = _reserve(8 * pages), _reserve(8 * pages)
+        self.lines, self._kept_lines = memoryview(self._lines).cast("Q"), memoryview(self._kept).cast("Q")
         state.block_table, state.block_mask = _address(self._table), (1 << TABLE_BITS) - 1
-        state.code_lines, state.page_blocks = _address(self._lines), _address(self._heads)
+        state.page_blocks, state.code_lines, state.kept_lines = _address(self._heads), _address(self._lines), _address(self._kept)
         state.code_base, state.code_write, state.code_end, state.code_limit = code.base, code.written_at, code.first, code.limit
 
     @property
@@ -78,6 +80,7 @@ class Blocks:
         self.by_key[block.key] = block
         for page in block.pages:
             self._by_page.setdefault(page, set()).add(block)
+            self._kept_lines[page >> 12] |= _line_bits(*block.part(page))
             self.lines[page >> 12] |= _line_bits(*block.part(page))
 
     def holds_code(self, physical: int, length: int) -> bool:
@@ -116,19 +119,20 @@ class Blocks:
         for block in kept:
             self.drop(block)
         gone = self._forget(self._address, page, first, end - 1)
-        self._mark_again(page)
         return bool(kept or gone)
 
     def _mark_again(self, page: int) -> None:
         """Work out the lines of a page after blocks have gone."""
-        self._forget(self._address, page, PAGE_SIZE, 0)  # none: it marks those of the table
+        kept = 0
         for block in self._by_page.get(page, ()):
-            self.lines[page >> 12] |= _line_bits(*block.part(page))
+            kept |= _line_bits(*block.part(page))
+        self._kept_lines[page >> 12] = kept
+        self._forget(self._address, page, PAGE_SIZE, 0)  # none: it marks them
 
     def clear(self) -> None:
         """Forget everything, code included."""
         for page in self._by_page:
-            self.lines[page >> 12] = 0
+            self.lines[page >> 12] = self._kept_lines[page >> 12] = 0
         self.by_key.clear()
         self._by_page.clear()
         self._forget_all(self._address)

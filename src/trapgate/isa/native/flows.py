@@ -5,8 +5,8 @@ from functools import partial
 
 from trapgate.isa import state as s
 from trapgate.isa.families.memory import WIDTHS
-from trapgate.isa.native.paging import jump_filter, present_rights
-from trapgate.isa.native.placing import E_CODE, ENTRY, stops_in_page
+from trapgate.isa.native.paging import jump_filter, present_rights, tlb_slot
+from trapgate.isa.native.placing import E_CODE, ENTRY, jump_entry, stops_in_page
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 
 TF, IF, RF = 1 << 8, 1 << 9, 1 << 16
@@ -127,21 +127,15 @@ def dispatch(m: Trace) -> None:
         leave(m, s.EXIT_STEPPED)
     m.put("count_dispatch", m.get("count_dispatch", 64) + 1)
     rip, mode = m.get("rip", 64), m.get("mode", 32).zext(64)
-    tag = (rip & ((1 << 48) - 1)) | (mode << 48)
-    half = (rip >> 63) * s.JUMP_BYTES
-    entry = (((rip ^ (rip >> 11)) & (s.JUMP_ENTRIES - 1)) << 4) + half
+    tag, entry = jump_entry(rip, mode)
     with m.when(m.get_at("jumps", entry, 64) == tag):
         m.jump_to(m.get_at("jumps", entry + 8, 64))
     long_code = (mode & s.MODE_CODE64) != 0
     linear = long_code.select(rip, (rip + m.get("cs_base", 64)) & 0xFFFFFFFF)
     rights = present_rights(m)
-    table = ((rights & s.ACCESS_USER) != 0).select(
-        m.const(1, 64), ((rights & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64))
-    )
-    slot = (table * s.TLB_ENTRIES) | ((linear >> 12) & (s.TLB_ENTRIES - 1))
-    page = linear & ~m.const(0xFFF, 64)
-    host = m.variable(64, linear + m.get_at("tlb", (slot << 5) + 24, 64))
-    with m.when(m.get_at("tlb", (slot << 5) + 16, 64) != page):
+    held = tlb_slot(m, linear, rights) << 5
+    host = m.variable(64, linear + m.get_at("tlb", held + 24, 64))
+    with m.when(m.get_at("tlb", held + 16, 64) != (linear & ~m.const(0xFFF, 64))):
         host.set(m.call("access", 64, linear, m.const(1, 64), rights | s.ACCESS_FETCH))
         with m.when(host.value == s.ACCESS_FAULT):
             m.jump("deliver")

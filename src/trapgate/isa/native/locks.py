@@ -21,7 +21,7 @@ from trapgate.arch.debugregs import (
 from trapgate.isa import state as s
 from trapgate.isa.families.memory import LINE, WIDTHS
 from trapgate.isa.native.flows import RF, TF, crosses, hand_over, leave, reach
-from trapgate.isa.native.paging import present_rights
+from trapgate.isa.native.paging import present_rights, tlb_slot
 from trapgate.isa.vocabulary import Trace, Value
 
 DEBUG_VECTOR = 1
@@ -51,10 +51,7 @@ def slow_lock(m: Trace, width: int) -> None:
         with m.when((m["EA"] & (LINE - 1)).ugt(LINE - width // 8)):
             with m.when(crosses(m, width // 8) | (m.get("split_lock_ac", 32) != 0), likely=False):
                 hand_over(m, s.KIND_LOCK, size)
-            rights = present_rights(m)
-            user, ac = (rights & s.ACCESS_USER) != 0, (rights & s.ACCESS_AC) != 0
-            table = user.select(m.const(s.TLB_USER, 64), ac.select(m.const(s.TLB_KERNEL_AC, 64), m.const(s.TLB_KERNEL, 64)))
-            entry = ((table * s.TLB_ENTRIES) | ((m["EA"] >> 12) & (s.TLB_ENTRIES - 1))) << 5
+            entry = tlb_slot(m, m["EA"], present_rights(m)) << 5
             host = m.variable(64, m["EA"] + m.get_at("tlb", entry + 24, 64))
             with m.when(m.get_at("tlb", entry + 8, 64) != (m["EA"] & ~m.const(0xFFF, 64)), likely=False):
                 host.set(reach(m, size, s.ACCESS_WRITE, s.KIND_LOCK))

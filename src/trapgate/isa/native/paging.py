@@ -3,7 +3,7 @@
 `walk` translates one guest-virtual address, sets accessed and dirty bits, and leaves `walk_physical` and `walk_rights`.
 `access` puts the page into the TLB of the present rights and answers the host address, or ACCESS_FAULT with the #PF or #GP
 prepared, or ACCESS_HARD when Python must do it: two pages, or (`walk_physical` says where) a device, a watched page, a write into
-translated code.
+translated code that `overwrite` does not settle.
 """
 
 from trapgate.isa import state as s
@@ -154,16 +154,20 @@ def present_rights(m: Trace) -> Value:
     return user.select(m.const(s.ACCESS_USER, 64), ac)
 
 
+def tlb_slot(m: Trace, address: Value, wanted: Value) -> Value:
+    """The number of the one TLB entry that may hold a page for accesses with ACCESS_USER or ACCESS_AC as in `wanted`."""
+    user, ac = (wanted & s.ACCESS_USER) != 0, (wanted & s.ACCESS_AC) != 0
+    table = user.select(m.const(s.TLB_USER, 64), ac.select(m.const(s.TLB_KERNEL_AC, 64), m.const(s.TLB_KERNEL, 64)))
+    return (table * s.TLB_ENTRIES) | ((address >> 12) & (s.TLB_ENTRIES - 1))
+
+
 def access(m: Trace) -> None:
     """access(address, size, wanted) -> host address, ACCESS_FAULT or ACCESS_HARD. The page enters the TLB where it may."""
     address, size, wanted = m.arguments
     with m.when(((address & 0xFFF) + size).ugt(0x1000), likely=False):
         m.result(s.ACCESS_HARD)
     page = address & ~m.const(0xFFF, 64)
-    table = ((wanted & s.ACCESS_USER) != 0).select(
-        m.const(1, 64), ((wanted & s.ACCESS_AC) != 0).select(m.const(2, 64), m.const(0, 64))
-    )
-    slot = (table * s.TLB_ENTRIES) | ((address >> 12) & (s.TLB_ENTRIES - 1))
+    slot = tlb_slot(m, address, wanted)
     entry = slot << 5
     known = (m.get_at("tlb", entry, 64) == page) & ((m.get_at("tlb_flags", slot, 8) & s.FLAG_CODE) != 0)
     with m.when(known & ((wanted & s.ACCESS_WRITE) != 0)):  # a store into a page of code that is in the TLB but for writing
@@ -172,9 +176,8 @@ def access(m: Trace) -> None:
         physical = host - m.get("ram_base", 64)
         translated = m.load(m.get("code_lines", 64) + ((physical >> 12) << 3), 64)
         with m.when(translated != 0):
-            with m.when((translated & touched_lines(m, address, size)) != 0):
-                m.put("walk_physical", physical)
-                m.result(s.ACCESS_HARD)
+            m.put("walk_physical", physical)
+            forget_written(m, physical, size, translated)
             m.result(host)
     m.put("count_walks", m.get("count_walks", 64) + 1)
     physical = m.call("walk", 64, address, wanted)
@@ -227,9 +230,15 @@ def access(m: Trace) -> None:
     with m.when(watched.value & ~fetching, likely=False):
         m.result(s.ACCESS_HARD)
     with m.when(((wanted & s.ACCESS_WRITE) != 0) & (lines != 0), likely=False):
-        with m.when((lines & touched_lines(m, address, size)) != 0):
-            m.result(s.ACCESS_HARD)
+        forget_written(m, physical, size, lines)
     m.result(address + addend)
+
+
+def forget_written(m: Trace, physical: Value, size: Value, lines: Value) -> None:
+    """In `access`, before a store into a page of code with these `lines`: what was made of the bytes goes, or ACCESS_HARD."""
+    with m.when((lines & touched_lines(m, physical, size)) != 0, likely=False):
+        with m.when(m.call("overwrite", 64, physical, size) == 0):
+            m.result(s.ACCESS_HARD)
 
 
 def flush(m: Trace) -> None:

@@ -1,4 +1,4 @@
-"""Known blocks found by their guest bytes, copied to where they run, chained to the others of their page, and forgotten again.
+"""Known blocks found by their guest bytes, copied to where they run, chained to the others of their page.
 
 What was translated once, in this run or an earlier one, needs no Python to run again. Known blocks are *records* in one stretch of
 memory, which `soft.known` writes: an index by hash of the first guest bytes, then the records, each with its guest bytes, a mask of
@@ -141,7 +141,7 @@ def place_block(m: Trace) -> None:
     place = m.variable(64, block_hash(physical, rip, mode.zext(64)))
     turns = m.variable(64, 0)
     with m.loop():
-        entry = _entry(m, place.value & m.get("block_mask", 64))
+        entry = entry_of(m, place.value & m.get("block_mask", 64))
         with m.when((m.load(entry + E_CODE, 32) == 0) | (m.load(entry + E_MODE, 32) == GONE)):
             m.leave()
         place.set(place.value + 1)
@@ -149,7 +149,7 @@ def place_block(m: Trace) -> None:
         with m.when(turns.value == TURNS):
             m.result(0)
     slot = place.value & m.get("block_mask", 64)
-    entry = _entry(m, slot)
+    entry = entry_of(m, slot)
     fresh = m.load(entry + E_CODE, 32) == 0
     m.put("block_count", m.get("block_count", 64) + fresh.zext(64))
     code = m.call("copy_block", 64, number, rip, m.get("ram_base", 64) + physical)
@@ -163,7 +163,7 @@ def place_block(m: Trace) -> None:
     m.store(head, (slot + 1).trunc(32))
     lines = m.get("code_lines", 64) + ((physical >> 12) << 3)
     old = m.load(lines, 64)
-    m.store(lines, old | touched_lines(m, physical, _length(m, entry)))
+    m.store(lines, old | touched_lines(m, physical, length_of(m, entry)))
     with m.when(old == 0):
         m.call("protect", 0, physical & ~m.const(0xFFF, 64))
     with m.when(m.get("chaining", 32) != 0):
@@ -173,7 +173,7 @@ def place_block(m: Trace) -> None:
             with m.when(other.value == 0):
                 m.leave()
             m.call("chain", 0, other.value - 1, rip)
-            other.set(m.load(_entry(m, other.value - 1) + E_NEXT, 32).zext(64))
+            other.set(m.load(entry_of(m, other.value - 1) + E_NEXT, 32).zext(64))
     m.put("count_placed", m.get("count_placed", 64) + 1)
     m.result(m.get("code_base", 64) + code)
 
@@ -181,7 +181,7 @@ def place_block(m: Trace) -> None:
 def chain(m: Trace) -> None:
     """chain(slot, wanted): set a block's branches out, all or those to one RIP: to the block of this page, or unlinked."""
     slot, wanted = m.arguments
-    entry = _entry(m, slot)
+    entry = entry_of(m, slot)
     rip, physical, mode = m.load(entry + E_RIP, 64), m.load(entry + E_PHYSICAL, 64), m.load(entry + E_MODE, 32)
     record = m.get("known_base", 64) + m.load(entry + E_RECORD, 32).zext(64)
     size = mode & s.MODE_CODE
@@ -215,7 +215,7 @@ def lookup_block(m: Trace) -> None:
     rip, physical, mode = m.arguments
     place, turns = m.variable(64, block_hash(physical, rip, mode)), m.variable(64, 0)
     with m.loop():
-        entry = _entry(m, place.value & m.get("block_mask", 64))
+        entry = entry_of(m, place.value & m.get("block_mask", 64))
         with m.when((m.load(entry + E_CODE, 32) == 0) | (turns.value == TURNS)):
             m.leave()
         same = (m.load(entry + E_RIP, 64) == rip) & (m.load(entry + E_PHYSICAL, 64) == physical)
@@ -226,73 +226,16 @@ def lookup_block(m: Trace) -> None:
     m.result(0)
 
 
-def forget_blocks(m: Trace) -> None:
-    """forget_blocks(physical page, first, last) -> how many blocks with bytes at these offsets in the page are gone.
-
-    The lines of the page are marked anew for those that are left.
-    """
-    page, first, last = m.arguments
-    head = m.get("page_blocks", 64) + ((page >> 12) << 2)
-    here, left = m.variable(64, m.load(head, 32).zext(64)), m.variable(32, 0)
-    lines, gone = m.variable(64, 0), m.variable(64, 0)
-    with m.loop():
-        with m.when(here.value == 0):
-            m.leave()
-        entry = _entry(m, here.value - 1)
-        following = m.load(entry + E_NEXT, 32)
-        physical, length = m.load(entry + E_PHYSICAL, 64), _length(m, entry)
-        start = physical & 0xFFF
-        with m.when(start.ule(last) & (start + length).ugt(first)):
-            m.store(entry + E_MODE, m.const(GONE, 32))
-            gone.set(gone.value + 1)
-        with m.otherwise():
-            m.store(entry + E_NEXT, left.value)
-            left.set(here.value.trunc(32))
-            lines.set(lines.value | touched_lines(m, physical, length))
-        here.set(following.zext(64))
-    m.store(head, left.value)
-    m.store(m.get("code_lines", 64) + ((page >> 12) << 3), lines.value)
-    with m.when((gone.value != 0) & (m.get("chaining", 32) != 0)):
-        here.set(left.value.zext(64))
-        with m.loop():
-            with m.when(here.value == 0):
-                m.leave()
-            m.call("chain", 0, here.value - 1, NOWHERE)
-            here.set(m.load(_entry(m, here.value - 1) + E_NEXT, 32).zext(64))
-    m.result(gone.value)
-
-
-def forget_offset(m: Trace) -> None:
-    """forget_offset(offset): forget the blocks with a byte at this offset in whatever page."""
-    (offset,) = m.arguments
-    page = m.variable(64, 0)
-    with m.loop():
-        with m.when(page.value.uge(m.get("ram_high_end", 64))):
-            m.leave()
-        with m.when(m.load(m.get("page_blocks", 64) + ((page.value >> 12) << 2), 32) != 0):
-            m.call("forget_blocks", 64, page.value, offset, offset)
-        page.set(page.value + 4096)
-    m.result()
-
-
-def forget_all(m: Trace) -> None:
-    """forget_all(): no page has blocks any more; the caller clears the table."""
-    page = m.variable(64, 0)
-    with m.loop():
-        with m.when(page.value.uge(m.get("ram_high_end", 64))):
-            m.leave()
-        head = m.get("page_blocks", 64) + ((page.value >> 12) << 2)
-        with m.when(m.load(head, 32) != 0):
-            m.store(head, m.const(0, 32))
-            m.store(m.get("code_lines", 64) + ((page.value >> 12) << 3), m.const(0, 64))
-        page.set(page.value + 4096)
-    m.result()
-
-
 def block_hash(physical: Value, rip: Value, mode: Value) -> Value:
     """Where the search in the table of blocks starts, before the mask."""
     mixed = physical ^ (rip >> 12) * 0x9E3779B1 ^ mode * 0x1003F
     return (mixed * 0x9E3779B97F4A7C15) >> 40  # spread evenly: dense code of pages that meet would fill all places of a few entries
+
+
+def jump_entry(rip: Value, mode: Value) -> tuple[Value, Value]:
+    """(tag, offset in `jumps`) of the one entry of the jump cache that may hold a block."""
+    tag = (rip & ((1 << 48) - 1)) | (mode << 48)
+    return tag, (((rip ^ (rip >> 11)) & (s.JUMP_ENTRIES - 1)) << 4) + (rip >> 63) * s.JUMP_BYTES
 
 
 def touched_lines(m: Trace, address: Value, size: Value) -> Value:
@@ -308,11 +251,11 @@ def stops_in_page(m: Trace, linear: Value) -> Value:
     return ((m.get_at("stop_pages", (page >> 6) << 3, 64) >> (page & 63)) & 1) != 0
 
 
-def _entry(m: Trace, slot: Value) -> Value:
+def entry_of(m: Trace, slot: Value) -> Value:
     return m.get("block_table", 64) + (slot << ENTRY_SHIFT)
 
 
-def _length(m: Trace, entry: Value) -> Value:
+def length_of(m: Trace, entry: Value) -> Value:
     """Guest bytes of a block; a breakpoint's has none, but goes with those behind it."""
     record = m.get("known_base", 64) + m.load(entry + E_RECORD, 32).zext(64)
     length = m.load(record + GUEST_LENGTH, 16).zext(64)
@@ -330,7 +273,4 @@ FUNCTIONS = {
     "place_block": (place_block, 64, 2),
     "chain": (chain, 0, 2),
     "lookup_block": (lookup_block, 64, 3),
-    "forget_blocks": (forget_blocks, 64, 3),
-    "forget_offset": (forget_offset, 0, 1),
-    "forget_all": (forget_all, 0, 0),
 }
