@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.cli import errors
+from trapgate.cli.gathering import Gathered
 from trapgate.cli.guest import keep_translations, load_guest, make_machine
 from trapgate.cli.options import BusLockChoice, SerialChoice
 from trapgate.cli.serial import SerialFile, SerialPty
@@ -106,12 +107,12 @@ def run(request: Request) -> int:
 
 
 def _run(request: Request, stack: contextlib.ExitStack) -> int:
-    output: list[Callable[[bytes], None]] = []
+    output = Gathered()
     config = MachineConfig(
         memory=request.memory,
         cpu=request.cpu or _default_cpu(request.engine),
         clock=ClockKind(request.clock),
-        serial=lambda data: output[0](data),
+        serial=output.write,
         bus_locks=request.bus_locks.mode,
         bus_lock_limit=request.bus_locks.limit,
         report=tell,
@@ -125,12 +126,14 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         on_quit=runner.quit,
         stdin=0 if request.serial.kind == "stdio" else None,
     )
-    _connect(request.serial, machine, terminal, output, stack)
+    output.lead_to(_sink(request.serial, machine, terminal, stack))
+    stack.callback(output.close)
     stack.callback(machine.close)  # before anything that its threads use
     with terminal:
         if request.serial.kind == "stdio" and not os.isatty(0):
             machine.attach_input(0)
         end = runner.run()
+        output.flush()
     for line in machine.bus_locks.summary():
         tell(line)
     status = end if isinstance(end, int) else _status(end)
@@ -176,23 +179,20 @@ def _runner(machine: Machine, request: Request, profiler: "Profiler | None" = No
     return Runner(host.run, lambda: host.post(host.target.kill))
 
 
-def _connect(
-    choice: SerialChoice, machine: Machine, terminal: Terminal, output: list[Callable[[bytes], None]], stack: contextlib.ExitStack
-) -> None:
-    """Let COM1 lead where the user wants it."""
+def _sink(choice: SerialChoice, machine: Machine, terminal: Terminal, stack: contextlib.ExitStack) -> Callable[[bytes], None]:
+    """Where COM1 leads, as the user wants it."""
     if choice.kind == "stdio":
-        output.append(terminal.write)
-    elif choice.kind == "file":
+        return terminal.write
+    if choice.kind == "file":
         file = SerialFile(choice.path)
         stack.callback(lambda: tell(file.trouble))
         stack.callback(file.close)
-        output.append(file.write)
-    else:
-        pty = SerialPty()
-        stack.callback(pty.close)
-        output.append(pty.write)
-        machine.attach_input(pty.input)
-        tell(f"COM1 is {pty.name}")
+        return file.write
+    pty = SerialPty()
+    stack.callback(pty.close)
+    machine.attach_input(pty.input)
+    tell(f"COM1 is {pty.name}")
+    return pty.write
 
 
 def _status(end: MachineExit) -> int:
