@@ -175,6 +175,8 @@ class Machine:
     def close(self) -> None:
         """End the helper threads."""
         self._deadlines.close()
+        if hasattr(self.vcpu, "end_threads"):
+            self.vcpu.end_threads()
         for one in self._inputs:
             one.close()
         self._inputs.clear()

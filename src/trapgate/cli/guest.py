@@ -14,6 +14,7 @@ from trapgate.memory import MemoryError_
 from trapgate.soft import cpu as soft
 from trapgate.soft.codebuffer import CodeError
 from trapgate.soft.codecache import TranslationCache
+from trapgate.soft.hot import HotLoops
 from trapgate.soft.segments import put_segment
 from trapgate.stencil.cache import Cache, CacheError
 from trapgate.stencil.library import Library, load_library
@@ -91,6 +92,7 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
     vcpu.state.bus_lock_report = config.bus_locks is not Mode.OFF
     if not counting:  # where blocks end must not depend on earlier runs when time is counted by blocks
         TranslationCache(cache, vcpu.model).load(vcpu.translator.known_blocks)
+        vcpu.hot = HotLoops(vcpu)
     tell_notes(cache)
     return machine
 

@@ -36,6 +36,9 @@ class Block:
         first = self.key[1] & ~(PAGE_SIZE - 1)
         return (first,) if self.second < 0 else (first, self.second)
 
+    def dropped(self) -> None:
+        """It is gone."""
+
     def part(self, page: int) -> tuple[int, int]:
         """(first offset, one past the last) of its bytes in one of its pages."""
         start = self.key[1] & PAGE_SIZE - 1
@@ -55,6 +58,7 @@ class Blocks:
         self._forget_all = code.function("forget_all", 0, 0)
         self.by_key: dict[Key, Block] = {}  # those that Python keeps
         self._by_page: dict[int, set[Block]] = {}
+        self.generation = 0  # how often all were forgotten
         self._hits: dict[int, int] = {}  # by page: writes that hit translated code
         pages = ram.high_end >> 12
         self._table, self._heads = _reserve(32 << TABLE_BITS), _reserve(4 * pages)
@@ -106,6 +110,7 @@ class Blocks:
         for page in block.pages:
             self._by_page[page].discard(block)
             self._mark_again(page)
+        block.dropped()
 
     def drop_at(self, offset: int) -> None:
         """Forget the blocks with a byte at this offset in whatever page (the caller forgets the jump cache)."""
@@ -117,7 +122,8 @@ class Blocks:
         """Forget the blocks with bytes in [first, end) of a page. Whether there were any."""
         kept = [block for block in self._by_page.get(page, ()) if block.part(page)[0] < end and first < block.part(page)[1]]
         for block in kept:
-            self.drop(block)
+            if block.key in self.by_key:  # one may take others along
+                self.drop(block)
         gone = self._forget(self._address, page, first, end - 1)
         return bool(kept or gone)
 
@@ -133,6 +139,7 @@ class Blocks:
         """Forget everything, code included."""
         for page in self._by_page:
             self.lines[page >> 12] = self._kept_lines[page >> 12] = 0
+        self.generation += 1
         self.by_key.clear()
         self._by_page.clear()
         self._forget_all(self._address)

@@ -56,6 +56,14 @@ class CodeBuffer:
         self.first = at + len(code) + 15 & ~15
         return self.base + at
 
+    def patch(self, at: int, code: bytes | bytearray) -> None:
+        """Change code at an offset, while nothing runs."""
+        self._view[at : at + len(code)] = code
+
+    def peek(self, at: int, length: int) -> bytes:
+        """The code at an offset."""
+        return bytes(self._view[at : at + length])
+
     def scratch(self, code: bytes | bytearray) -> int:
         """Store code behind all blocks, until the next call; its address."""
         assert len(code) <= GUARD

@@ -20,6 +20,7 @@ from trapgate.soft.accesses import REPORT, Activity, NeedsStep
 from trapgate.soft.apic import LocalApic
 from trapgate.soft.core import IF, NOWHERE, RF, TF
 from trapgate.soft.fault import GuestFault
+from trapgate.soft.hot import HOT, HotLoops
 from trapgate.soft.instructions import handler_of
 from trapgate.soft.interrupts import TripleFault
 from trapgate.soft.interrupts import deliver as deliver_event
@@ -56,6 +57,8 @@ class SoftVcpu(TranslatingCore):
         """Who answers plain device accesses amid `run`; without one each is an exit."""
         self.device_site = 0  # host code behind the access for which an instruction starts again as a step
         self.device_sites: dict[int, int] = {}  # host code behind a device access: the same place in the instruction's step
+        self.hot: HotLoops | None = None
+        """Who watches for hot loops; None: nobody."""
         self._interrupt_code = self.code.entries["interrupt"]
         self.pending_read: Callable[[int], None] | None = None
         self.bus_lock: BusLock | None = None
@@ -93,6 +96,12 @@ class SoftVcpu(TranslatingCore):
             s.EXIT_PORT: partial(answers.port, self), s.EXIT_ACCESS: partial(answers.access, self),
             s.EXIT_INSTRUCTION: partial(answers.instruction, self),
         }  # fmt: skip
+
+    def end_threads(self) -> None:
+        """End the helper threads."""
+        if self.hot is not None:
+            self.hot.close()
+            self.hot = None
 
     # --- the loop
 
@@ -178,6 +187,8 @@ class SoftVcpu(TranslatingCore):
 
     def _interrupted(self) -> Exit | None:
         st = self.state
+        if self.hot is not None and st.request & HOT:
+            self.hot.sampled()
         if self.in_step:  # a kick came before the instruction began: the step has not happened
             self.in_step, self._want_step, st.stepping = False, True, 0
             resume_flag, st.shadow, self._skip_breakpoint = self._before_step

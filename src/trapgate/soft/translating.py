@@ -24,6 +24,7 @@ class TranslatingCore(TimedCore):
         self.blocks = Blocks(ram, self.code, self.state)
         self.translator = Translator(ram, self.code, self.state, model)
         self._place, self._copy = self.code.function("place_block", 64, 2), self.code.function("copy_block", 64, 3)
+        self._look_up = self.code.function("lookup_block", 64, 3)
         ram.on_write = self.written
 
     def linear(self, rip: int) -> int:
@@ -65,6 +66,10 @@ class TranslatingCore(TimedCore):
         for page in fresh:
             self._protect(self.address, page)
         return block
+
+    def lookup(self, rip: int, physical: int, mode: int) -> int:
+        """The host address of a block's entry in the dispatcher's table, or 0."""
+        return int(self._look_up(self.address, rip, physical, mode))
 
     def _start_over(self) -> None:
         """Forget all translations."""

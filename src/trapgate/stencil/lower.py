@@ -22,6 +22,11 @@ attributes #1 = { nounwind "no-builtins" "frame-pointer"="none" }
 !3 = !{i64 0, i64 2147483648}
 !4 = !{i64 0, i64 256}
 !5 = !{!"branch_weights", i32 1, i32 2000}
+!10 = !{!"trapgate"}
+!11 = !{!"CPU state", !10, i64 0}
+!12 = !{!11, !11, i64 0}
+!13 = !{!14, !14, i64 0}
+!14 = !{!"RAM", !10, i64 0}
 """
 INTRINSICS = ("ctpop", "ctlz", "cttz", "bswap", "fshl", "fshr")
 
@@ -63,7 +68,8 @@ class Lowering:
 
     def _function(self, name: str, trace: Trace, flow: bool, width: int = 0) -> None:
         self.defined.add(name)
-        body = _Body(self, trace, flow)
+        body = Body(self, flow)
+        body.trace(trace)
         if flow:
             head = f'define dso_local {CONVENTION} void @{name}{FLOW_PARAMETERS} #0 section ".text.{name}" {{'
         else:
@@ -76,25 +82,28 @@ def _type(width: int) -> str:
     return f"i{width}"
 
 
-class _Body:
+class Body:
     """The text of one function."""
 
-    def __init__(self, module: Lowering, trace: Trace, flow: bool) -> None:
+    def __init__(self, module: Lowering, flow: bool) -> None:
         self.module, self.flow, self.lines = module, flow, list[str]()
         self.names: dict[int, str] = {}
         self.count = 0
         self.exits: list[str] = []
-        for name, width in trace.variables.items():
-            self.lines.append(f"  %var_{name} = alloca i{width}")
+        self.ended = False
         if flow:
             for name in TRANSIENTS:
                 self.lines.append(f"  %var_{name} = alloca i64\n  store i64 %in{name}, ptr %var_{name}")
+
+    def trace(self, trace: Trace) -> None:
+        """The whole of it, from one trace."""
+        for name, width in trace.variables.items():
+            self.lines.append(f"  %var_{name} = alloca i{width}")
         for argument in trace.arguments:
             self.names[id(argument)] = f"%a{argument.attr}"
-        self.ended = False
         self._operations(trace.operations)
         if not self.ended:
-            self.lines.append("  ret void" if not flow else "  unreachable")
+            self.lines.append("  ret void" if not self.flow else "  unreachable")
 
     def _new(self, prefix: str = "t") -> str:
         self.count += 1

@@ -1,0 +1,118 @@
+"""Which loops are hot: found by sampling, compiled on the side, installed when they are ready.
+
+Every few milliseconds a thread asks native code to leave, which it does at its next block. A block met so a few times is worth a
+look: what it leads to goes to a second thread, where LLVM compiles while the guest runs on. With the instruction clock, which such
+requests would disturb, there are no samples and no loops.
+"""
+
+import queue
+import threading
+import weakref
+from collections import Counter
+
+from trapgate.isa import state as s
+from trapgate.soft.fault import GuestFault
+from trapgate.soft.loopgraph import Graph, Placed, graph, placed
+from trapgate.soft.loops import Installed, install
+from trapgate.soft.state import CpuState
+from trapgate.soft.translating import TranslatingCore
+from trapgate.stencil.graph import Loop, NotALoop
+
+INTERVAL = 0.004  # s between samples
+IDLE = 16  # times longer while none is taken
+HOT = 4  # in `request`: nobody waits, it is only a sample
+ENOUGH = 5  # samples of a block until its loop is compiled
+AGAIN = 32  # the same where it is part of another block's loop already: it seems to be entered here, too
+MOST_LOOPS = 1000
+MOST_SAMPLED = 10_000  # blocks
+Key = tuple[int, int]  # RIP, mode
+
+
+class HotLoops:
+    """Watches one core from now on; `close` ends the threads."""
+
+    def __init__(self, core: TranslatingCore, interval: float = INTERVAL) -> None:
+        self._core, self._samples = core, Counter[Key]()
+        self._wanted: queue.SimpleQueue[Graph | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[tuple[Graph, Loop, int]] = queue.SimpleQueue()
+        self._looked_at = self._generation = 0
+        closing = threading.Event()
+        self._sampler = threading.Thread(target=_sample, args=(core.state, interval, closing), name="trapgate samples", daemon=True)
+        self._compiler = threading.Thread(target=_compile, args=(self._wanted, self._ready), name="trapgate loops", daemon=True)
+        self._end = weakref.finalize(self, _end, closing, self._wanted)  # the threads do not keep a core alive
+        self._sampler.start()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._end()
+        self._sampler.join()
+        if self._compiler.is_alive():
+            self._compiler.join()
+
+    def sampled(self) -> None:
+        """Native code has left at a block for a sample: called by the thread that runs the core."""
+        core, samples = self._core, self._samples
+        if self._generation != core.blocks.generation or len(samples) > MOST_SAMPLED:
+            self._generation = core.blocks.generation
+            samples.clear()
+        while not self._ready.empty():
+            around, loop, serial = self._ready.get()
+            if installed := install(core, around, loop, serial, self._removed):
+                self._reckon(installed, -AGAIN)
+        key = core.state.rip, core.state.mode
+        samples[key] += 1
+        if samples[key] == ENOUGH and self._looked_at < MOST_LOOPS:
+            self._look_at(*key)
+
+    def _reckon(self, installed: Installed, count: int) -> None:
+        for block in installed.blocks:
+            self._samples[block.key[0], installed.mode] = count
+
+    def _removed(self, installed: Installed) -> None:
+        self._reckon(installed, 0)
+
+    def _look_at(self, rip: int, mode: int) -> None:
+        """Have the loop through a block compiled, if there is one."""
+        core = self._core
+        try:
+            physical = core.walk(core.linear(rip), core.rights() | s.ACCESS_FETCH)
+        except GuestFault:
+            return
+        block = placed(core, rip, physical, mode)
+        if block is None:
+            return
+        self._looked_at += 1
+        self._wanted.put(graph(core, block))
+        if not self._compiler.is_alive():
+            self._compiler.start()
+
+
+def _end(closing: threading.Event, wanted: "queue.SimpleQueue[Graph | None]") -> None:
+    closing.set()
+    wanted.put(None)
+
+
+def _sample(state: CpuState, interval: float, closing: threading.Event) -> None:
+    wait = interval
+    while not closing.wait(wait):
+        wait = interval * (IDLE if state.request == HOT else 1)
+        if not state.request:
+            state.request = HOT  # a kick that comes in between is not lost: `_kicked` says so as well
+
+
+def _compile(wanted: "queue.SimpleQueue[Graph | None]", ready: "queue.SimpleQueue[tuple[Graph, Loop, int]]") -> None:
+    from trapgate.stencil.loop import compile_loop  # LLVM is loaded where it is needed
+
+    done, serial = set[Placed](), 0
+    while (around := wanted.get()) is not None:
+        first = around.blocks[0]
+        if first in done:  # asked for while a loop with it was on its way
+            done.discard(first)
+            continue
+        try:
+            loop = compile_loop(around.nodes)
+        except NotALoop:
+            continue
+        done.update(around.blocks[number] for number in loop.blocks)
+        serial += 1
+        ready.put((around, loop, serial))

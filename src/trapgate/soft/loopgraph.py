@@ -1,0 +1,175 @@
+"""What lies around a hot block: the placed blocks of its page that it leads to, as a graph of micro-ops for `stencil.loop`.
+
+A block is decoded and lowered again as it was when it was translated, so that each micro-op's place in the block's code is known:
+there the compiled loop goes on for whatever is out of line.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from iced_x86 import Decoder
+
+from trapgate.isa import state as s
+from trapgate.isa.native import placing as p
+from trapgate.memory import PAGE_SIZE
+from trapgate.soft.template import Builder, Rip, Template
+from trapgate.soft.translating import TranslatingCore
+from trapgate.stencil.graph import Edge, Node, Step, Way
+
+MOST_BLOCKS = 12  # of one graph
+_PAGE = ~(PAGE_SIZE - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A block in the dispatcher's table."""
+
+    rip: int
+    physical: int
+    mode: int
+    code: int  # its offset in the code buffer
+    record: int
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Blocks from a first one on, and what they hold."""
+
+    blocks: tuple[Placed, ...]
+    nodes: tuple[Node, ...]
+    generation: int  # of all blocks
+
+
+@dataclass(frozen=True, slots=True)
+class _Instruction:
+    """One instruction of a block, or a compare and its branch: what it was made of, and where it lies."""
+
+    template: Template
+    builder: Builder
+    dead: bool  # in the variant without flags
+    rip: int
+    start: int  # host address
+
+
+def placed(core: TranslatingCore, rip: int, physical: int, mode: int) -> Placed | None:
+    """The block of the dispatcher's table at some place."""
+    entry = core.lookup(rip, physical, mode)
+    if not entry:
+        return None
+    code, record = (ctypes.c_uint32.from_address(entry + at).value for at in (p.E_CODE, p.E_RECORD))
+    return Placed(rip, physical, mode, code, record)
+
+
+def graph(core: TranslatingCore, first: Placed) -> Graph:
+    """Everything that may be one loop with a block."""
+    found, numbers, steps = [first], {first.rip: 0}, list[list[Step]]()
+    for block in found:  # grows
+        steps.append(own := _BlockSteps(core, block, str(len(steps))).steps())
+        for rip in (way.block for step in own for way in step.ways.values() if isinstance(way, Edge)):
+            if rip in numbers or (rip ^ first.rip) & _PAGE or len(found) == MOST_BLOCKS:
+                continue
+            other = placed(core, rip, first.physical & _PAGE | rip & ~_PAGE, first.mode)
+            if other is not None:
+                numbers[rip] = len(found)
+                found.append(other)
+
+    def settled(way: Way) -> Way:
+        if not isinstance(way, Edge):
+            return way
+        return Edge(numbers[way.block], way.address) if way.block in numbers else way.address
+
+    nodes = [Node([replace(step, ways={name: settled(way) for name, way in step.ways.items()}) for step in own]) for own in steps]
+    return Graph(tuple(found), tuple(nodes), core.blocks.generation)
+
+
+class _BlockSteps:
+    """The micro-ops of one block. Where an edge leads is a RIP as yet."""
+
+    def __init__(self, core: TranslatingCore, block: Placed, label: str) -> None:
+        self._core, self._block, self._label = core, block, label
+        self._mask = (0xFFFF, 0xFFFFFFFF, (1 << 64) - 1)[block.mode & s.MODE_CODE]
+        self._base = core.code.base + block.code
+        self._head = core.translator.templates.head(1)
+        self._unlinked = self._exits()
+        self._instructions = list(self._laid_out())
+
+    def steps(self) -> list[Step]:
+        """All of them, the head first."""
+        (cold,) = self._head.colds
+        ways: dict[str, Way] = {"NEXT": self._entry(0), "COLD_leave_interrupted": _aim(self._base + p.ENTRY + cold[0])}
+        steps = [Step(self._label, "head", True, {}, ways)]
+        for place, one in enumerate(self._instructions):
+            for op, (name, own) in enumerate(one.builder.ops):
+                form = f"{name}!" if one.dead and f"{name}!" in self._core.code.library.stencils else name
+                holes = {
+                    key: one.rip + value.by & self._mask if isinstance(value, Rip) else value
+                    for key, value in {**one.builder.common, **own}.items()
+                    if not isinstance(value, str)
+                }
+                steps.append(Step(f"{self._label}.{place}.{op}", form, op == 0, holes, self._ways(place, op)))
+        return steps
+
+    def _ways(self, place: int, op: int) -> dict[str, Way]:
+        """Where the jumps of a micro-op lead."""
+        one = self._instructions[place]
+        builder, layout = one.builder, one.builder.layout(one.dead)
+        ways: dict[str, Way] = {name: self._core.code.entries[name] for _, name in layout.natives}
+        for at, function, _ in layout.colds:
+            if layout.starts[op] <= at < layout.starts[op + 1]:
+                ways[f"COLD_{function}"] = _aim(one.start + at)
+        match builder.ops[op][1].get("TAKEN"):
+            case Rip(by):
+                site = one.start + next(at for at, number in layout.branches if number == op)
+                ways["TAKEN"] = Edge(one.rip + by & self._mask, self._base + self._unlinked[site - self._base])
+            case str(label):
+                ways["TAKEN"] = self._at(place, builder.labels[label])
+        if op + 1 < len(builder.ops) or builder.direct_exits or not one.template.ends:
+            ways["NEXT"] = self._at(place, op + 1)
+        return ways
+
+    def _at(self, place: int, op: int) -> Way:
+        """Where a micro-op begins, or what is behind the last of an instruction."""
+        one = self._instructions[place]
+        if op < len(one.builder.ops):
+            return f"{self._label}.{place}.{op}"
+        if one.builder.direct_exits:
+            return Edge(one.rip + one.builder.direct_exits[0] & self._mask, one.start + len(one.builder.layout(one.dead).code))
+        return self._entry(place + 1)
+
+    def _entry(self, place: int) -> Way:
+        """Where an instruction begins, or what is behind the last."""
+        if place < len(self._instructions):
+            return self._at(place, 0)
+        return Edge(self._end_rip, self._end)
+
+    def _laid_out(self) -> Iterator[_Instruction]:
+        """Its instructions as they lie in its code."""
+        core, mode = self._core, self._block.mode
+        translator, templates = core.translator, core.translator.templates
+        data = core.ram.read(self._block.physical, translator.known_blocks.length(self._block.record))
+        decoder = Decoder((16, 32, 64)[mode & s.MODE_CODE], data, ip=0)
+        parts = [templates.known(data[i.ip : i.next_ip], mode) for i in decoder]
+        rip, start, at = self._block.rip, self._base + p.ENTRY + len(self._head.code), 0
+        for raw, template in translator._choose(parts, mode):
+            part = parts[at]
+            joined = None if raw == part.raw else templates._joined(raw, len(part.raw), mode)
+            builder = joined or templates._lowered(raw, mode)
+            yield _Instruction(template, builder, joined is None and part.templates.get(False) is not template, rip, start)
+            rip, start, at = rip + len(raw) & self._mask, start + len(template.code), at + (1 if joined is None else 2)
+        self._end_rip, self._end = rip, start
+
+    def _exits(self) -> dict[int, int]:
+        """Where each branch out of the block leads when it is not chained, by where it lies. Offsets into its code."""
+        view, record = self._core.translator.known_blocks._view, self._block.record
+        length, parameters, rips, exits = (
+            int.from_bytes(view[record + at : record + at + 2], "little") for at in (p.GUEST_LENGTH, p.PARAMETERS, p.RIPS, p.EXITS)
+        )
+        first = record + p.BYTES + 2 * (length + 7 & ~7) + p.PAIR * (parameters + rips)
+        words = view[first : first + p.PAIR * exits].cast("I")
+        return {words[at]: words[at + 1] for at in range(0, len(words), p.PAIR // 4)}
+
+
+def _aim(site: int) -> int:
+    """The host address that the 32-bit branch at `site` leads to."""
+    return site + 4 + ctypes.c_int32.from_address(site).value

@@ -1,0 +1,233 @@
+"""Compiled loops: what a guest sees of them is nothing, and whatever changes their code or wants to see them ends them."""
+
+import gc
+import threading
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from trapgate.exits import DebugException, Halted, Interrupted, SoftwareBreakpoint
+from trapgate.isa.native.placing import ENTRY
+from trapgate.soft.hot import HotLoops
+from trapgate.soft.loopgraph import graph, placed
+from trapgate.soft.loops import Installed, LoopBlock, install
+from trapgate.stencil.graph import NotALoop
+from trapgate.stencil.loop import compile_loop
+from trapgate.vcpu import Breakpoint, Kind, Owner
+from unit.soft.bench import CODE, DATA, K64, Bench
+
+HLT = "f4"
+SUM = "4801c8 ffc9 75f9" + HLT  # 1: add rax, rcx; dec ecx; jnz 1b
+ENDLESS = "48ffc0 ebfb"  # 1: inc rax; jmp 1b
+
+
+@dataclass
+class Looped:
+    """A bench whose code has run once as blocks, then got the loop at its start compiled."""
+
+    bench: Bench
+    loop: Installed
+
+    @property
+    def entered(self) -> bool:
+        """Whether the loop's first block still leads there."""
+        core = self.bench.cpu
+        return core.code.peek(self.loop.head, 1) == b"\xe9" and bool(self.loop.blocks)
+
+
+def compiled(made: Bench, rip: int = CODE) -> Installed:
+    """The loop through the block at `rip`, installed."""
+    cpu = made.cpu
+    block = placed(cpu, rip, rip, made.st.mode)
+    assert block is not None
+    around = graph(cpu, block)
+    installed = install(cpu, around, compile_loop(around.nodes))
+    assert installed is not None
+    return installed
+
+
+def looped(code: str, **registers: int) -> Looped:
+    """Run some code to HLT from CODE, compile its loop, and go back to CODE with the same registers."""
+    made = Bench("64")
+    made.ram.write(CODE, bytes.fromhex(code))
+    begin(made, **registers)
+    assert made.cpu.run() == Halted()
+    loop = compiled(made)
+    begin(made, **registers)
+    return Looped(made, loop)
+
+
+def begin(made: Bench, **registers: int) -> None:
+    """Back to CODE."""
+    made.cpu.abandon()
+    made.st.rip = CODE
+    for name in ("rax", "rbx", "rcx", "rdx", "rdi"):
+        setattr(made.st, name, registers.get(name, 0))
+
+
+def test_a_loop_does_what_its_blocks_do() -> None:
+    made = looped(SUM, rcx=1000)
+    dispatches = made.bench.st.count_dispatch
+    assert made.bench.cpu.run() == Halted()
+    assert (made.bench.st.rax, made.bench.st.rcx, made.bench.st.get_rflags() & 0x8D5) == (500_500, 0, 0x44)
+    assert made.entered and made.bench.st.count_dispatch - dispatches < 5
+
+
+def test_what_is_no_loop_is_refused() -> None:
+    made = Bench("64")
+    made.ram.write(CODE, bytes.fromhex("4801c8 ffc9 7500" + HLT))  # add rax, rcx; dec ecx; jnz to what follows; hlt
+    made.st.rcx = 5
+    assert made.cpu.run() == Halted()
+    with pytest.raises(NotALoop):
+        compiled(made)
+
+
+def test_a_kick_ends_an_endless_loop_between_two_instructions() -> None:
+    made = Bench("64")
+    made.ram.write(CODE, bytes.fromhex(ENDLESS))
+    for turn in range(2):  # as a block, then as a loop
+        threading.Timer(0.05, made.cpu.kick).start()
+        assert made.cpu.run() == Interrupted()
+        assert made.st.rip == CODE
+        if not turn:
+            compiled(made)
+            made.st.rax = 0
+    assert made.st.rax > 1000
+
+
+def test_a_fault_amid_a_loop_shows_the_registers_of_its_instruction() -> None:
+    """1: inc rbx; mov [rdi], al; add rdi, 8; dec ecx; jnz 1b; hlt: from the mapped 4 MiB into nothing."""
+    made = looped("48ffc3 8807 4883c708 ffc9 75f3" + HLT, rcx=4, rdi=DATA)
+    bench = made.bench
+    bench.gate(14, K64, 0x18000)
+    bench.ram.write(0x18000, b"\xf4")
+    begin(bench, rcx=100, rdi=(4 << 20) - 24)
+    assert bench.cpu.run() == Halted()
+    assert (bench.st.cr2, bench.st.rdi, bench.st.rbx, bench.st.rcx) == (4 << 20, 4 << 20, 4, 97)
+    frame = bench.words(bench.st.rsp, 4, 8)
+    assert (frame[0], frame[1], frame[3] & 1) == (2, CODE + 3, 0)
+    assert made.entered
+
+
+def test_a_loop_that_writes_its_own_code_runs_what_it_wrote() -> None:
+    """1: add eax, imm32; inc dword [1b + 1]; dec ecx; jnz 1b; hlt: adds 1, 2, 3, ..."""
+    code = "0501000000 ff05f6ffffff ffc9 75f1" + HLT
+    made = Bench("64")
+    made.ram.write(CODE, bytes.fromhex(code))
+    begin(made, rcx=3)
+    assert made.cpu.run() == Halted()
+    assert made.st.rax == 6
+    begin(made, rcx=0)  # 2^32 turns, and no writing: only to have blocks there
+    made.ram.write(CODE, bytes.fromhex(code.replace("ff05f6ffffff", "ff053a000000")))
+    begin(made, rcx=2)
+    assert made.cpu.run() == Halted()
+    loop = compiled(made)
+    made.ram.write(CODE, bytes.fromhex(code))
+    assert not loop.blocks
+    begin(made, rcx=4)
+    assert made.cpu.run() == Halted()
+    assert made.st.rax == 1 + 2 + 3 + 4
+
+
+def test_writing_the_code_of_a_loop_puts_its_head_back() -> None:
+    made = looped(SUM, rcx=10)
+    bench = made.bench
+    bench.ram.write(CODE + 1, b"\x29")  # sub rax, rcx
+    assert not made.entered
+    assert bench.cpu.code.peek(made.loop.head, len(made.loop.before)) == made.loop.before
+    assert bench.cpu.run() == Halted()
+    assert bench.st.rax == -55 & (1 << 64) - 1
+
+
+@pytest.mark.parametrize("hardware", [False, True])
+def test_a_breakpoint_in_a_loop(hardware: bool) -> None:
+    made = looped(SUM, rcx=10)
+    cpu = made.bench.cpu
+    one = Breakpoint(Owner.DEBUGGER, 0, Kind.EXEC, CODE + 3, 1)
+    cpu.arm([one] if hardware else [], [] if hardware else [CODE + 3])
+    assert not made.entered
+    for turn in range(3):
+        stop = cpu.run()
+        assert stop == SoftwareBreakpoint(CODE + 3) or (isinstance(stop, DebugException) and stop.hits == 1)
+        assert (made.bench.st.rip, made.bench.st.rcx) == (CODE + 3, 10 - turn)
+        cpu.resume_over()
+    cpu.arm([], [])
+    assert cpu.run() == Halted()
+    assert made.bench.st.rax == 55
+
+
+def test_a_watchpoint_stops_a_loop_behind_the_access() -> None:
+    """1: mov [rdi], ecx; add rdi, 4; dec ecx; jnz 1b; hlt"""
+    made = looped("890f 4883c704 ffc9 75f6" + HLT, rcx=10, rdi=DATA)
+    cpu = made.bench.cpu
+    cpu.arm([Breakpoint(Owner.DEBUGGER, 0, Kind.WRITE, DATA + 16, 4)], [])
+    stop = cpu.run()
+    assert isinstance(stop, DebugException) and stop.hits == 1
+    assert (made.bench.st.rip, made.bench.st.rcx, made.bench.st.rdi) == (CODE + 2, 6, DATA + 16)
+
+
+def test_single_steps_go_through_a_loop_one_by_one() -> None:
+    made = looped(SUM, rcx=3)
+    cpu, seen = made.bench.cpu, []
+    cpu.step(True)
+    for _ in range(5):
+        cpu.run()
+        seen.append((made.bench.st.rip - CODE, made.bench.st.rcx))
+    assert seen == [(3, 3), (5, 2), (0, 2), (3, 2), (5, 1)]
+
+
+def test_forgetting_everything_forgets_loops() -> None:
+    made = looped(SUM, rcx=10)
+    made.bench.cpu._start_over()
+    assert made.bench.cpu.run() == Halted()
+    assert made.bench.st.rax == 55
+
+
+def test_a_loop_compiled_for_code_that_has_changed_is_not_installed() -> None:
+    made = Bench("64")
+    made.ram.write(CODE, bytes.fromhex(SUM))
+    begin(made, rcx=10)
+    made.cpu.run()
+    block = placed(made.cpu, CODE, CODE, made.st.mode)
+    assert block is not None
+    around = graph(made.cpu, block)
+    loop = compile_loop(around.nodes)
+    made.ram.write(CODE + 1, b"\x29")
+    assert install(made.cpu, around, loop) is None
+
+
+def test_a_block_enters_one_loop_only() -> None:
+    made = looped(SUM, rcx=10)
+    cpu = made.bench.cpu
+    block = placed(cpu, CODE, CODE, made.bench.st.mode)
+    assert block is not None
+    around = graph(cpu, block)
+    assert install(cpu, around, compile_loop(around.nodes), serial=1) is None
+
+
+def test_a_hot_loop_is_found_compiled_and_entered() -> None:
+    made = Bench("64")
+    made.ram.write(CODE, bytes.fromhex(ENDLESS))
+    made.cpu.hot = HotLoops(made.cpu, 0.001)
+    end = time.monotonic() + 60
+    try:
+        while not any(isinstance(block, LoopBlock) for block in made.cpu.blocks.by_key.values()) and time.monotonic() < end:
+            threading.Timer(0.1, made.cpu.kick).start()
+            assert made.cpu.run() == Interrupted()
+        block = placed(made.cpu, CODE, CODE, made.st.mode)
+        assert block is not None and made.cpu.code.peek(block.code + ENTRY, 1) == b"\xe9"
+    finally:
+        made.cpu.end_threads()
+    assert made.cpu.hot is None
+
+
+def test_the_threads_end_with_the_core() -> None:
+    before = set(threading.enumerate())
+    made = Bench("64")
+    made.cpu.hot = HotLoops(made.cpu, 0.001)
+    (thread,) = set(threading.enumerate()) - before
+    del made
+    gc.collect()
+    thread.join(20)
+    assert not thread.is_alive()
