@@ -4,7 +4,6 @@ All of it runs on the thread that calls `resume` (or `run`); other threads may o
 """
 
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -480,7 +479,9 @@ class Machine:
 
 def _culprit(error: Exception) -> str | None:
     """The device whose code an exception came through, by the traceback; None when there is none."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_globals.get("__name__", "").startswith("trapgate.devices."):
-            return frame.f_code.co_qualname
+    place = error.__traceback__
+    while place is not None:
+        if place.tb_frame.f_globals.get("__name__", "").startswith("trapgate.devices."):
+            return place.tb_frame.f_code.co_qualname
+        place = place.tb_next
     return None

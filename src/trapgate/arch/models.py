@@ -1,7 +1,6 @@
 """CPU models: what a vCPU says it is and which features it has, chosen by name with `+feature` and `-feature`."""
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Literal
 
 from trapgate.arch import cpuid, features
@@ -91,6 +90,8 @@ class CpuModel:
 
 def _hint(name: str, known: set[str]) -> str:
     """'; did you mean ...?' when something known looks like `name`."""
+    from difflib import get_close_matches  # only names that are wrong need it
+
     by_lower = {one.lower(): one for one in sorted(known)}
     near = [by_lower[one] for one in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]
     return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -3,15 +3,17 @@
 import gc
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from trapgate.cli import errors
 from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Serial, SerialChoice, Size
 from trapgate.debug.buslock import Mode
-from trapgate.gdb.address import Address
 from trapgate.kvm.ioctl import KvmError
+
+if TYPE_CHECKING:
+    from trapgate.gdb.address import Address
 
 COLLECT = (200_000, 100, 100)  # modules and what the translator keeps are no garbage: searching them took a third of a boot's time
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
@@ -123,7 +125,7 @@ def run(
     cpus: int,
     cpu: str | None,
     engine: str,
-    gdb: Address | None,
+    gdb: "Address | None",
     wait: bool,
     serial: SerialChoice,
     bus_locks: BusLockChoice,

@@ -2,13 +2,15 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trapgate.debug.buslock import LIMIT_MOST, Mode
-from trapgate.gdb.address import Address, AddressError, parse_address
 from trapgate.memory import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from trapgate.gdb.address import Address
 
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 MEMORY_LEAST = 1 << 20
@@ -36,13 +38,15 @@ class Size(click.ParamType[int]):
         return size
 
 
-class GdbAddress(click.ParamType[Address]):
+class GdbAddress(click.ParamType["Address"]):
     """[HOST]:PORT or unix:PATH. Without a host it is the loopback."""
 
     name = "address"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Address":
         """The address; a usage error when it is none."""
+        from trapgate.gdb.address import Address, AddressError, parse_address  # most runs have no debugger
+
         if isinstance(value, Address):
             return value
         try:

@@ -15,12 +15,12 @@ from trapgate.cli.guest import keep_translations, load_guest, make_machine
 from trapgate.cli.options import BusLockChoice, SerialChoice
 from trapgate.cli.serial import SerialFile, SerialPty
 from trapgate.cli.terminal import Terminal
-from trapgate.gdb.address import Address, AddressError
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.stops import ExitKind, MachineExit
 
 if TYPE_CHECKING:
     from trapgate.cli.profile import Profiler
+    from trapgate.gdb.address import Address
 
 SWITCH = 0.0005  # seconds until a thread that waits for a deadline gets its turn while another translates
 LOOK = 0.2  # seconds until a signal is noticed at the latest
@@ -39,7 +39,7 @@ class Request:
     cpus: int
     cpu: str | None
     engine: str
-    gdb: Address | None
+    gdb: "Address | None"
     wait: bool
     serial: SerialChoice
     bus_locks: BusLockChoice
@@ -168,6 +168,7 @@ def _runner(machine: Machine, request: Request, profiler: "Profiler | None" = No
     """What runs the machine: it alone, or with a stub for gdb."""
     if request.gdb is None:
         return Runner(machine.run, machine.pause)
+    from trapgate.gdb.address import AddressError
     from trapgate.gdb.host import DebugHost  # most runs have no debugger: they start without loading the stub
 
     try:

@@ -13,6 +13,7 @@ raised.
 """
 
 import ctypes
+from functools import cache
 from typing import TYPE_CHECKING
 
 from iced_x86 import Encoder, Instruction, Mnemonic, OpKind, Register
@@ -20,7 +21,6 @@ from iced_x86 import Encoder, Instruction, Mnemonic, OpKind, Register
 from trapgate.exits import Exit
 from trapgate.isa import state as s
 from trapgate.isa.families import hosted, sse, x87
-from trapgate.soft import rounding
 from trapgate.soft.fault import GuestFault
 from trapgate.soft.instructions import handles, handles_the_rest
 from trapgate.soft.operands import effective_address, read_register, string_address, write_register
@@ -111,6 +111,8 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
         if raised & BEFORE & st.mxcsr_unmasked >> 7:
             raised &= BEFORE
         elif not raised & (OE | UE) & ~(st.mxcsr_unmasked >> 7) and p is not None and len(p.kinds) == 2:
+            from trapgate.soft import rounding  # hardly any guest comes here
+
             operands = _operands(i, before_xmm, bytes(data[:16]))
             if rounding.exact(p.name.split("_")[0], *operands, bool(st.guest_mxcsr & DAZ)):
                 raised &= ~PE
@@ -189,10 +191,12 @@ def _as_mmx(image: bytes) -> bytes:
 
 
 def _is_x87(i: Instruction) -> bool:
-    return i.code in _X87_CODES or i.mnemonic in x87.NOTHING
+    return i.code in _x87_codes() or i.mnemonic in x87.NOTHING
 
 
-_X87_CODES = frozenset(x87.codes())
+@cache
+def _x87_codes() -> frozenset[int]:
+    return frozenset(x87.codes())
 
 
 def _general(i: Instruction) -> int | None:

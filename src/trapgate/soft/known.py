@@ -9,6 +9,7 @@ import marshal
 import mmap
 import struct
 from array import array
+from contextlib import suppress
 
 from iced_x86 import Decoder, Instruction
 
@@ -61,6 +62,8 @@ class KnownBlocks:
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+        with suppress(OSError, AttributeError):  # fewer faults in the host; a host without huge pages does as well
+            self._map.madvise(mmap.MADV_HUGEPAGE)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self._view = memoryview(self._map)
         self._words = self._view.cast("I")  # the index comes first

@@ -1,6 +1,6 @@
 """Rare instructions of no particular family: BCD arithmetic, PUSHA, ENTER with levels, XLAT, CMPXCHG8B and 16B, random numbers."""
 
-import secrets
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -203,7 +203,7 @@ def _random(feature: str) -> Callable[["SoftVcpu", Instruction], None]:
         if not cpu.model.has(feature):
             raise ud()
         bits = 8 * operand_size(i, 0)
-        value = _repeatable(cpu, bits) if cpu.deterministic else secrets.randbits(bits)
+        value = _repeatable(cpu, bits) if cpu.deterministic else int.from_bytes(os.urandom(bits // 8))
         write_register(cpu, i.op0_register, value)
         _status(cpu, CF)
 

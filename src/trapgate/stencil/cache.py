@@ -4,7 +4,6 @@ import hashlib
 import mmap
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 DIGEST_BYTES = 32
@@ -75,6 +74,8 @@ class Cache:
         """Keep data under a key, atomically; False (with a note) when the disk refuses."""
         if not self._usable:
             return False
+        import tempfile  # few runs have something to store
+
         temporary = None
         try:
             descriptor, temporary = tempfile.mkstemp(dir=self.directory, prefix=f".{key}.")
