@@ -15,7 +15,7 @@ from trapgate.isa.native import placing as p
 from trapgate.memory import PAGE_SIZE
 from trapgate.soft.template import Builder, Rip, Template
 from trapgate.soft.translating import TranslatingCore
-from trapgate.stencil.graph import Edge, Node, Step, Way
+from trapgate.stencil.graph import NEVER, Edge, Node, Step, Way
 
 MOST_BLOCKS = 12  # of one graph
 _PAGE = ~(PAGE_SIZE - 1)
@@ -120,8 +120,8 @@ class _BlockSteps:
                 ways[f"COLD_{function}"] = _aim(one.start + at)
         match builder.ops[op][1].get("TAKEN"):
             case Rip(by):
-                site = one.start + next(at for at, number in layout.branches if number == op)
-                ways["TAKEN"] = Edge(one.rip + by & self._mask, self._base + self._unlinked[site - self._base])
+                site = next((one.start + at - self._base for at, number in layout.branches if number == op), None)
+                ways["TAKEN"] = NEVER if site is None else Edge(one.rip + by & self._mask, self._base + self._unlinked[site])
             case str(label):
                 ways["TAKEN"] = self._at(place, builder.labels[label])
         if op + 1 < len(builder.ops) or builder.direct_exits or not one.template.ends:

@@ -18,6 +18,7 @@ class Edge:
 
 Way = int | Edge | str
 """Where a jump of a body leads: to a host address, along an edge, or to another step (its label)."""
+NEVER: Way = 0  # no host address: the stencil's compiler has found that its condition never holds
 
 
 @dataclass(frozen=True, slots=True)

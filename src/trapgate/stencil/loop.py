@@ -15,7 +15,7 @@ from trapgate.isa.forms import Form
 from trapgate.isa.state import GENERAL, LAYOUT
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 from trapgate.stencil.compile import Compiler
-from trapgate.stencil.graph import Edge, Loop, Node, NotALoop, Step
+from trapgate.stencil.graph import NEVER, Edge, Loop, Node, NotALoop, Step
 from trapgate.stencil.lower import CONVENTION, FLOW_PARAMETERS, Body, Lowering
 
 NAME = "loop"
@@ -36,14 +36,20 @@ def _trace(form: str) -> Trace:
 
 
 @cache
-def fusible(form: str) -> bool:
-    """Whether a micro-op can be part of a loop: no called function sees the CPU state amid it."""
-    return not any(value.op in ("call", "return") or value.op == "put_at" for value in every_operation(_trace(form)))
+def _opaque(form: str) -> bool:
+    """Whether a called function, or a store that may be to any field, sees the CPU state amid a micro-op."""
+    return any(value.op in ("call", "return", "put_at") for value in every_operation(_trace(form)))
+
+
+def fusible(step: Step) -> bool:
+    """Whether a micro-op can be part of a loop. One that Python executes, whose number only its block knows, cannot."""
+    holes = (value.attr for value in every_operation(_trace(step.form)) if value.op == "hole")
+    return not _opaque(step.form) and all(hole in step.holes for hole in holes)
 
 
 def part_of_loop(graph: Sequence[Node]) -> frozenset[int]:
     """The blocks on some way from block 0 back to it."""
-    good = [all(fusible(step.form) for step in node.steps) for node in graph]
+    good = [all(fusible(step) for step in node.steps) for node in graph]
     ahead = [[to for to in node.edges() if good[to]] if good[n] else [] for n, node in enumerate(graph)]
     behind: list[list[int]] = [[] for _ in graph]
     for n, targets in enumerate(ahead):
@@ -227,7 +233,10 @@ class _LoopBody(Body):
         way = self._step.ways[value.attr]
         if isinstance(way, Edge):
             way = self._graph[way.block].steps[0].label if way.block in self._blocks else way.address
-        if isinstance(way, str):
+        if way == NEVER:
+            self.lines.append("  unreachable")
+            self.ended = True
+        elif isinstance(way, str):
             self.lines.append(f"  br label %{_label(way)}")
             self.ended = True
         else:

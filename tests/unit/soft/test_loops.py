@@ -231,3 +231,15 @@ def test_the_threads_end_with_the_core() -> None:
     gc.collect()
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_a_branch_that_is_never_taken_and_an_instruction_that_python_executes() -> None:
+    """1: test eax, eax; jb 2f; dec ecx; jnz 1b; 2: hlt, and the same with CPUID in it, which is no loop."""
+    made = looped("85c0 7204 ffc9 75f8" + HLT, rcx=10)
+    assert made.bench.cpu.run() == Halted() and made.bench.st.rcx == 0
+    other = Bench("64")
+    other.ram.write(CODE, bytes.fromhex("0fa2 ffce 75fa" + HLT))  # 1: cpuid; dec esi; jnz 1b
+    other.st.rsi = 3
+    assert other.cpu.run() == Halted()
+    with pytest.raises(NotALoop):
+        compiled(other)
