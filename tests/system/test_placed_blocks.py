@@ -6,22 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from iced_x86 import Decoder
 
 from programs import build
 from system.test_linux import guest
-from trapgate.arch.models import CpuModel
 from trapgate.cli.guest import load_guest, make_machine
-from trapgate.isa import state as s
 from trapgate.isa.native import placing as p
+from trapgate.isa.state import MODE_CODE
 from trapgate.machine import Machine, MachineConfig
-from trapgate.soft import templates
 from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.state import CpuState
-from trapgate.soft.translate import Translator
-
-HEADER = struct.Struct("<IHHQIIHHHH")
+from unit.soft.plain import HEADER, Plain
 
 
 class Record:
@@ -56,45 +50,21 @@ def placed(vcpu: SoftVcpu) -> Iterator[tuple[int, int, int, int, int]]:
             yield table[at], table[at + 1], mode, code, table[at + 3] >> 32
 
 
-class Plain:
-    """A translator that remembers nothing but whole instructions, over the RAM of a guest."""
-
-    def __init__(self, vcpu: SoftVcpu, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(templates, "addresses", lambda *_: ())
-        monkeypatch.setattr(templates, "variable", lambda *_: (0, 0))
-        self.code, self.state, self.host = CodeBuffer(vcpu.code.library, 16 << 20), CpuState(), vcpu.ram.host_base
-        self.state.ram_base, self.state.code_base, self.state.code_write = self.host, self.code.base, self.code.written_at
-        self.translator = Translator(vcpu.ram, self.code, self.state, CpuModel.parse("EPYC-Turin"))
-        self.translator.known_blocks.instructions.fill(list(vcpu.translator.instructions.raws))
-        self._copy = self.code.function("copy_block", 64, 3)
-
-    def block(self, rip: int, physical: int, mode: int, length: int) -> bytes:
-        """The code of a block of `length` guest bytes."""
-        data, parts = self.translator._memory[physical : physical + length].tobytes(), []
-        for i in Decoder((16, 32, 64)[mode & s.MODE_CODE], data, ip=0):
-            raw = data[i.ip :] if i.is_invalid else data[i.ip : i.next_ip]  # nothing follows what is no instruction
-            parts.append(self.translator.templates.known(raw, mode))
-            if i.is_invalid:
-                break
-        record = self.translator.known_blocks.add(mode, self.translator._compose(mode, parts), findable=False)
-        self.state.code_end = self.code.first
-        at = self._copy(ctypes.addressof(self.state), record, rip, self.host + physical)
-        return ctypes.string_at(self.code.written_at + at, self.state.code_end - at)
-
-
-def check(machine: Machine, at_least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def check(machine: Machine, at_least: int) -> None:
     vcpu = machine.vcpu
     assert isinstance(vcpu, SoftVcpu)
-    plain, memory, wrong, seen = Plain(vcpu, monkeypatch), vcpu.translator.known_blocks._view, [], 0
+    # A code buffer of its own: where the guest's blocks lie nothing is to be copied.
+    plain = Plain(CodeBuffer(vcpu.code.library, 16 << 20), vcpu.translator.instructions)
+    memory, wrong, seen = vcpu.translator.known_blocks._view, list[str](), 0
     for rip, physical, mode, code, at in placed(vcpu):
         record = Record(memory, at)
         data = vcpu.ram.read(physical, len(record.guest))
-        place = f"RIP {rip:#x}, mode {mode:#x}, code size {mode & s.MODE_CODE}: {data.hex()}"
+        place = f"RIP {rip:#x}, mode {mode:#x}, code size {mode & MODE_CODE}: {data.hex()}"
         if not record.fits(data):
             wrong.append(f"stale: {place}")
             continue
         found = ctypes.string_at(vcpu.code.written_at + code, record.code_length)
-        if record.unchained(found) != record.unchained(plain.block(rip, physical, mode, len(data))):
+        if record.unchained(found) != record.unchained(plain.placed(data, mode, rip)):
             wrong.append(f"other code: {place}")
         seen += 1
     assert not wrong, f"{len(wrong)} of {seen}:\n" + "\n".join(wrong[:10])
@@ -103,20 +73,20 @@ def check(machine: Machine, at_least: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.skipif(bool(build.missing_tools()), reason=f"not installed: {build.missing_tools()}")
 @pytest.mark.parametrize("name", ["long_user", "long_selfmod", "long_compat", "protected_segments", "real_mode"])
-def test_a_program(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program(name: str, tmp_path: Path) -> None:
     program = next(one for one in build.programs() if one.name == name)
     machine = make_machine(MachineConfig(memory=64 << 20, cpu=program.cpu), "soft")
     load_guest(machine, str(build.assemble(program, tmp_path)))
     try:
         machine.run()
-        check(machine, 50, monkeypatch)
+        check(machine, 50)
     finally:
         machine.close()
 
 
 @pytest.mark.linux
 @pytest.mark.timeout(900)
-def test_a_kernel_with_the_blocks_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_with_the_blocks_of_another_one() -> None:
     """Kernels share many blocks but for the addresses in them; each boot has addresses of its own."""
     known = b""
     for series in ("6.1", "backports", "6.1"):
@@ -130,8 +100,7 @@ def test_a_kernel_with_the_blocks_of_another_one(monkeypatch: pytest.MonkeyPatch
         try:
             machine.run()
             assert b"trapgate: exit status 0" in text, text[-500:].decode(errors="replace")
-            with monkeypatch.context() as plainly:
-                check(machine, 20_000, plainly)
+            check(machine, 20_000)
             known = vcpu.translator.known_blocks.pack()
         finally:
             machine.close()

@@ -39,6 +39,7 @@ MODE_NO_SSE = 1 << 9  # CR0.EM or not CR4.OSFXSR: SSE is #UD
 MODE_REAL = 1 << 10  # real or virtual-8086 mode
 MODE_IOPL = 1 << 11  # CPL <= IOPL
 MODE_SSE_UNMASKED = 1 << 12  # MXCSR unmasks an exception: whatever may raise #XM is Python's
+MODE_FLOATING = MODE_NO_X87 | MODE_NO_SSE | MODE_SSE_UNMASKED  # what packed and floating instructions alone depend on
 
 # Why native code left: the value of `exit_reason`.
 (
@@ -163,6 +164,7 @@ def _layout() -> dict[str, Field]:
     add("block_space", 8)  # what decides translation besides the mode, in the same word: `isa.native.placing`
     add("page_blocks", 8)  # host address of a table: for each guest-physical page, 1 + the place of its first block
     add("known_base", 8)  # host address of the records of known blocks
+    add("patterns", 8)  # host address of the patterns of instructions that blocks are composed of
     add("chaining", 4)  # not zero: branches between the blocks of a page are direct
     add("code_base", 8)  # the code buffer: where it may be executed, where it may be written, where it ends, how far it may grow
     add("code_write", 8)

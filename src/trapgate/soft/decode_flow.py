@@ -33,13 +33,7 @@ def _jcc(b: Builder, i: Instruction) -> None:
     if cuts_rip(b, i):
         _branch_cut(b, i, f"j{CONDITION_NAME[i.condition_code]}")
         return
-    fused = f"{b.ops[-1][0]}.j{CONDITION_NAME[i.condition_code]}" if b.ops else ""
-    target = branch_target(b, i)
-    if fused in b.layouts.library.stencils:  # the compare right before it
-        _, holes = b.ops.pop()
-        b.op(fused, **holes, TAKEN=Rip(target))
-    else:
-        b.op(f"j{CONDITION_NAME[i.condition_code]}", TAKEN=Rip(target))
+    b.op(f"j{CONDITION_NAME[i.condition_code]}", TAKEN=Rip(branch_target(b, i)))
     b.jump(b.length)
 
 

@@ -30,7 +30,7 @@ def lower_sse(i: Instruction, b: Builder) -> bool:
         special(i, b)
     elif i.code not in _known():
         return False
-    elif b.mode & s.MODE_SSE_UNMASKED and hosted.raises(hosted.plan(i.code)):
+    elif b.floating & s.MODE_SSE_UNMASKED and hosted.raises(hosted.plan(i.code)):
         b.python(i)
     else:
         lower_hosted(i, b)
@@ -58,9 +58,9 @@ def lower_hosted(i: Instruction, b: Builder) -> None:
 
 def unavailable_sse(b: Builder) -> bool:
     """Whether SSE may not run in this mode: #UD or #NM."""
-    if b.mode & s.MODE_NO_SSE:
+    if b.floating & s.MODE_NO_SSE:
         b.raises("raise_ud")
-    elif b.mode & s.MODE_NO_X87:
+    elif b.floating & s.MODE_NO_X87:
         b.raises("raise_nm")
     else:
         return False
@@ -122,7 +122,7 @@ def _state(form: str, size: int, saves: bool) -> Callable[[Instruction, Builder]
             if b.cpl and i.mnemonic in _SUPERVISOR:
                 b.raises("raise_gp0")
                 return
-        elif b.mode & s.MODE_NO_X87:
+        elif b.floating & s.MODE_NO_X87:
             b.raises("raise_nm")
             return
         b.memory(i, size, write=saves)

@@ -1,33 +1,83 @@
-"""What in a template follows from one constant of the instruction: observed on two instructions that differ in it alone."""
+"""What in a template follows from each constant of the instruction: observed on two instructions that differ in it alone.
 
+What becomes of a constant is not asked of the decoders: the instruction is lowered with another value, too, and where the two
+templates differ by just that difference, the constant goes. One that does anything else belongs to the bytes that a pattern shares.
+Instructions of one encoding that became the same micro-ops need it only once.
+"""
+
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-from trapgate.soft.template import Exit, Template
+from trapgate.soft.constants import Constant
+from trapgate.soft.template import Builder, Template
 
 _ALL = (1 << 64) - 1
 Field = tuple[int, int, int]  # a constant in the code: (offset, bytes, value)
 
 
 class Followers(NamedTuple):
-    """What is greater by as much as the constant: fields of the code, RIP holes and ways out, by their place in the template."""
+    """What is greater by as much as the constant: fields of the code, RIP holes and ways out, each by its number."""
 
-    fields: tuple[Field, ...]
+    fields: tuple[int, ...]
     rips: tuple[int, ...]
     exits: tuple[int, ...]
 
-    def moved(self, template: Template, by: int) -> Template:
-        """The template of the instruction whose constant is greater by so much."""
-        code, rips, exits = template.code, template.rips, template.exits
-        if self.fields:
-            changed = bytearray(code)
-            for at, size, held in self.fields:
-                changed[at : at + size] = (held + by & (1 << 8 * size) - 1).to_bytes(size, "little")
-            code = bytes(changed)
-        if self.rips:
-            rips = tuple((at, addend + by) if n in self.rips else (at, addend) for n, (at, addend) in enumerate(rips))
-        if self.exits:
-            exits = tuple(Exit(way.at, way.by + by) if n in self.exits else way for n, way in enumerate(exits))
-        return template._replace(code=code, rips=rips, exits=exits)
+
+Lower = Callable[[bytes], Builder | None]
+
+
+class Observed(NamedTuple):
+    """A template, the constants in its code, and what follows from those of the instruction that go somewhere."""
+
+    template: Template
+    fields: list[Field]
+    moved: dict[Constant, Followers]
+
+
+class Observer:
+    """Remembers what was observed."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, list[Followers | None]] = {}
+
+    def observe(
+        self, raw: bytes, builder: Builder, free: tuple[Constant, ...], dead: bool, lower: Lower, encoding: Hashable
+    ) -> Observed:
+        """The template of an instruction with the constants `free`; `lower` lowers others. `dead`: flags are not stored."""
+        template = builder.finish(dead)
+        fields = builder.fields
+        if not free:
+            return Observed(template, fields, {})
+        kinds, places = [constant[1:] for constant in free], [at for at, *_ in fields]
+        key = (encoding, builder.layout(dead), *kinds, *places)
+        seen = self._seen.get(key)
+        if seen is None:
+            seen = self._seen[key] = _alone([_follows(raw, constant, template, fields, dead, lower) for constant in free])
+        return Observed(template, fields, {constant: one for constant, one in zip(free, seen, strict=True) if one is not None})
+
+
+def _alone(found: list[Followers | None]) -> list[Followers | None]:
+    """Without those constants that go where one before them goes."""
+    taken, alone = set[tuple[str, int]](), list[Followers | None]()
+    for one in found:
+        what = (
+            {(kind, n) for kind, numbers in one._asdict().items() for n in numbers} if one is not None else set[tuple[str, int]]()
+        )
+        alone.append(None if what & taken else one)
+        taken |= what
+    return alone
+
+
+def _follows(raw: bytes, constant: Constant, template: Template, fields: list[Field], dead: bool, lower: Lower) -> Followers | None:
+    """What follows from one constant; None where it is not carried along."""
+    other, by = constant.other(raw)
+    builder = lower(other)
+    if builder is None:
+        return None
+    found = followers(template, fields, builder.finish(dead), builder.fields, by)
+    if found is None or any(fields[n][1] < min(constant.size, 4) for n in found.fields):
+        return None
+    return found
 
 
 def followers(one: Template, fields: list[Field], two: Template, other_fields: list[Field], by: int) -> Followers | None:
@@ -38,13 +88,13 @@ def followers(one: Template, fields: list[Field], two: Template, other_fields: l
         return None
     changed = []
     code, other_code = bytearray(one.code), bytearray(two.code)
-    for (at, size, held), (other_at, other_size, other_held) in zip(fields, other_fields, strict=True):
+    for n, ((at, size, held), (other_at, other_size, other_held)) in enumerate(zip(fields, other_fields, strict=True)):
         if (at, size) != (other_at, other_size):
             return None
         if held != other_held:
-            if size not in (4, 8) or (other_held - held - by) & (1 << 8 * size) - 1:
+            if size not in (1, 4, 8) or (other_held - held - by) & (1 << 8 * size) - 1:
                 return None
-            changed.append((at, size, held))
+            changed.append(n)
             code[at : at + size] = other_code[at : at + size] = bytes(size)
     rips = _moved([addend for _, addend in one.rips], [addend for _, addend in two.rips], by)
     exits = _moved([way.by for way in one.exits], [way.by for way in two.exits], by)

@@ -18,17 +18,17 @@ _EMPTY = (Mnemonic.EMMS, Mnemonic.FEMMS)
 def lower_gated(i: Instruction, b: Builder) -> bool:
     """Micro-ops of an x87, MMX or SSE instruction; False when it is none of these."""
     registers = [i.op_register(n) for n in range(i.op_count)]
-    if i.mnemonic == Mnemonic.WAIT and b.mode & s.MODE_NO_X87:
+    if i.mnemonic == Mnemonic.WAIT and b.floating & s.MODE_NO_X87:
         b.op("wait.gate")
         return True
     if i.code in x87_codes() or i.mnemonic in x87.NOTHING:
-        if b.mode & s.MODE_NO_X87:
+        if b.floating & s.MODE_NO_X87:
             b.raises("raise_nm")
             return True
         return lower_x87(i, b)
     if any(RegisterExt.is_xmm(r) for r in registers):
         return unavailable_sse(b) or lower_sse(i, b)
-    if (any(RegisterExt.is_mm(r) for r in registers) or i.mnemonic in _EMPTY) and b.mode & s.MODE_NO_X87:
+    if (any(RegisterExt.is_mm(r) for r in registers) or i.mnemonic in _EMPTY) and b.floating & s.MODE_NO_X87:
         b.raises("mmx.gate")
         return True
     return lower_sse(i, b)

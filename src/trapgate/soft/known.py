@@ -8,16 +8,13 @@ import ctypes
 import marshal
 import mmap
 import struct
-from array import array
 from contextlib import suppress
 
 from iced_x86 import Decoder, Instruction
 
 from trapgate.isa import state as s
 from trapgate.isa.native import placing as p
-from trapgate.soft.composer import BlockTemplate
 
-ROOM = 192 << 20  # bytes of memory for records: reserved, not touched
 KEPT = 96 << 20  # bytes packed: past that only what this run has used
 NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it
 _INDEX = 4 * s.KNOWN_PLACES
@@ -57,11 +54,18 @@ class Numbered:
         self._numbers = {key: number for number, key in enumerate(raws)}
 
 
+def spread(space: int, prefix: bytes) -> int:
+    """The place in the index of records with these first bytes; `isa.native.placing.spread` on ints."""
+    value = int.from_bytes(prefix, "little")
+    mixed = (value * 0x9E3779B97F4A7C15 ^ space * 0xC2B2AE3D27D4EB4F ^ len(prefix) * 0x165667B19E3779F9) & _ALL
+    return (mixed ^ mixed >> 29) & s.KNOWN_PLACES - 1
+
+
 class KnownBlocks:
     """Every block translated so far."""
 
     def __init__(self) -> None:
-        self._map = mmap.mmap(-1, ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+        self._map = mmap.mmap(-1, p.KNOWN_ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
         with suppress(OSError, AttributeError):  # fewer faults in the host; a host without huge pages does as well
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
@@ -75,58 +79,34 @@ class KnownBlocks:
     @property
     def run(self) -> int:
         """What the records that this run has used bear; native code puts it there."""
-        return self._words[s.KNOWN_PLACES]
+        return self._words[p.KNOWN_RUN >> 2]
 
     @run.setter
     def run(self, number: int) -> None:
-        self._words[s.KNOWN_PLACES] = number
+        self._words[p.KNOWN_RUN >> 2] = number
+
+    @property
+    def end(self) -> int:
+        """Where the next record goes."""
+        return self._words[p.KNOWN_END >> 2]
+
+    @end.setter
+    def end(self, at: int) -> None:
+        self._words[p.KNOWN_END >> 2] = at
+
+    @property
+    def added(self) -> int:
+        """Records made in this run."""
+        return self._words[p.KNOWN_ADDED >> 2]
+
+    @added.setter
+    def added(self, number: int) -> None:
+        self._words[p.KNOWN_ADDED >> 2] = number
 
     @property
     def full(self) -> bool:
         """Time to start over."""
-        return ROOM - self.end < 1 << 20
-
-    def add(self, space: int, template: BlockTemplate, findable: bool = True) -> int:
-        """Keep a block; where its record lies. `space`: the mode and whatever else decides translation."""
-        guest, code, parameters, rips, exits, numbers = template
-        image = bytearray(code)
-        for at, raw in numbers:
-            image[at : at + 4] = self.instructions.number(raw, (16, 32, 64)[space & s.MODE_CODE]).to_bytes(4, "little")
-        image += bytes(-len(image) % 16)
-        padding = bytes(-len(guest) % 8)
-        mask = bytearray(b"\xff" * len(guest))
-        for at, *_ in parameters:
-            mask[at : at + 4] = b"\0\0\0\x80"  # of the same sign
-        free = min((at for at, *_ in parameters), default=len(guest))
-        prefix = guest[: min(free, p.PREFIX)]
-        pairs = array("Q")
-        for offset, kind, at, addend in parameters:
-            pairs.extend((offset | kind << 16 | at << 32, addend & _ALL))
-        for at, addend in rips:
-            pairs.extend((at, addend & _ALL))
-        for at, unlinked, by in exits:
-            pairs.extend((at | unlinked << 32, by & _ALL))
-        body = guest + padding + mask + padding + pairs.tobytes()
-        code_at = _HEADER.size + len(body)
-        place = self._place(space, prefix) if findable and prefix else None
-        before, following = self._neighbours(place, len(guest))
-        header = _HEADER.pack(
-            following, len(prefix), self.run, space, len(image), code_at, len(guest), len(parameters), len(rips), len(exits)
-        )
-        at = self.end
-        record = header + body + image
-        self._view[at : at + len(record)] = record
-        self.end = at + len(record) + 15 & ~15
-        if before is not None:
-            self._words[before >> 2] = at
-        self.added += 1
-        return at
-
-    def _place(self, space: int, prefix: bytes) -> int:
-        """The place in the index of records with these first bytes; `isa.native.placing.spread` on ints."""
-        value = int.from_bytes(prefix, "little")
-        mixed = (value * 0x9E3779B97F4A7C15 ^ space * 0xC2B2AE3D27D4EB4F ^ len(prefix) * 0x165667B19E3779F9) & _ALL
-        return (mixed ^ mixed >> 29) & s.KNOWN_PLACES - 1
+        return self.end > p.KNOWN_ROOM - p.LARGEST_RECORD or self.added > p.MOST_RECORDS
 
     def _neighbours(self, place: int | None, length: int) -> tuple[int | None, int]:
         """(where the link to a new record of `length` guest bytes lies, the record behind it): the longest come first."""
@@ -158,12 +138,11 @@ class KnownBlocks:
 
     def unpack(self, data: bytes | memoryview) -> None:
         """Know what `pack` gave. For the start of a run: what is known already would be lost."""
-        assert not self.added and len(data) <= ROOM, "blocks were translated before the kept ones were read"
+        assert not self.added and len(data) <= p.KNOWN_ROOM, "blocks were translated before the kept ones were read"
         start = 8 + int.from_bytes(data[:8], "little")
         self.instructions.fill(marshal.loads(data[8:start]))
-        self.end = len(data) - start
-        self._view[: self.end] = data[start:]
-        self.run = self.run % 0xFFFF + 1
+        self._view[: len(data) - start] = data[start:]
+        self.end, self.added, self.run = len(data) - start, 0, self.run % 0xFFFF + 1
 
     def _keep_used(self) -> None:
         """Move the records that this run has used together, and index them anew."""
@@ -176,7 +155,7 @@ class KnownBlocks:
             if run == self.run:
                 record = bytearray(self._view[at : at + size])
                 prefix = bytes(record[_HEADER.size : _HEADER.size + prefix_length])
-                before, following = self._neighbours(self._place(space, prefix) if prefix else None, length)
+                before, following = self._neighbours(spread(space, prefix) if prefix else None, length)
                 struct.pack_into("<I", record, p.NEXT, following)
                 self._view[self.end : self.end + size] = record
                 if before is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from trapgate.stencil.library import Library
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """The stencils of some micro-ops, one behind the other. Offsets are bytes into `code`."""
 

@@ -90,7 +90,7 @@ class _BlockSteps:
         self._core, self._block, self._label = core, block, label
         self._mask = (0xFFFF, 0xFFFFFFFF, (1 << 64) - 1)[block.mode & s.MODE_CODE]
         self._base = core.code.base + block.code
-        self._head = core.translator.templates.head(1)
+        self._head = core.translator.lowering.head(1)
         self._unlinked = self._exits()
         self._instructions = list(self._laid_out())
 
@@ -146,17 +146,13 @@ class _BlockSteps:
     def _laid_out(self) -> Iterator[_Instruction]:
         """Its instructions as they lie in its code."""
         core, mode = self._core, self._block.mode
-        translator, templates = core.translator, core.translator.templates
+        translator = core.translator
         data = core.ram.read(self._block.physical, translator.known_blocks.length(self._block.record))
-        decoder = Decoder((16, 32, 64)[mode & s.MODE_CODE], data, ip=0)
-        parts = [templates.known(data[i.ip : i.next_ip], mode) for i in decoder]
-        rip, start, at = self._block.rip, self._base + p.ENTRY + len(self._head.code), 0
-        for raw, template in translator._choose(parts, mode):
-            part = parts[at]
-            joined = None if raw == part.raw else templates._joined(raw, len(part.raw), mode)
-            builder = joined or templates._lowered(raw, mode)
-            yield _Instruction(template, builder, joined is None and part.templates.get(False) is not template, rip, start)
-            rip, start, at = rip + len(raw) & self._mask, start + len(template.code), at + (1 if joined is None else 2)
+        raws = [data[i.ip : i.next_ip] for i in Decoder((16, 32, 64)[mode & s.MODE_CODE], data, ip=0)]
+        rip, start = self._block.rip, self._base + p.ENTRY + len(self._head.code)
+        for part in translator.lowering.parts(raws, mode):
+            yield _Instruction(part.template, part.builder, part.dead, rip, start)
+            rip, start = rip + len(part.raw) & self._mask, start + len(part.template.code)
         self._end_rip, self._end = rip, start
 
     def _exits(self) -> dict[int, int]:

@@ -61,7 +61,8 @@ class Builder:
     """Collects the micro-ops of one instruction."""
 
     def __init__(self, layouts: Layouts, mode: int, length: int, amd: bool = True, counting: bool = False) -> None:
-        self.layouts, self.mode, self.length, self.amd = layouts, mode, length, amd
+        self.layouts, self.mode, self.length, self.amd = layouts, mode & ~s.MODE_FLOATING, length, amd
+        self._floating, self.asks_floating = mode & s.MODE_FLOATING, False
         self.counting = counting  # instruction clock: repeated string instructions count their iterations
         self.code_size = (16, 32, 64)[mode & s.MODE_CODE]
         self.long = self.code_size == 64
@@ -78,6 +79,12 @@ class Builder:
         table = s.TLB_USER if self.cpl == 3 else s.TLB_KERNEL_AC if mode & s.MODE_AC else s.TLB_KERNEL
         base = TLB + table * s.TLB_BYTES
         self.common: dict[str, int | Rip | str] = {"RTLBR": base, "RTLBW": base + 8, "RTLBA": base + 24, "Qnext": Rip(length)}
+
+    @property
+    def floating(self) -> int:
+        """The bits of the mode that say whether packed and floating instructions may run. Whoever asks depends on them."""
+        self.asks_floating = True
+        return self._floating
 
     # --- micro-ops
 

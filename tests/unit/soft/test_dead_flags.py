@@ -2,21 +2,26 @@
 
 import pytest
 
-from trapgate.arch.models import CpuModel
 from trapgate.isa.state import MODE_CODE64
-from trapgate.memory import Ram
 from trapgate.soft.codebuffer import CodeBuffer
-from trapgate.soft.state import CpuState
-from trapgate.soft.translate import Translator
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
+from unit.soft.plain import Native, Plain
 
 
 @pytest.fixture(scope="module")
-def translator() -> Translator:
-    ram = Ram(1 << 20)
-    code = CodeBuffer(load_library(Cache()), 16 << 20)
-    return Translator(ram, code, CpuState(), CpuModel.parse("EPYC-Turin"))
+def code() -> CodeBuffer:
+    return CodeBuffer(load_library(Cache()), 16 << 20)
+
+
+@pytest.fixture(scope="module")
+def plain(code: CodeBuffer) -> Plain:
+    return Plain(code)
+
+
+@pytest.fixture(scope="module")
+def native(code: CodeBuffer) -> Native:
+    return Native(code)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +43,7 @@ def translator() -> Translator:
         ("01d1 eb04", [False, False]),  # ADD, JMP: the next block may read them
     ],
 )
-def test_which_flags_are_stored(translator: Translator, block: str, dead: list[bool]) -> None:
-    parts = [translator.templates.known(bytes.fromhex(text), MODE_CODE64) for text in block.split()]
-    chosen = translator._choose(parts, MODE_CODE64)
-    without = [part.templates[True] for part in parts if True in part.templates]
-    assert [any(template is one for one in without) for _, template in chosen] == dead
+def test_which_flags_are_stored(native: Native, plain: Plain, block: str, dead: list[bool]) -> None:
+    raws = [bytes.fromhex(text) for text in block.split()]
+    assert [part.dead for part in plain.lowering.parts(raws, MODE_CODE64)] == dead
+    assert native.placed(b"".join(raws), MODE_CODE64, 0x1000)[1] == plain.placed(b"".join(raws), MODE_CODE64, 0x1000)

@@ -8,19 +8,22 @@ from trapgate.isa.state import LAYOUT
 from trapgate.memory import Ram
 from trapgate.soft import known
 from trapgate.soft.codebuffer import CodeBuffer
-from trapgate.soft.composer import BlockTemplate
 from trapgate.soft.known import KnownBlocks
 from trapgate.soft.state import CpuState
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
+from unit.soft.plain import record
 
 AT = 0x1000
 KERNEL = (0x81234567).to_bytes(4, "little")
 OTHER_KERNEL = (0xA1234567).to_bytes(4, "little")
 
 
-def block(guest: bytes, parameters: tuple[tuple[int, int, int, int], ...] = ()) -> BlockTemplate:
-    return guest, b"code of " + guest, parameters, ((8, 1),), ((20, 30, -2),), ((12, b"\x0f\xa2"),)
+def block(
+    blocks: KnownBlocks, mode: int, guest: bytes, parameters: tuple[tuple[int, int, int, int], ...] = (), findable: bool = True
+) -> int:
+    blocks.instructions.number(b"\x0f\xa2", 64)
+    return record(blocks, mode, guest, b"code of " + guest, parameters, ((8, 1),), ((20, 30, -2),), findable)
 
 
 LONG, LONGER, SHORT, OTHER = b"ABCDEFGHIJ", b"ABCDEFGHIJKL", b"AB", b"zzzzzzzzzz"
@@ -52,8 +55,8 @@ def native() -> Searching:
 def filled() -> KnownBlocks:
     blocks = KnownBlocks()
     for guest in (LONG, SHORT, LONGER):
-        blocks.add(2, block(guest))
-    blocks.add(1, block(OTHER))
+        block(blocks, 2, guest)
+    block(blocks, 1, OTHER)
     return blocks
 
 
@@ -78,14 +81,14 @@ def test_modes_do_not_share_blocks(native: Searching) -> None:
 
 def test_blocks_that_are_not_to_be_found_are_not(native: Searching) -> None:
     blocks = KnownBlocks()
-    assert blocks.guest(blocks.add(2, block(LONG), findable=False)) == LONG
+    assert blocks.guest(block(blocks, 2, LONG, findable=False)) == LONG
     assert native.found(blocks, 2, LONG) is None
 
 
 def test_a_parameter_may_have_any_value_that_looks_like_an_address(native: Searching) -> None:
     blocks = KnownBlocks()
     guest = b"\x48\xc7\xc7" + KERNEL + b"\xc3"
-    blocks.add(2, block(guest, ((3, 0, 8, 0),)))
+    block(blocks, 2, guest, ((3, 0, 8, 0),))
     assert native.found(blocks, 2, b"\x48\xc7\xc7" + OTHER_KERNEL + b"\xc3") == guest
     assert native.found(blocks, 2, b"\x48\xc7\xc7" + OTHER_KERNEL + b"\xc2") is None
     for value in (0x7FFFFFFF, 0x40000000, 0xFFFF0000, 0xFFFFFFF0, 1):
@@ -101,7 +104,7 @@ def test_packed_and_unpacked_they_are_the_same(native: Searching) -> None:
     assert native.found(blocks, 2, LONGER) == LONGER
     assert native.found(blocks, 1, OTHER) == OTHER
     assert blocks.instructions[0].code == filled().instructions[0].code
-    blocks.add(2, block(b"ABCDEFGHZ"))  # the same prefix as a packed one
+    block(blocks, 2, b"ABCDEFGHZ")  # the same prefix as a packed one
     assert native.found(blocks, 2, LONG) == LONG
     again = KnownBlocks()
     again.unpack(blocks.pack())
@@ -120,7 +123,7 @@ def test_past_the_limit_only_what_was_used_is_kept(native: Searching, monkeypatc
     native.ram.write(AT, OTHER)
     record = native._find(ctypes.addressof(native.state), native.ram.host_base + AT, 4096, 1)
     native.code.function("copy_block", 64, 3)(ctypes.addressof(native.state), record, 0, native.ram.host_base + AT)
-    blocks.add(2, block(b"made in this run"))
+    block(blocks, 2, b"made in this run")
     monkeypatch.setattr(known, "KEPT", 1)
     again = KnownBlocks()
     again.unpack(blocks.pack())

@@ -122,7 +122,7 @@ def slow_commit(m: Trace) -> None:
 
 
 def dispatch(m: Trace) -> None:
-    """Find the block at RIP: jump cache, table of blocks by physical address, known blocks; else Python translates."""
+    """Find the block at RIP: jump cache, table of blocks, known blocks, known instructions; else Python translates."""
     with m.when(m.get("stepping", 32) != 0, likely=False):
         leave(m, s.EXIT_STEPPED)
     m.put("count_dispatch", m.get("count_dispatch", 64) + 1)
@@ -150,10 +150,13 @@ def dispatch(m: Trace) -> None:
     with m.otherwise():
         with m.when(stops_in_page(m, linear), likely=False):
             leave(m, s.EXIT_TRANSLATE)
-        record = m.call("find_block", 64, host.value, m.const(4096, 64) - (physical & 0xFFF), m.get("block_space", 64) | mode)
-        with m.when(record == 0, likely=False):
-            leave(m, s.EXIT_TRANSLATE)
-        code.set(m.call("place_block", 64, record, physical))
+        room, space = m.const(4096, 64) - (physical & 0xFFF), m.get("block_space", 64) | mode
+        record = m.variable(64, m.call("find_block", 64, host.value, room, space))
+        with m.when(record.value == 0, likely=False):
+            record.set(m.call("compose_block", 64, host.value, room, space, (space >> 32) & 0xFF))
+            with m.when(record.value == 0, likely=False):
+                leave(m, s.EXIT_TRANSLATE)
+        code.set(m.call("place_block", 64, record.value, physical))
         with m.when(code.value == 0, likely=False):
             leave(m, s.EXIT_TRANSLATE)
     word, bit = jump_filter(m, rip)

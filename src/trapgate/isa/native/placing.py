@@ -14,6 +14,11 @@ GONE = (1 << 32) - 1  # the mode of an entry whose block was dropped
 TURNS = 256  # places of the table at which an entry may lie: even at three quarters full, runs are shorter
 PREFIX = 8  # records are found by at most so many first guest bytes
 PAIR = 16  # bytes of a hole, an exit, a parameter
+KNOWN_RUN, KNOWN_END, KNOWN_ADDED = (4 * s.KNOWN_PLACES + 4 * n for n in range(3))
+"""Behind the index: the number of this run, where the next record goes, how many this run has made."""
+KNOWN_ROOM = 192 << 20  # bytes of memory for records: reserved, not touched
+MOST_RECORDS = 1 << 18  # made in one run
+LARGEST_RECORD = 1 << 20  # bytes: none comes near
 
 # A record: offsets of its fields. Behind them: guest bytes and mask, each padded to 8; parameters, RIP holes, exits; the code.
 NEXT, PREFIX_LENGTH, RUN, SPACE, CODE_LENGTH, CODE_AT = 0, 4, 6, 8, 16, 20
@@ -31,6 +36,13 @@ def spread(prefix: Value, space: Value, length: Value) -> Value:
     """Where a record's place in the index is; `soft.known` computes the same on ints."""
     mixed = prefix * 0x9E3779B97F4A7C15 ^ space * 0xC2B2AE3D27D4EB4F ^ length * 0x165667B19E3779F9
     return (mixed ^ mixed >> 29) & (s.KNOWN_PLACES - 1)
+
+
+def crowded(m: Trace) -> Value:
+    """1-bit: there is no room for another record. A guest that makes ever new code must not fill the host's memory."""
+    known = m.get("known_base", 64)
+    full = m.const(KNOWN_ROOM - LARGEST_RECORD, 32).ult(m.load(known + KNOWN_END, 32))
+    return full | m.const(MOST_RECORDS, 32).ult(m.load(known + KNOWN_ADDED, 32))
 
 
 def find_block(m: Trace) -> None:
@@ -67,7 +79,7 @@ def same_bytes(m: Trace) -> None:
     record, data = m.arguments
     length = m.load(record + GUEST_LENGTH, 16).zext(64)
     guest = record + BYTES
-    mask = guest + _padded(length)
+    mask = guest + padded(length)
     at = m.variable(64, 0)
     with m.loop():
         with m.when((at.value + 8).ugt(length)):
@@ -83,7 +95,7 @@ def same_bytes(m: Trace) -> None:
         with m.when(differ != 0):
             m.result(0)
         at.set(at.value + 1)
-    parameter = m.variable(64, mask + _padded(length))
+    parameter = m.variable(64, mask + padded(length))
     end = parameter.value + m.load(record + PARAMETERS, 16).zext(64) * PAIR
     with m.loop():
         with m.when(parameter.value == end):
@@ -104,11 +116,11 @@ def copy_block(m: Trace) -> None:
     length = m.load(record + CODE_LENGTH, 32).zext(64)
     m.asm("rep movsb", "={di},={si},={cx},0,1,2,~{memory}", 0, target, record + m.load(record + CODE_AT, 32).zext(64), length)
     m.put("code_end", start + length)
-    m.store(record + RUN, m.load(m.get("known_base", 64) + 4 * s.KNOWN_PLACES, 16))  # the number of this run
+    m.store(record + RUN, m.load(m.get("known_base", 64) + KNOWN_RUN, 16))  # the number of this run
     m.store(target, rip)
     size = m.load(record + SPACE, 64) & s.MODE_CODE
     mask = (size == 2).select(m.const(NOWHERE, 64), (size == 1).select(m.const(0xFFFFFFFF, 64), m.const(0xFFFF, 64)))
-    at = m.variable(64, record + BYTES + (_padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1))
+    at = m.variable(64, record + BYTES + (padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1))
     end = m.variable(64, at.value + m.load(record + PARAMETERS, 16).zext(64) * PAIR)
     with m.loop():
         with m.when(at.value == end.value):
@@ -188,7 +200,7 @@ def chain(m: Trace) -> None:
     mask = (size == 2).select(m.const(NOWHERE, 64), (size == 1).select(m.const(0xFFFFFFFF, 64), m.const(0xFFFF, 64)))
     page = ~m.const(0xFFF, 64)
     before = m.load(record + PARAMETERS, 16).zext(64) + m.load(record + RIPS, 16).zext(64)
-    at = m.variable(64, record + BYTES + (_padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1) + before * PAIR)
+    at = m.variable(64, record + BYTES + (padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1) + before * PAIR)
     end = at.value + m.load(record + EXITS, 16).zext(64) * PAIR
     code = m.load(entry + E_CODE, 32)
     with m.loop():
@@ -262,7 +274,8 @@ def length_of(m: Trace, entry: Value) -> Value:
     return (length == 0).select(m.const(1, 64), length)
 
 
-def _padded(length: Value) -> Value:
+def padded(length: Value) -> Value:
+    """Rounded up to 8."""
     return (length + 7) & ~length.trace.const(7, 64)
 
 
