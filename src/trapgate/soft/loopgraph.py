@@ -107,6 +107,9 @@ class _BlockSteps:
                     for key, value in {**one.builder.common, **own}.items()
                     if not isinstance(value, str)
                 }
+                if own.get("Uop") is not None:  # its number is known since the block is placed
+                    at = next(at for at, _, hole, _, number in one.builder.layout(one.dead).values if (hole, number) == ("Uop", op))
+                    holes["Uop"] = ctypes.c_uint32.from_address(one.start + at).value
                 steps.append(Step(f"{self._label}.{place}.{op}", form, op == 0, holes, self._ways(place, op)))
         return steps
 

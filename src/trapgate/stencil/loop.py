@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from trapgate.isa import catalog
-from trapgate.isa.facts import every_operation
+from trapgate.isa.facts import every_operation, facts
 from trapgate.isa.forms import Form
 from trapgate.isa.state import GENERAL, LAYOUT
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
@@ -22,7 +22,7 @@ NAME = "loop"
 KEPT = (*GENERAL, "flag_result", "flag_aux")  # the fields of the CPU state that live in host registers
 _FIRST_GENERAL = LAYOUT[GENERAL[0]].offset
 _VOLATILE = ("request",)  # another thread writes it
-_HOLE = re.compile(r"\b[RSUBQ][a-zA-Z0-9]*\b")
+_HOLE = re.compile(r"\b([RSUBQ]\w*)(\+\d+)?")  # what is added to the name of a byte is only for `stencil.tidy`
 
 
 @cache
@@ -37,19 +37,15 @@ def _trace(form: str) -> Trace:
 
 @cache
 def _opaque(form: str) -> bool:
-    """Whether a called function, or a store that may be to any field, sees the CPU state amid a micro-op."""
-    return any(value.op in ("call", "return", "put_at") for value in every_operation(_trace(form)))
-
-
-def fusible(step: Step) -> bool:
-    """Whether a micro-op can be part of a loop. One that Python executes, whose number only its block knows, cannot."""
-    holes = (value.attr for value in every_operation(_trace(step.form)) if value.op == "hole")
-    return not _opaque(step.form) and all(hole in step.holes for hole in holes)
+    """Whether a called function, or an access that may be to any field, sees the CPU state amid a micro-op."""
+    trace = _trace(form)
+    reached = facts(trace).addresses - {"rip", "bounce"}  # what packed instructions find XMM by; an address to compare with
+    return bool(reached) or any(value.op in ("call", "return", "put_at") for value in every_operation(trace))
 
 
 def part_of_loop(graph: Sequence[Node]) -> frozenset[int]:
     """The blocks on some way from block 0 back to it."""
-    good = [all(fusible(step) for step in node.steps) for node in graph]
+    good = [not any(_opaque(step.form) for step in node.steps) for node in graph]
     ahead = [[to for to in node.edges() if good[to]] if good[n] else [] for n, node in enumerate(graph)]
     behind: list[list[int]] = [[] for _ in graph]
     for n, targets in enumerate(ahead):
@@ -211,7 +207,7 @@ class _LoopBody(Body):
     def _op_asm(self, value: Value) -> None:
         template, constraints = value.attr
         holes = self._step.holes
-        template = _HOLE.sub(lambda found: str(holes[found[0]]) if found[0] in holes else found[0], template)
+        template = _HOLE.sub(lambda found: str(holes[found[1]]) if found[1] in holes else found[0], template)
         filled = Value(value.trace, value.op, value.width, value.args, (template, constraints))
         super()._op_asm(filled)
         if value.width:

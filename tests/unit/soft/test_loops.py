@@ -243,3 +243,19 @@ def test_a_branch_that_is_never_taken_and_an_instruction_that_python_executes() 
     assert other.cpu.run() == Halted()
     with pytest.raises(NotALoop):
         compiled(other)
+
+
+def test_packed_and_x87_instructions_in_a_loop() -> None:
+    """1: paddd xmm1, xmm0; movd mm3, ecx; paddd mm5, mm3; dec ecx; jnz 1b; movd eax, xmm1; movd ebx, mm5; hlt"""
+    code = "660ffec8 0f6ed9 0ffeeb ffc9 75f2 660f7ec8 0f7eeb" + HLT
+    made = Bench("64")
+    made.st.cr4 |= 1 << 9
+    made.cpu.update_mode()
+    made.ram.write(CODE, bytes.fromhex(code))
+    for turn in range(2):
+        begin(made, rcx=10)
+        made.st.xmm0[:], made.st.xmm1[:] = (3).to_bytes(16, "little"), bytes(16)
+        assert made.cpu.run() == Halted()
+        assert (made.st.rax & 0xFFFFFFFF, made.st.rbx & 0xFFFFFFFF) == (30, 55 * (turn + 1))
+        if not turn:
+            compiled(made)
