@@ -213,7 +213,8 @@ def _mov(b: Builder, i: Instruction) -> None:
 def _extend(name: str) -> Lower:
     def lower(b: Builder, i: Instruction) -> None:
         wide, narrow = operand_width(i, 0), operand_width(i, 1)
-        if b.amd and narrow == wide and is_memory(i, 1):  # MOVSXD with 16-bit operands: AMD's read 32 bits all the same (measured)
+        if b.amd and i.mnemonic == Mnemonic.MOVSXD and narrow == wide and is_memory(i, 1):
+            # 16-bit operands: AMD's read 32 bits all the same (measured)
             b.load_operand(i, 32)
             b.op(f"mov.RT.{wide}", R0=b.reg(i.op0_register))
             return
