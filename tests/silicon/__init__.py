@@ -2,9 +2,11 @@
 
 In the order a case passes:
 `catalog`, `catalog_sse`, `catalog_x87` list instructions; `forms` encodes them;
-`inputs`, `inputs_float` (with `draft`, `operands`) make a state for each; `sample` chooses cases by a seed;
+`inputs`, `inputs_float` (with `draft`, `operands`) make a state for each; `families` and `sample` choose cases by a seed;
+`sequences` makes runs of them (out of `pieces`), `regressions` keeps what went wrong once;
 `state` says what a state and an outcome are; `host` runs them natively (`host_code`, `host_worker`), `soft_runner` on any vCPU and
 `qemu_runner` on QEMU (both with `guest_kernel`); `compare` tells what differs, without what `undefined` lists;
+`host_trace` and `soft_tracer` record every step of a run as a `trace`, `stepwise` compares two;
 `soft` makes the software CPU for the tests.
 
 The judge knows user mode only. Faults are compared with vector, error code and CR2; debug exceptions are judged elsewhere.

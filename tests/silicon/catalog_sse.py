@@ -5,14 +5,9 @@ from functools import cache
 from iced_x86 import Code_, CpuidFeature
 
 from .catalog import INTEGER
-from .compare import Case
 from .forms import Form, encodings, features, is_legacy, legal_codes, mnemonic_of
-from .inputs_float import make_sse_state
-from .sample import choose as _choose
 
 _NAMES = ("MMX", "SSE", "SSE2", "SSE3", "SSSE3", "SSE4_1", "SSE4_2", "AES", "PCLMULQDQ", "SHA")
-# Results that the manuals bound but do not define (SDM vol. 2, RCPPS: relative error at most 1.5 * 2^-12); processors differ.
-APPROXIMATE = frozenset(("rcpps", "rcpss", "rsqrtps", "rsqrtss"))
 
 
 @cache
@@ -22,7 +17,7 @@ def _codes() -> dict[str, list[Code_]]:
     for code in legal_codes():
         name, needed = mnemonic_of(code), features(code)
         integer = name in INTEGER and name not in ("movsd", "cmpsd")
-        if is_legacy(code) and needed and needed <= wanted and not integer and name not in APPROXIMATE and not name.startswith("f"):
+        if is_legacy(code) and needed and needed <= wanted and not integer and not name.startswith("f"):
             table.setdefault(name, []).append(code)
     return dict(sorted(table.items()))
 
@@ -34,8 +29,3 @@ MNEMONICS = tuple(_codes())
 def forms(mnemonic: str) -> tuple[Form, ...]:
     """Every form of an instruction by its mnemonic; KeyError when it is none of these."""
     return tuple(form for code in _codes()[mnemonic] for form in encodings(code))
-
-
-def choose(mnemonic: str, count: int, seed: str) -> list[Case]:
-    """`count` cases of an instruction."""
-    return _choose(forms(mnemonic), count, seed, make_sse_state)

@@ -4,18 +4,13 @@ from functools import cache
 
 from iced_x86 import Code_, CpuidFeature
 
-from .compare import Case
 from .forms import Form, encodings, features, is_legacy, legal_codes, mnemonic_of
-from .inputs_float import make_x87_state
-from .sample import choose as _choose
 
 _NAMES = ("FPU", "FPU287", "FPU387", "CMOV", "SSE3")
-# The last bits of transcendental results differ between processors (SDM vol. 1, 8.3.10: an error below 1 ulp is promised).
-APPROXIMATE = frozenset(("fsin", "fcos", "fsincos", "fptan", "fpatan", "f2xm1", "fyl2x", "fyl2xp1"))
 # They store or load the last instruction's pointers, which AMD keeps only while an exception is pending; system tests look at them.
 _POINTERS = frozenset(("fnsave", "fsave", "fnstenv", "fstenv", "frstor", "fldenv"))
 _UNDOCUMENTED = frozenset(("fstpnce", "ffreep"))
-_LEFT_OUT = APPROXIMATE | _POINTERS | _UNDOCUMENTED
+_LEFT_OUT = _POINTERS | _UNDOCUMENTED
 
 
 @cache
@@ -24,13 +19,7 @@ def _codes() -> dict[str, list[Code_]]:
     table: dict[str, list[Code_]] = {}
     for code in legal_codes():
         name, needed = mnemonic_of(code), features(code)
-        if (
-            is_legacy(code)
-            and needed
-            and needed <= wanted
-            and name[0] in "fw"
-            and name not in APPROXIMATE | _POINTERS | _UNDOCUMENTED
-        ):
+        if is_legacy(code) and needed and needed <= wanted and name[0] in "fw" and name not in _LEFT_OUT:
             found = any(True for _ in encodings(code))
             if found:  # FSTCW and the like, WAIT and instruction in one, are two instructions
                 table.setdefault(name, []).append(code)
@@ -44,8 +33,3 @@ MNEMONICS = tuple(_codes())
 def forms(mnemonic: str) -> tuple[Form, ...]:
     """Every form of an instruction by its mnemonic; KeyError when it is none of these."""
     return tuple(form for code in _codes()[mnemonic] for form in encodings(code))
-
-
-def choose(mnemonic: str, count: int, seed: str) -> list[Case]:
-    """`count` cases of an instruction."""
-    return _choose(forms(mnemonic), count, seed, make_x87_state)

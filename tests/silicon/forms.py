@@ -4,7 +4,7 @@ The opcode table is iced-x86's `OpCodeInfo`; for each operand kind there is a li
 n-th of each, so that every choice occurs without the product of all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -264,6 +264,14 @@ def encodings(code: Code_, variants: int = 20) -> Iterator[Form]:
                 if form is not None and form.code not in seen:
                     seen.add(form.code)
                     yield form
+
+
+def by_opcode(forms: Iterable[Form]) -> dict[str, tuple[Form, ...]]:
+    """Forms by the name of their iced-x86 `Code`: an operation with its operand kinds and widths settled."""
+    found: dict[str, list[Form]] = {}
+    for form in forms:
+        found.setdefault(names(Code)[form.instruction.code], []).append(form)
+    return {name: tuple(group) for name, group in found.items()}
 
 
 def legal_codes() -> Iterator[Code_]:

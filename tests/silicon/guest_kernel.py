@@ -29,7 +29,7 @@ EFER = 0xD00  # LME LMA NXE
 PRESENT, WRITABLE, USER, LARGE, NO_EXECUTE = 1, 2, 4, 0x80, 1 << 63
 _ACCESSED_DIRTY = 0x60
 
-_WITH_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17, 21, 29, 30))  # SDM vol. 3, table 6-1
+WITH_ERROR_CODE = frozenset((8, 10, 11, 12, 13, 14, 17, 21, 29, 30))  # SDM vol. 3, table 6-1
 ENTRY = 32 * 16  # offset of the kernel's first instruction, behind 32 exception entries of 16 bytes
 
 # Order of the registers in a slot: see `state`.
@@ -39,7 +39,7 @@ _SAVED = ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rdi", "rsi", "r
 def _entries() -> str:
     lines = []
     for vector in range(32):
-        lines += [".balign 16", "" if vector in _WITH_ERROR_CODE else "push 0", f"push {vector}", "jmp save"]
+        lines += [".balign 16", "" if vector in WITH_ERROR_CODE else "push 0", f"push {vector}", "jmp save"]
     return "\n".join([*lines, ".balign 16"])
 
 

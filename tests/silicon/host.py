@@ -12,8 +12,24 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from . import host_code
-from .state import CODE_PAGE, INT3, SCRATCH, SCRATCH_SIZE, SLOT_SIZE, Outcome, State, hung, pack_case, unpack_outcome
+from . import host_code, host_trace
+from .state import (
+    CODE_PAGE,
+    DB,
+    INT3,
+    SCRATCH,
+    SCRATCH_SIZE,
+    SIGKILL,
+    SLOT_SIZE,
+    SLOT_TRACE,
+    TF,
+    Outcome,
+    State,
+    hung,
+    pack_case,
+    unpack_outcome,
+)
+from .trace import Trace
 
 PAGE = 4096
 _INDEX = struct.Struct("<QQQ")  # running case, number of cases, first case
@@ -35,11 +51,13 @@ class HostCpu:
         self.batch, self.timeout = batch, timeout
         code, driver = host_code.native_code()
         slots = -(-batch * SLOT_SIZE // PAGE) * PAGE
+        records = 3 * PAGE + slots
+        stores, end = records + host_trace.RECORDS_SIZE, records + host_trace.RECORDS_SIZE + host_trace.STORES_SIZE
         self._memfd = os.memfd_create("silicon")
-        os.ftruncate(self._memfd, 3 * PAGE + slots)
-        self._map = mmap.mmap(self._memfd, 3 * PAGE + slots)
+        os.ftruncate(self._memfd, end)
+        self._map = mmap.mmap(self._memfd, end)
         self._view = memoryview(self._map)
-        self._slots = self._view[3 * PAGE :]
+        self._slots, self._records, self._stores = self._view[3 * PAGE : records], self._view[records:stores], self._view[stores:]
         self._view[PAGE : 2 * PAGE] = INT3 * PAGE
         self._view[2 * PAGE : 2 * PAGE + len(code)] = code
         fd = self._memfd
@@ -56,6 +74,9 @@ class HostCpu:
                     (host_code.CODE_ALIAS, PAGE, "rw", fd, PAGE),
                     (host_code.NATIVE, PAGE, "rx", fd, 2 * PAGE),
                     (host_code.SLOTS, slots, "rw", fd, 3 * PAGE),
+                    (host_trace.SHADOW, SCRATCH_SIZE, "rw", -1, 0),
+                    (host_trace.RECORDS, host_trace.RECORDS_SIZE, "rw", fd, records),
+                    (host_trace.STORES, host_trace.STORES_SIZE, "rw", fd, stores),
                 ),
                 "handler": host_code.NATIVE,
                 "driver": host_code.NATIVE + driver,
@@ -74,13 +95,14 @@ class HostCpu:
     def close(self) -> None:
         """End the worker and give the memory back."""
         self._stop()
-        self._slots.release()
+        for view in (self._slots, self._records, self._stores):
+            view.release()
         self._view.release()
         self._map.close()
         os.close(self._memfd)
 
     def run(self, code: bytes, state: State) -> Outcome:
-        """Execute 1 to 128 bytes of code from a state."""
+        """Execute 1 to CODE_SIZE bytes of code from a state."""
         return next(self.run_many([(code, state)]))
 
     def run_many(self, cases: Iterable[tuple[bytes, State]]) -> Iterator[Outcome]:
@@ -92,6 +114,20 @@ class HostCpu:
             lost = self._execute(len(batch))
             for n, (_, state) in enumerate(batch):
                 yield hung(state) if n in lost else unpack_outcome(self._slots, n * SLOT_SIZE)
+
+    def trace_many(self, cases: Iterable[tuple[bytes, State]]) -> Iterator[tuple[Outcome, Trace]]:
+        """Execute cases in order under single-step, and tell what each step did; HostCpuError when a batch takes too many steps."""
+        rest = iter(cases)
+        while batch := list(islice(rest, self.batch)):
+            stepped = [(code, state._replace(rflags=state.rflags | TF)) for code, state in batch]
+            host_trace.switch(self._view, True)
+            outcomes = list(self.run_many(stepped))
+            host_trace.switch(self._view, False)
+            for n, outcome in enumerate(outcomes):
+                if outcome.fault is not None and (outcome.fault.vector == DB or outcome.fault.signal == SIGKILL):
+                    raise HostCpuError("a trace does not fit, or took too long: smaller batches, or shorter loops")
+                bounds = host_trace.bounds(self._slots, n * SLOT_SIZE + SLOT_TRACE)
+                yield outcome, Trace(bytes(self._records[bounds[0]]), bytes(self._stores[bounds[1]]))
 
     def _execute(self, count: int) -> set[int]:
         """Run the cases in the slots; the numbers of those that took their worker with them."""

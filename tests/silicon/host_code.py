@@ -2,9 +2,11 @@
 
 The kernel's signal frame (struct ucontext, then the XSAVE image) is a complete picture of the interrupted CPU, and sigreturn loads
 all of it again. So the handler needs no trampoline: it copies the frame into the finished case's slot, the next case's slot into
-the frame, and returns. The first case is entered by an INT3 of the driver, whose frame is kept and restored behind the last case.
+the frame, and returns; a case that is traced goes on behind each step (`host_trace`). The first case is entered by an INT3 of the
+driver, whose frame is kept and restored behind the last case.
 """
 
+from . import host_trace
 from .assemble import assemble
 from .state import (
     CODE,
@@ -18,6 +20,7 @@ from .state import (
     SLOT_MEMORY,
     SLOT_SIGNAL,
     SLOT_SIZE,
+    SLOT_TRACE,
 )
 
 # Far from everything that a 32-bit or slightly wrong address of a case can reach.
@@ -38,6 +41,7 @@ HANDLER = f"""
     mov r12, rdx
     movabs r13, {CONTROL}
     mov r14, [r12 + {FRAME_FPSTATE}]
+    {host_trace.record(FRAME_GPR)}
     mov rax, [r13]
     cmp rax, -1
     je start
@@ -45,6 +49,7 @@ HANDLER = f"""
     movabs rbx, {SLOTS}
     add r15, rbx
     mov [r15 + {SLOT_SIGNAL}], rdi
+    {host_trace.end(SLOT_TRACE)}
     lea rsi, [r12 + {FRAME_GPR}]
     lea rdi, [r15 + {SLOT_GPR}]
     mov ecx, 23
@@ -85,6 +90,7 @@ next:
     mov edi, {SCRATCH}
     mov ecx, {SCRATCH_SIZE // 8}
     rep movsq
+    {host_trace.begin(SLOT_TRACE)}
     lea rsi, [r15 + {SLOT_GPR}]
     lea rbx, [r15 + {SLOT_FX}]
     jmp load
@@ -107,6 +113,6 @@ load:
 
 
 def native_code() -> tuple[bytes, int]:
-    """The bytes to map at NATIVE and the driver's offset in them; the handler is at 0."""
-    handler = assemble(HANDLER).ljust(1024, b"\xcc")
+    """The bytes (at most a page) to map at NATIVE and the driver's offset in them; the handler is at 0."""
+    handler = assemble(HANDLER).ljust(2048, b"\xcc")
     return handler + b"\xcc\xc3", len(handler)  # driver: int3; ret

@@ -21,17 +21,19 @@ def _mxcsr(rng: random.Random) -> int:
     return masks << 7 | rng.getrandbits(2) << 13 | flushing | (rng.getrandbits(6) if rng.random() < 0.3 else 0)
 
 
-def _xmm(rng: random.Random) -> bytes:
+def xmm(rng: random.Random) -> bytes:
+    """XMM0-XMM15."""
     return b"".join(operands.vector(rng).to_bytes(16, "little") for _ in range(16))
 
 
-def _image(control: int, status: int, tags: int, mxcsr: int, stack: bytes, xmm: bytes) -> bytes:
+def image(control: int, status: int, tags: int, mxcsr: int, stack: bytes, xmm: bytes) -> bytes:
     """The FXSAVE image (SDM vol. 1, table 10-2)."""
     head = struct.pack("<HHBBHQQII", control, status, tags, 0, 0, 0, 0, mxcsr, 0x2FFFF)
     return (head + stack + xmm).ljust(FX_SIZE, b"\0")
 
 
-def _x87_stack(rng: random.Random) -> bytes:
+def x87_stack(rng: random.Random) -> bytes:
+    """ST0-ST7 as the FXSAVE image has them."""
     return b"".join(operands.floating(rng, 80).to_bytes(10, "little") + bytes(6) for _ in range(8))
 
 
@@ -61,7 +63,7 @@ def make_sse_state(form: Form, rng: random.Random) -> State:
         gpr[RDI] = SCRATCH + 0x1000 + rng.randrange(-64, 64)
         state = state._replace(gpr=tuple(gpr))
     top = rng.randrange(8)
-    fx = _image(0x37F, top << 11, rng.getrandbits(8), _mxcsr(rng), _x87_stack(rng), _xmm(rng))
+    fx = image(0x37F, top << 11, rng.getrandbits(8), _mxcsr(rng), x87_stack(rng), xmm(rng))
     return state._replace(fx=fx, memory=_patch(form, state, value))
 
 
@@ -82,5 +84,5 @@ def make_x87_state(form: Form, rng: random.Random) -> State:
         value = int("".join(rng.choice("0123456789") for _ in range(18)), 16) | rng.getrandbits(1) << 79
     if form.mnemonic == "fldcw":
         value = 0x40 | EXCEPTIONS | rng.getrandbits(4) << 8
-    fx = _image(control, status, tags, 0x1F80, _x87_stack(rng), _xmm(rng))
+    fx = image(control, status, tags, 0x1F80, x87_stack(rng), xmm(rng))
     return state._replace(fx=fx, memory=_patch(form, state, value))

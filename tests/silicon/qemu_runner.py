@@ -116,7 +116,7 @@ class QemuCpu:
         self._directory.cleanup()
 
     def run(self, code: bytes, state: State) -> Outcome:
-        """Execute 1 to 128 bytes of code from a state."""
+        """Execute 1 to CODE_SIZE bytes of code from a state."""
         return next(self.run_many([(code, state)]))
 
     def run_many(self, cases: Iterable[tuple[bytes, State]]) -> Iterator[Outcome]:

@@ -1,160 +1,193 @@
-"""Straight runs of instructions with forward branches and a loop around them: what single instructions cannot show.
+"""Runs of up to 50 instructions with branches, calls and loops: what single instructions cannot show.
 
 A translator leaves out flags that nobody reads, joins a compare with the branch behind it and chains blocks; so the host judges
-runs in which instructions depend on each other's flags, fault in the middle, and come round again. Undefined flags are followed
-through the run: no instruction reads one, and the comparison masks those left at the end.
+runs in which instructions depend on each other's results, fault in the middle, and come round again. No instruction of a run reads
+a flag that is undefined there, on whatever way it was reached; all else may depend on all else.
 """
 
 import random
-from functools import cache
 from typing import NamedTuple
-
-from iced_x86 import Instruction, InstructionInfoFactory, OpAccess, OpKind, Register, RflagsBits
 
 from . import catalog
 from .compare import Case
 from .draft import Draft
 from .forms import Form
-from .state import AF, CF, OF, PF, RSP, SCRATCH, SF, ZF, State
-from .undefined import NO_REGISTER, full_register, operand_width
+from .inputs_float import image, x87_stack, xmm
+from .pieces import COUNTER, POINTERS, R13, R13_BIAS, RDI, SEQUENCES, Sequence, Step, flags, steps
+from .state import CF, CODE_SIZE, OF, PF, SCRATCH, SF, ZF, State
 
-# What is defined for every operand but for flags (of which iced-x86 tells).
-MNEMONICS = (
-    "add adc sub sbb cmp and or xor test neg not inc dec mov movzx movsx movsxd lea xchg xadd cmpxchg shl shr sar rol ror rcl rcr "
-    "bt bts btr btc imul tzcnt lzcnt popcnt andn blsi blsr adcx adox cwde cdqe cqo clc stc cmc push pop "
-    "div idiv xlatb lodsb stosd nop"
-).split() + [f"{kind}{condition}" for kind in ("cmov", "set") for condition in catalog.CONDITIONS]
-BRANCH = 0x70  # Jcc rel8
-LIMIT = 110  # bytes of a run, below the 128 of a case
-ROUNDS = 3
-COUNTER = 15  # R15, of the loop: no instruction of the run touches it
-_FLAGS = {
-    RflagsBits.CF: CF, RflagsBits.PF: PF, RflagsBits.AF: AF, RflagsBits.ZF: ZF, RflagsBits.SF: SF, RflagsBits.OF: OF,
-}  # fmt: skip
-_SHIFTS = ("shl", "shr", "sar", "rol", "ror", "rcl", "rcr")
+MOST = 50  # instructions
+LIMIT = CODE_SIZE - 32  # bytes in front of the loop's end
+LONGEST = 40  # bytes of a piece, at most
+WEIGHTS = (0.55, 0.27, 0.18)  # of the families of `pieces.steps`
 _CONDITION_READS = (OF, OF, CF, CF, ZF, ZF, CF | ZF, CF | ZF, SF, SF, PF, PF, SF | OF, SF | OF, SF | OF | ZF, SF | OF | ZF)
-
-
-class Step(NamedTuple):
-    """A form and what it does to the status flags: reads, leaves undefined, settles."""
-
-    form: Form
-    reads: int
-    undefined: int
-    settles: int
-
-
-def _bits(flags: int) -> int:
-    return sum(bit for theirs, bit in _FLAGS.items() if flags & theirs)
-
-
-def undefined_by_table(instruction: Instruction) -> int:
-    """Status flags that an instruction leaves undefined, as far as the opcode table knows."""
-    return _bits(instruction.rflags_undefined)
-
-
-def _step(form: Form) -> Step:
-    instruction = form.instruction
-    reads, undefined = _bits(instruction.rflags_read), _bits(instruction.rflags_undefined)
-    modified = _bits(instruction.rflags_modified)
-    if form.mnemonic in _SHIFTS:
-        if instruction.op1_kind == OpKind.REGISTER:  # whether any flag changes depends on the count
-            return Step(form, reads, modified, 0)
-        if instruction.immediate8 & 0x3F >= operand_width(form):
-            undefined |= modified & CF
-    return Step(form, reads, undefined, modified & ~undefined)
-
-
-def _fits(form: Form, info: InstructionInfoFactory) -> bool:
-    """Whether a form may stand anywhere: it leaves the counter alone, moves RSP only as a stack instruction, and its memory
-    operand, if any, lies in the scratch area, at RDI (which mostly points there) or at RBX (XLAT)."""
-    instruction = form.instruction
-    if instruction.has_lock_prefix or instruction.has_rep_prefix:
-        return False
-    for used in info.info(instruction).used_registers():
-        number = full_register(used.register)
-        if number == COUNTER:
-            return False
-        if number == RSP and used.access not in (OpAccess.READ, OpAccess.COND_READ) and not instruction.is_stack_instruction:
-            return False
-    if any(instruction.op_kind(n) == OpKind.MEMORY for n in range(instruction.op_count)) and form.mnemonic != "lea":
-        if form.mnemonic == "xchg":  # a lock, which must not be split
-            return False
-        absolute = instruction.memory_base in (NO_REGISTER, Register.RDI) and instruction.memory_index == NO_REGISTER
-        if not (instruction.is_ip_rel_memory_operand or absolute or form.mnemonic == "xlatb"):
-            return False
-        if form.mnemonic in ("bt", "bts", "btr", "btc") and instruction.op1_kind == OpKind.REGISTER:
-            return False
-    return not (form.mnemonic in ("push", "pop") and full_register(instruction.op0_register) == RSP)
-
-
-@cache
-def steps() -> dict[str, tuple[Step, ...]]:
-    """The forms that runs are made of, by mnemonic."""
-    info = InstructionInfoFactory()
-    found = {name: tuple(_step(form) for form in catalog.forms(name) if _fits(form, info)) for name in MNEMONICS}
-    return {name: forms for name, forms in found.items() if forms}
+_RCX = 1 << 1
 
 
 class Run(NamedTuple):
-    """A run as a case. `at_end`, `anywhere`: status flags that nothing defines at its end, at some place where it may fault."""
+    """A run as a case, and its number of instructions."""
 
     case: Case
-    at_end: int
-    anywhere: int
+    count: int
 
 
-def _branch(rng: random.Random, poison: int) -> int | None:
-    """A condition none of whose flags is undefined."""
-    choices = [code for code, reads in enumerate(_CONDITION_READS) if not reads & poison]
-    return rng.choice(choices) if choices else None
+class _Join(NamedTuple):
+    """A branch forward that waits for its target: where its displacement lies and how long it is, pieces left to jump over, flags
+    that are undefined where it branches."""
+
+    at: int
+    size: int
+    left: int
+    undefined: int
 
 
-def make_run(seed: str) -> Run:
-    """A run of 3 to 12 instructions, half of them `ROUNDS` times around."""
+class _Maker:
+    """A run under construction."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.code, self.texts = bytearray(), list[str]()
+        self.undefined = self.count = 0
+        self.joins: list[_Join] = []
+        self.wild = rng.random() < 0.1  # pointers may be overwritten: most such runs fault
+        self.pointers = POINTERS if rng.random() < 0.4 else POINTERS & ~(1 << RDI)  # without RDI there are strings
+
+    def step(self, written: int = 0) -> Step | None:
+        """A form that may stand here; None when the one that came up may not. `written`: registers that it must leave alone."""
+        family = self.rng.choices(steps(), WEIGHTS)[0]
+        step = self.rng.choice(self.rng.choice(family))
+        if step.reads & self.undefined or step.pointers & ~self.pointers or step.writes & written:
+            return None
+        return None if step.writes & self.pointers and not self.wild else step
+
+    def put(self, step: Step) -> None:
+        """Append a form."""
+        self.code += step.form.code
+        self.texts.append(step.form.text)
+        self.undefined = self.undefined & ~step.settles | step.undefined
+        self.count += 1
+
+    def put_sequence(self, sequence: Sequence) -> None:
+        """Append a sequence, unless it would overwrite a pointer."""
+        if sequence.writes & self.pointers:
+            return
+        self.code += sequence.code
+        self.texts.append(sequence.text)
+        self.undefined = self.undefined & ~sequence.settles | sequence.undefined
+        self.count += sequence.count
+
+    def body(self, written: int = 0) -> None:
+        """One to three forms that leave the stack alone and are together shorter than a piece may be."""
+        end = len(self.code) + LONGEST - 15
+        for _ in range(self.rng.randrange(1, 4)):
+            step = self.step(written)
+            if step is not None and not step.form.instruction.is_stack_instruction and len(self.code) + len(step.form.code) < end:
+                self.put(step)
+
+    def call(self) -> None:
+        """CALL, a jump over the function, the function, RET."""
+        start = len(self.code)
+        self.code += b"\xe8\x02\0\0\0\xeb\0"  # call +2; jmp short
+        self.texts.append("call")
+        self.body()
+        self.code += b"\xc3"
+        self.texts.append("ret")
+        self.code[start + 6] = len(self.code) - start - 7
+        self.count += 3
+
+    def loop(self) -> None:
+        """LOOP, LOOPE or LOOPNE around forms that leave RCX alone."""
+        if self.undefined:  # the body is entered from its end, too
+            return
+        before = len(self.code), len(self.texts), self.count
+        self.code += b"\xb9" + self.rng.randrange(1, 5).to_bytes(4, "little")
+        start = len(self.code)
+        self.body(_RCX)
+        if self.undefined:
+            del self.code[before[0] :], self.texts[before[1] :]
+            self.undefined, self.count = 0, before[2]
+            return
+        self.code += bytes((self.rng.choice((0xE0, 0xE1, 0xE2, 0xE2)), start - len(self.code) - 2 & 0xFF))
+        self.texts.append("loop")
+        self.count += 2
+
+    def branch(self) -> None:
+        """A branch forward over one to three pieces, on a condition none of whose flags is undefined, or on RCX."""
+        rng = self.rng
+        choices = [code for code, reads in enumerate(_CONDITION_READS) if not reads & self.undefined]
+        if not choices or rng.random() < 0.1:
+            self.code += rng.choice((b"\xe3\0", b"\x67\xe3\0"))
+            self.texts.append("jrcxz")
+            size = 1
+        else:
+            condition, size = rng.choice(choices), rng.choice((1, 1, 4))
+            self.code += bytes((0x70 | condition, 0)) if size == 1 else bytes((0x0F, 0x80 | condition, 0, 0, 0, 0))
+            self.texts.append(f"j{catalog.CONDITIONS[condition]}")
+        self.joins.append(_Join(len(self.code) - size, size, rng.randrange(1, 3 if size == 1 else 4), self.undefined))
+        self.count += 1
+
+    def land(self, everything: bool = False) -> None:
+        """A piece is complete: branches that were to jump over it and no further lead here."""
+        self.joins = [join._replace(left=join.left - 1) for join in self.joins]
+        for join in self.joins:
+            if everything or not join.left:
+                distance = len(self.code) - join.at - join.size
+                self.code[join.at : join.at + join.size] = distance.to_bytes(join.size, "little", signed=True)
+                self.undefined |= join.undefined
+        self.joins = [join for join in self.joins if join.left and not everything]
+
+    def piece(self) -> None:
+        """One more piece, or none when what came up does not fit here."""
+        choice = self.rng.random()
+        if choice < 0.86:
+            if (step := self.step()) is None:
+                return
+            self.put(step)
+        elif choice < 0.95:
+            make = self.rng.choice(SEQUENCES)
+            if make is flags and self.undefined:
+                return
+            self.put_sequence(make(self.rng))
+        elif choice < 0.98:
+            self.call()
+        else:
+            self.loop()
+        self.land()
+
+
+def make_run(seed: str, most: int = MOST) -> Run:
+    """A run of up to `most` instructions, half of them some times around."""
     rng = random.Random(seed)
-    table = steps()
-    loops, branches = rng.random() < 0.5, rng.choice((0, 0.3, 0.6))
-    code, texts = bytearray(b"\x41\xbf" + ROUNDS.to_bytes(4, "little") if loops else b""), list[str]()
-    start = len(code)
-    poison = everywhere = 0
-    joins: list[tuple[int, int, int]] = []  # (offset of the displacement, instructions left to jump over, undefined flags)
-    for _ in range(rng.randrange(3, 13)):
-        step = rng.choice(table[rng.choice(list(table))])
-        if step.reads & poison or len(code) > LIMIT - 15:
-            continue
-        code += step.form.code
-        texts.append(step.form.text)
-        poison = poison & ~step.settles | step.undefined
-        everywhere |= poison
-        joins = [(at, left - 1, flags) for at, left, flags in joins]
-        for at, _, flags in (join for join in joins if join[1] == 0):
-            code[at] = len(code) - at - 1
-            poison |= flags
-        joins = [join for join in joins if join[1]]
-        if rng.random() < branches and (condition := _branch(rng, poison)) is not None:
-            code += bytes((BRANCH | condition, 0))
-            texts.append(f"j{catalog.CONDITIONS[condition]}")
-            joins.append((len(code) - 1, rng.randrange(1, 4), poison))
-    for at, _, flags in joins:
-        code[at] = len(code) - at - 1
-        poison |= flags
-    if loops:  # sub r15d, 1; jnz start
-        code += b"\x41\x83\xef\x01\x75"
-        code.append(start - len(code) - 1 & 0xFF)
-        poison = 0
+    maker = _Maker(rng)
+    wanted, branches = rng.randrange(most // 3, most - 5), rng.choice((0, 0.1, 0.3))
+    rounds = rng.randrange(2, 6) if rng.random() < 0.5 else 0
+    if rounds:
+        maker.code += b"\x41\xbf" + rounds.to_bytes(4, "little")
+        maker.count += 3
+    start = len(maker.code)
+    while maker.count < wanted and len(maker.code) < LIMIT - LONGEST:
+        maker.piece()
+        if rng.random() < branches:
+            maker.branch()
+    maker.land(everything=True)
+    if rounds:  # sub r15d, 1; jnz start
+        maker.code += b"\x41\x83\xef\x01\x0f\x85"
+        maker.code += (start - len(maker.code) - 4).to_bytes(4, "little", signed=True)
     shown = catalog.forms("nop")[0]
-    form = Form(bytes(code), shown.instruction, "nop", "; ".join(texts) + (" (loop)" if loops else ""))
-    return Run(Case(form, _state(rng)), poison, everywhere)
+    text = "; ".join(maker.texts) + (" (loop)" if rounds else "")
+    return Run(Case(Form(bytes(maker.code), shown.instruction, "nop", text), _state(rng)), maker.count)
 
 
 def _state(rng: random.Random) -> State:
     draft = Draft(catalog.forms("add")[rng.randrange(8)], rng)
-    for number in (0, 2):  # divisors and dividends that often work, XLAT and string addresses that do
-        if rng.random() < 0.5:
-            draft.gpr[number] &= 0xFF
-    draft.gpr[3] = SCRATCH + 0x800 if rng.random() < 0.6 else draft.gpr[3]
-    for number in (6, 7):
-        if rng.random() < 0.8:
-            draft.gpr[number] = SCRATCH + 0x1000 + rng.randrange(0x800)
+    for number in range(RDI, 16):
+        if POINTERS >> number & 1:
+            draft.gpr[number] = SCRATCH + 0x100 + 16 * rng.randrange(0x1C0)
+    draft.gpr[R13] -= R13_BIAS
+    draft.gpr[COUNTER] = rng.randrange(8)
+    masks = 0x3F if rng.random() < 0.95 else rng.getrandbits(6)
+    tags = rng.choice((0xFF, 0, 0, rng.getrandbits(8)))
+    mxcsr = masks << 7 | rng.getrandbits(2) << 13 | rng.choice((0, 0, 0x40, 0x8000, 0x8040))
+    control = 0x37F if rng.random() < 0.5 else 0x40 | masks | rng.getrandbits(4) << 8
+    draft.fx = image(control, rng.randrange(8) << 11, tags, mxcsr, x87_stack(rng), xmm(rng))
     return draft.finish()

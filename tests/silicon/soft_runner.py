@@ -64,6 +64,7 @@ def start_registers() -> dict[str, int]:
 class SoftCpu(Generic[E]):
     """Runs cases on a vCPU; same use as `HostCpu`. `ram` must have at least `guest_kernel.memory_size(batch)` bytes.
 
+    A batch that takes longer than `timeout` seconds ends with the case that it is at; on a busy host, translation alone takes some.
     With `fx` False the kernel leaves x87, MXCSR and XMM registers alone, for a CPU without FXSAVE: outcomes then repeat the
     state's.
     """
@@ -74,7 +75,7 @@ class SoftCpu(Generic[E]):
         ram: Ram,
         start: Callable[[E, dict[str, int]], None],
         batch: int = 64,
-        timeout: float = 5.0,
+        timeout: float = 60.0,
         fx: bool = True,
     ) -> None:
         if ram.size < guest.memory_size(batch):
@@ -84,7 +85,7 @@ class SoftCpu(Generic[E]):
         self._running = False
 
     def run(self, code: bytes, state: State) -> Outcome:
-        """Execute 1 to 128 bytes of code from a state."""
+        """Execute 1 to CODE_SIZE bytes of code from a state."""
         return next(self.run_many([(code, state)]))
 
     def run_many(self, cases: Iterable[tuple[bytes, State]]) -> Iterator[Outcome]:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 CODE_PAGE = 0x1100_0000
 CODE = CODE_PAGE + 0x800  # middle of the page: a short jump either way lands on INT3
-CODE_SIZE = 128
+CODE_SIZE = 384
 SCRATCH = 0x1000_0000  # two pages, nothing mapped before and behind
 SCRATCH_SIZE = 0x2000
 INT3 = b"\xcc"
@@ -27,8 +27,8 @@ RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 FX_SIZE = 416  # the part of the FXSAVE image that holds state (SDM vol. 1, 10.5.1: bytes 416-511 are free)
 FX_INIT = struct.pack("<HHBBHQQII", 0x37F, 0, 0, 0, 0, 0, 0, 0x1F80, 0x2FFFF).ljust(FX_SIZE, b"\0")
 
-SLOT_SIZE = 0x2400
-SLOT_GPR, SLOT_SIGNAL, SLOT_FX, SLOT_MEMORY = 128, 320, 384, 1024  # offsets inside a slot; code is at 0
+SLOT_SIZE = 0x2500
+SLOT_GPR, SLOT_SIGNAL, SLOT_TRACE, SLOT_FX, SLOT_MEMORY = 384, 576, 584, 640, 1280  # offsets inside a slot; code is at 0
 # Registers stand in the order of the kernel's `struct sigcontext` (asm/sigcontext.h), which is what the host's handler copies:
 # r8-r15 rdi rsi rbp rbx rdx rax rcx rsp rip rflags, and on the way back cs/gs/fs, error code, vector, old mask, CR2.
 _IN = struct.Struct(f"<{CODE_SIZE}s18Q{SLOT_FX - SLOT_GPR - 144}x{FX_SIZE}s{SLOT_MEMORY - SLOT_FX - FX_SIZE}x{SCRATCH_SIZE}s")
@@ -124,7 +124,7 @@ class Runner(Protocol):
 
 
 def pack_case(buffer: memoryview, offset: int, code: bytes, state: State) -> None:
-    """Write a case into its slot; ValueError when the code is longer than 128 bytes or a block has the wrong size."""
+    """Write a case into its slot; ValueError when the code is longer than CODE_SIZE or a block has the wrong size."""
     if not 0 < len(code) <= CODE_SIZE:
         raise ValueError(f"{len(code)} bytes of code: must be 1 to {CODE_SIZE}")
     if len(state.memory) != SCRATCH_SIZE or len(state.fx) != FX_SIZE:

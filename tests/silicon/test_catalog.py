@@ -9,6 +9,7 @@ from iced_x86 import Decoder, OpKind, Register
 from . import catalog, catalog_sse, catalog_x87, operands
 from .compare import Case
 from .effective import address_of
+from .families import FAMILIES, Family
 from .forms import access_bytes
 from .host import HostCpu
 from .inputs import make_state
@@ -89,17 +90,12 @@ def test_sse_and_x87_lists_hold_what_they_should() -> None:
 CASES_EACH = 40
 
 
-@pytest.mark.parametrize("family", ["integer", "sse", "x87"])
-def test_most_cases_get_through_on_the_host(host: HostCpu, family: str) -> None:
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_most_cases_get_through_on_the_host(host: HostCpu, family: Family) -> None:
     """Faults are worth testing, but a list that mostly faults tests nothing else; and nothing may hang or be undefined."""
-    choices = {
-        "integer": lambda name: choose(catalog.forms(name), CASES_EACH, name),
-        "sse": lambda name: catalog_sse.choose(name, CASES_EACH, name),
-        "x87": lambda name: catalog_x87.choose(name, CASES_EACH, name),
-    }
-    names = {"integer": catalog.INTEGER, "sse": catalog_sse.MNEMONICS, "x87": catalog_x87.MNEMONICS}
-    for name in names[family]:
-        outcomes = list(host.run_many((case.form.code, case.state) for case in choices[family](name)))
+    for name in family.mnemonics:
+        cases = family.choose(name, CASES_EACH, name)
+        outcomes = list(host.run_many((case.form.code, case.state) for case in cases))
         faults = [str(after.fault) for after in outcomes if after.fault is not None]
         assert "hung" not in faults, name
         assert "system call" not in faults, name

@@ -9,8 +9,8 @@ from trapgate.soft.cpu import SoftVcpu
 from . import compat
 from .compare import compare
 from .host import HostCpu
+from .pieces import undefined_by_table
 from .sample import report
-from .sequences import undefined_by_table
 from .soft import make_soft_cpu
 from .soft_runner import SoftCpu
 

@@ -9,7 +9,7 @@ from trapgate.isa.families.fpstate import BITS, COMPACT, COMPACTED
 from . import soft as soft_module
 from .assemble import assemble
 from .host import HostCpu
-from .inputs_float import _image, _x87_stack, _xmm
+from .inputs_float import image, x87_stack, xmm
 from .soft_runner import SoftCpu
 from .state import FX_SIZE, GP, MF, RAX, RDI, RDX, SCRATCH, SCRATCH_SIZE, Outcome, State
 
@@ -34,7 +34,7 @@ def soft() -> SoftCpu:
 
 
 def _fx(rng: random.Random, mxcsr: int = 0x1F80, control: int = 0x37F) -> bytes:
-    return _image(control, rng.randrange(8) << 11, rng.getrandbits(8) | 1, mxcsr, _x87_stack(rng), _xmm(rng))
+    return image(control, rng.randrange(8) << 11, rng.getrandbits(8) | 1, mxcsr, x87_stack(rng), xmm(rng))
 
 
 def _state(rng: random.Random, at: int = AREA, area: bytes = b"", eax: int = 3, fx: bytes | None = None) -> State:

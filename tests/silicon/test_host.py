@@ -12,6 +12,7 @@ from .sample import choose, judge, report
 from .state import (
     CF,
     CODE,
+    CODE_SIZE,
     DE,
     DF,
     FX_INIT,
@@ -122,8 +123,8 @@ def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_code_that_does_not_fit_is_refused(host: HostCpu) -> None:
-    with pytest.raises(ValueError, match="129 bytes of code"):
-        host.run(b"\x90" * 129, state())
+    with pytest.raises(ValueError, match=f"{CODE_SIZE + 1} bytes of code"):
+        host.run(b"\x90" * (CODE_SIZE + 1), state())
 
 
 @pytest.mark.parametrize("mnemonic", ["add", "shl", "div", "cmps" + "b", "cmpxchg16b", "mul", "ret", "bts"])

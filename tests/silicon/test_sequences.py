@@ -1,4 +1,4 @@
-"""Runs of instructions on the software CPU against the host CPU; the debug switches of the translator change no outcome."""
+"""Runs of instructions on the software CPU against the host CPU: the state behind every step, the end in blocks of any length."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,17 @@ from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.translate import Translator
 
 from . import catalog, sequences
-from .compare import compare, explain
+from .compare import explain
 from .host import HostCpu
 from .sample import choose, judge, report
+from .sequences import Run
 from .soft import make_soft_cpu
 from .soft_runner import SoftCpu
+from .soft_tracer import SoftTracer
+from .stepwise import compare_ends, compare_traces, undefined_at_end
 
-QUICK, LONG = 1500, 100_000
+QUICK, BY_STEPS, LONG = 50_000, 10_000, 10_000_000  # steps
+CHUNK = 64  # runs
 SAMPLE = (
     "add", "sbb", "inc", "shl", "rcr", "shld", "bts", "bsf", "pdep", "mulx", "idiv", "imul", "cmpxchg", "cmpxchg16b", "xchg",
     "push", "pop", "enter", "leave", "popfq", "call", "ret", "loopne", "movsb", "cmpsw", "cmovbe", "setl", "jg",
@@ -35,47 +39,80 @@ def _unchained(translator: Translator) -> None:
     translator.configure(chaining=False)
 
 
-@pytest.fixture(scope="module", params=[_default, _single, _unchained], ids=["default", "single", "unchained"])
-def soft(request: pytest.FixtureRequest) -> SoftCpu[SoftVcpu]:
+Modes = dict[str, SoftCpu[SoftVcpu]]
+
+
+@pytest.fixture(scope="module")
+def modes() -> Modes:
     """The software CPU as a runner, in each mode."""
-    prepare: Callable[[Translator], None] = request.param
-    return make_soft_cpu(fx=False, prepare=prepare)
+    ways: tuple[Callable[[Translator], None], ...] = (_default, _single, _unchained)
+    return {way.__name__[1:]: make_soft_cpu(prepare=way) for way in ways}
 
 
-def _agree(host: HostCpu, soft: SoftCpu[SoftVcpu], count: int, seed: int) -> None:
-    runs = [sequences.make_run(f"{seed} {n}") for n in range(count)]
+def judge_runs(host: HostCpu, tracer: SoftTracer, ends: Modes, runs: list[Run]) -> tuple[int, list[str]]:
+    """Steps compared, and what differed: step by step on one software CPU, at the end on others."""
     work = [(run.case.form.code, run.case.state) for run in runs]
+    judged = list(host.trace_many(work))
     texts = []
-    for run, expected, got in zip(runs, host.run_many(work), soft.run_many(work), strict=True):
-        kept = ~(run.anywhere if expected.fault else run.at_end)
-        expected, got = (outcome._replace(rflags=outcome.rflags & kept) for outcome in (expected, got))
-        if differences := compare(run.case, expected, got):
-            texts.append(explain(run.case, differences))
-    assert not texts, report(texts, count)
+    for run, (expected, trace), (got, other) in zip(runs, judged, tracer.trace_many(work), strict=True):
+        if found := compare_traces(run.case, (expected, got), (trace, other)):
+            texts.append(explain(run.case, found))
+    for mode, soft in ends.items():
+        for run, (expected, trace), got in zip(runs, judged, soft.run_many(work), strict=True):
+            if compare_ends(run.case, expected, got, 0) and (
+                found := compare_ends(run.case, expected, got, undefined_at_end(run.case, trace))
+            ):
+                texts.append(explain(run.case, [f"at its end, {mode}:", *found]))
+    return sum(trace.steps for _, trace in judged), texts
 
 
-def test_runs_as_on_silicon(host: HostCpu, soft: SoftCpu[SoftVcpu]) -> None:
-    _agree(host, soft, QUICK, 1)
+def _agree(host: HostCpu, tracer: SoftTracer, ends: Modes, wanted: int, seed: str) -> None:
+    steps, runs, texts = 0, 0, list[str]()
+    while steps < wanted and len(texts) < 100:
+        chunk = [sequences.make_run(f"{seed} {n}") for n in range(runs, runs + CHUNK)]
+        compared, found = judge_runs(host, tracer, ends, chunk)
+        steps, runs, texts = steps + compared, runs + CHUNK, texts + found
+    print(f"{steps} steps of {runs} runs compared")
+    assert not texts, report(texts, runs)
+    assert steps >= wanted
+
+
+def test_every_step_as_on_silicon(host: HostCpu, modes: Modes) -> None:
+    _agree(host, SoftTracer(by_steps=False), {"default": modes["default"]}, QUICK, "1")
+
+
+def test_every_debugger_step_as_on_silicon(host: HostCpu, modes: Modes) -> None:
+    _agree(host, SoftTracer(by_steps=True), {"unchained": modes["unchained"]}, BY_STEPS, "2")
 
 
 @pytest.mark.long
-def test_runs_as_on_silicon_at_length(host: HostCpu, soft: SoftCpu[SoftVcpu]) -> None:
-    _agree(host, soft, LONG, 2)
+def test_every_step_as_on_silicon_at_length(host: HostCpu, modes: Modes) -> None:
+    _agree(host, SoftTracer(by_steps=False), {"default": modes["default"]}, LONG, "3")
 
 
+@pytest.mark.long
+def test_every_debugger_step_as_on_silicon_at_length(host: HostCpu, modes: Modes) -> None:
+    _agree(host, SoftTracer(by_steps=True), {"unchained": modes["unchained"]}, LONG // 10, "4")
+
+
+@pytest.mark.parametrize("mode", ["default", "single", "unchained"])
 @pytest.mark.parametrize("mnemonic", SAMPLE)
-def test_single_instructions_in_every_mode(host: HostCpu, soft: SoftCpu[SoftVcpu], mnemonic: str) -> None:
+def test_single_instructions_in_every_mode(host: HostCpu, modes: Modes, mode: str, mnemonic: str) -> None:
     cases = choose(catalog.forms(mnemonic), 60, mnemonic)
-    texts = judge(cases, host, soft)
+    texts = judge(cases, host, modes[mode])
     assert not texts, report(texts, len(cases))
 
 
 def test_the_runs_branch_loop_and_fault(host: HostCpu) -> None:
     """What the runs are for does happen in them."""
     runs = [sequences.make_run(f"1 {n}") for n in range(400)]
-    outcomes = list(host.run_many((run.case.form.code, run.case.state) for run in runs))
+    work = [(run.case.form.code, run.case.state) for run in runs]
+    ends, traces = zip(*host.trace_many(work), strict=True)
     texts = [run.case.form.text for run in runs]
+    assert max(run.count for run in runs) <= sequences.MOST
+    assert sum(trace.steps for trace in traces) > 40 * len(runs)
     assert sum("(loop)" in text for text in texts) > 100
-    assert sum("; j" in text for text in texts) > 200
-    assert 20 < sum(outcome.fault is not None for outcome in outcomes) < 200
-    assert sum(run.at_end == 0 for run in runs) > 200
+    for wanted in ("; j", "call;", "; loop", "movs", "div", "leave", "popf", "ps xmm", " mm", "fld", "xlatb", "ldmxcsr", "fldcw"):
+        assert sum(wanted in text for text in texts) > 10, wanted
+    assert 10 < sum(end.fault is not None for end in ends) < 100
+    assert sum(bool(trace.stores) for trace in traces) > 300

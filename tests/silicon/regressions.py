@@ -1,0 +1,50 @@
+"""Every difference from silicon that was found once: what it was, and a run that shows it. The fast tier replays them all."""
+
+import struct
+from dataclasses import dataclass, field
+
+from iced_x86 import Decoder
+
+from .compare import Case
+from .forms import Form
+from .state import CODE, FX_INIT, FX_SIZE, GPR_NAMES, SCRATCH, SCRATCH_SIZE, State
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A run and the state before it: registers by name (the others point into the scratch area), MXCSR, XMM by number, memory by
+    address."""
+
+    why: str
+    text: str
+    code: str
+    registers: dict[str, int] = field(default_factory=dict)
+    mxcsr: int = 0x1F80
+    xmm: dict[int, int] = field(default_factory=dict)
+    memory: dict[int, bytes] = field(default_factory=dict)
+
+    def case(self) -> Case:
+        """As a case."""
+        code = bytes.fromhex(self.code)
+        gpr = tuple(self.registers.get(name, SCRATCH + 0x1000) for name in GPR_NAMES)
+        fx, memory = bytearray(FX_INIT), bytearray(SCRATCH_SIZE)
+        struct.pack_into("<I", fx, 24, self.mxcsr)
+        for number, value in self.xmm.items():
+            fx[160 + 16 * number : 176 + 16 * number] = value.to_bytes(16, "little")
+        for address, data in self.memory.items():
+            memory[address - SCRATCH : address - SCRATCH + len(data)] = data
+        assert len(fx) == FX_SIZE and len(memory) == SCRATCH_SIZE
+        form = Form(code, Decoder(64, b"\x90", ip=CODE).decode(), "nop", self.text)
+        return Case(form, State(gpr, 0x202, bytes(fx), bytes(memory)))
+
+
+END = SCRATCH + SCRATCH_SIZE  # nothing is mapped behind it
+REGRESSIONS = (
+    Regression(
+        "AMD's MOVSXD reads 32 bits for a 16-bit operand; MOVSX and MOVZX, translated by the same rule, did so too",
+        "movsx ax,word ptr [rbx]",
+        "660fbf03",
+        {"rbx": END - 2},
+    ),
+    Regression("the same", "movzx ax,word ptr [rbx]", "660fb703", {"rbx": END - 2}),
+)
