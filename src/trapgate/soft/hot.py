@@ -83,7 +83,7 @@ class HotLoops:
             return
         self._looked_at += 1
         self._wanted.put(graph(core, block))
-        if not self._compiler.is_alive():
+        if self._compiler.ident is None:
             self._compiler.start()
 
 
