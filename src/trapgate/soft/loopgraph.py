@@ -15,7 +15,7 @@ from trapgate.isa.native import placing as p
 from trapgate.memory import PAGE_SIZE
 from trapgate.soft.template import Builder, Rip, Template
 from trapgate.soft.translating import TranslatingCore
-from trapgate.stencil.graph import NEVER, Edge, Node, Step, Way
+from trapgate.stencil.graph import Edge, Node, Step, Way
 
 MOST_BLOCKS = 12  # of one graph
 _PAGE = ~(PAGE_SIZE - 1)
@@ -110,7 +110,8 @@ class _BlockSteps:
                 if own.get("Uop") is not None:  # its number is known since the block is placed
                     at = next(at for at, _, hole, _, number in one.builder.layout(one.dead).values if (hole, number) == ("Uop", op))
                     holes["Uop"] = ctypes.c_uint32.from_address(one.start + at).value
-                steps.append(Step(f"{self._label}.{place}.{op}", form, op == 0, holes, self._ways(place, op)))
+                first = op == 0 and 0 not in one.builder.labels.values()
+                steps.append(Step(f"{self._label}.{place}.{op}", form, first, holes, self._ways(place, op)))
         return steps
 
     def _ways(self, place: int, op: int) -> dict[str, Way]:
@@ -123,8 +124,8 @@ class _BlockSteps:
                 ways[f"COLD_{function}"] = _aim(one.start + at)
         match builder.ops[op][1].get("TAKEN"):
             case Rip(by):
-                site = next((one.start + at - self._base for at, number in layout.branches if number == op), None)
-                ways["TAKEN"] = NEVER if site is None else Edge(one.rip + by & self._mask, self._base + self._unlinked[site])
+                for site in (one.start + at - self._base for at, number in layout.branches if number == op):
+                    ways["TAKEN"] = Edge(one.rip + by & self._mask, self._base + self._unlinked[site])
             case str(label):
                 ways["TAKEN"] = self._at(place, builder.labels[label])
         if op + 1 < len(builder.ops) or builder.direct_exits or not one.template.ends:

@@ -18,12 +18,11 @@ class Edge:
 
 Way = int | Edge | str
 """Where a jump of a body leads: to a host address, along an edge, or to another step (its label)."""
-NEVER: Way = 0  # no host address: the stencil's compiler has found that its condition never holds
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One micro-op. `first`: of its instruction."""
+    """One micro-op. `first`: of its instruction. A jump that has no way was found unreachable when its stencil was made."""
 
     label: str
     form: str

@@ -15,14 +15,14 @@ from trapgate.isa.forms import Form
 from trapgate.isa.state import GENERAL, LAYOUT
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 from trapgate.stencil.compile import Compiler
-from trapgate.stencil.graph import NEVER, Edge, Loop, Node, NotALoop, Step
+from trapgate.stencil.graph import Edge, Loop, Node, NotALoop, Step
 from trapgate.stencil.lower import CONVENTION, FLOW_PARAMETERS, Body, Lowering
 
 NAME = "loop"
 KEPT = (*GENERAL, "flag_result", "flag_aux")  # the fields of the CPU state that live in host registers
 _FIRST_GENERAL = LAYOUT[GENERAL[0]].offset
 _VOLATILE = ("request",)  # another thread writes it
-_HOLE = re.compile(r"\b([RSUBQ]\w*)(\+\d+)?")  # what is added to the name of a byte is only for `stencil.tidy`
+_HOLE = re.compile(r"\b([RSUBQ]\w*)(?:\+\d+)?")  # what is added to the name of a byte is only for `stencil.tidy`
 
 
 @cache
@@ -226,10 +226,10 @@ class _LoopBody(Body):
     # --- ways
 
     def _op_jump(self, value: Value) -> None:
-        way = self._step.ways[value.attr]
+        way = self._step.ways.get(value.attr)
         if isinstance(way, Edge):
             way = self._graph[way.block].steps[0].label if way.block in self._blocks else way.address
-        if way == NEVER:
+        if way is None:
             self.lines.append("  unreachable")
             self.ended = True
         elif isinstance(way, str):
