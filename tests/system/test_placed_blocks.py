@@ -15,6 +15,7 @@ from trapgate.isa.state import MODE_CODE
 from trapgate.machine import Machine, MachineConfig
 from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.cpu import SoftVcpu
+from trapgate.soft.loops import JUMP
 from unit.soft.plain import HEADER, Plain
 
 
@@ -63,8 +64,10 @@ def check(machine: Machine, at_least: int) -> None:
         if not record.fits(data):
             wrong.append(f"stale: {place}")
             continue
-        found = ctypes.string_at(vcpu.code.written_at + code, record.code_length)
-        if record.unchained(found) != record.unchained(plain.placed(data, mode, rip)):
+        found, made = ctypes.string_at(vcpu.code.written_at + code, record.code_length), plain.placed(data, mode, rip)
+        if found[p.ENTRY] == 0xE9:  # the first block of a hot loop: its head is a jump there
+            found = made[: p.ENTRY + JUMP] + found[p.ENTRY + JUMP :]
+        if record.unchained(found) != record.unchained(made):
             wrong.append(f"other code: {place}")
         seen += 1
     assert not wrong, f"{len(wrong)} of {seen}:\n" + "\n".join(wrong[:10])
