@@ -49,7 +49,7 @@ class Observer:
         if not free:
             return Observed(template, fields, {})
         kinds, places = [constant[1:] for constant in free], [at for at, *_ in fields]
-        key = (encoding, builder.layout(dead), *kinds, *places)
+        key = (encoding, builder.laid_out, *kinds, *places)
         seen = self._seen.get(key)
         if seen is None:
             seen = self._seen[key] = _alone([_follows(raw, constant, template, fields, dead, lower) for constant in free])

@@ -142,8 +142,9 @@ class Patterns:
         """Store a pattern, not in the index yet, its constants cut down to those that go; where its record lies."""
         raw, builder = pattern.raw, pattern.builder
         seen = self._observer.observe(raw, builder, pattern.free, False, pattern.lower, pattern.encoding)
-        live = self._keep(seen, raw, pattern.mode)
-        number = self._append(_PATTERN.pack(b"", len(raw), ends, builder.layout().has_dead, live, 0, 0, 0, 0))
+        live, layout = self._keep(seen, raw, pattern.mode), builder.laid_out
+        assert layout is not None
+        number = self._append(_PATTERN.pack(b"", len(raw), ends, layout.has_dead, live, 0, 0, 0, 0))
         self._made[number] = pattern._replace(free=tuple(constant for constant in pattern.free if constant in seen.moved))
         return number
 

@@ -4,7 +4,6 @@ The `Builder` strings micro-ops (stencils) together for one instruction; `finish
 already, and gives the `Template` that is copied for each occurrence of the same bytes in the same mode.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from iced_x86 import Instruction, MemorySizeExt, OpKind, Register
@@ -19,8 +18,7 @@ _NATURAL = {10: 8, 28: 4, 108: 4}  # x87: extended reals, environments and state
 TLB = LAYOUT["tlb"].offset
 
 
-@dataclass(frozen=True, slots=True)
-class Rip:
+class Rip(NamedTuple):
     """A hole value relative to the instruction's own RIP."""
 
     by: int
@@ -74,7 +72,8 @@ class Builder:
         self.ops: list[tuple[str, dict[str, int | Rip | str]]] = []
         self.labels: dict[str, int] = {}
         self.ends = False
-        self.fields: list[tuple[int, int, int]] = []  # constants in the finished code: (offset, bytes, value)
+        self.fields: list[tuple[int, int, int]] = []  # constants in the code finished last: (offset, bytes, value)
+        self.laid_out: Layout | None = None  # its layout
         self.direct_exits: list[int] = []  # RIP offsets of plain jumps out, in order, emitted behind everything
         table = s.TLB_USER if self.cpl == 3 else s.TLB_KERNEL_AC if mode & s.MODE_AC else s.TLB_KERNEL
         base = TLB + table * s.TLB_BYTES
@@ -251,6 +250,7 @@ class Builder:
     def finish(self, dead: bool = False) -> Template:
         """Fill what is known already."""
         layout, ops, common = self.layout(dead), self.ops, self.common
+        self.laid_out = layout
         code = bytearray(layout.code)
         rips: list[tuple[int, int]] = []
         exits: list[Exit] = []
