@@ -197,6 +197,7 @@ def _layout() -> dict[str, Field]:
     add("tsc_hz", 8)  # its rate; 0: Python reads it
     add("tsc_offset", 8)  # its value at guest time 0
     add("clock_zero", 8)  # the host's monotonic clock (ns) at guest time 0
+    add("clock_due", 8)  # the same when the next timer is due
     add("clock_gettime", 8)  # the address of the host's function
     add("host_time", 16)  # what it answers: seconds, nanoseconds
     add("guest_mxcsr", 4)

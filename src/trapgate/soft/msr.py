@@ -146,6 +146,8 @@ def _counter(cpu: "SoftVcpu") -> int:
 def rdtsc(cpu: "SoftVcpu", i: Instruction) -> None:
     """RDTSC: EDX:EAX; #GP(0) outside CPL 0 while CR4.TSD is set."""
     value = _counter(cpu)
+    if not cpu.deterministic and (deadline := cpu.clock.next_deadline()) is not None and deadline <= cpu.clock.now():
+        cpu.kick()
     cpu.state.rax, cpu.state.rdx = value & 0xFFFFFFFF, value >> 32
 
 

@@ -27,7 +27,12 @@ class TimedCore(SoftCore):
     def follow_clock(self) -> None:
         """Let native code read the time-stamp counter by itself while guest time follows the host's clock."""
         zero, st = self.clock.zero, self.state
-        st.tsc_hz, st.clock_zero = (0, 0) if zero is None else (self.tsc_hz, zero)
+        if zero is None:
+            st.tsc_hz = 0
+        else:
+            deadline = self.clock.next_deadline()
+            st.tsc_hz, st.clock_zero = self.tsc_hz, zero
+            st.clock_due = NOWHERE if deadline is None else zero + deadline
 
     @property
     def tsc_offset(self) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from trapgate.arch import msrs
 from trapgate.clock import HostClock
-from trapgate.exits import Halted
+from trapgate.exits import Halted, Interrupted
 from trapgate.isa import state as s
 from trapgate.soft import answers
 from unit.soft.bench import CODE, Bench
@@ -101,6 +101,19 @@ def test_cr4_tsd(tsd: int, cpl: int, faults: bool) -> None:
         made.ram.write(CODE + 0x800 + vector, b"\xf4")
     assert made.cpu.run() == Halted()
     assert made.st.rip == CODE + 0x801 + (13 if faults else 6)
+
+
+def test_who_looks_at_the_time_sees_a_timer_that_is_due() -> None:
+    """Without anybody who wakes up for it."""
+    clock, rung = HostClock(), list[int]()
+    made, _ = bench("eb01 90 0f31 f390 ebfa", clock)  # 1: rdtsc; pause; jmp 1b
+    for _ in range(3):
+        clock.at(moment := clock.now() + 2_000_000, lambda: rung.append(clock.now()))
+        assert made.cpu.run() == Interrupted()
+        assert clock.now() >= moment
+        assert not rung
+        clock.run_due()
+        assert rung.pop() >= moment
 
 
 def test_a_single_step_is_one_instruction() -> None:

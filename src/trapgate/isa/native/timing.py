@@ -13,12 +13,19 @@ SECOND = 1_000_000_000  # ns
 
 
 def read_counter(m: Trace, processor: bool) -> None:
-    """Behind RDTSC and RDTSCP (`processor`: ECX = TSC_AUX). Python's: another clock, one that stands still, and #GP by CR4.TSD."""
+    """Behind RDTSC and RDTSCP (`processor`: ECX = TSC_AUX).
+
+    Python's: another clock, one that stands still, #GP by CR4.TSD, and a timer that is due: a guest that looks at the time must not
+    wait longer for its interrupt than the host takes to wake whoever waits for the timer.
+    """
     forbidden = ((m.get("cr4", 64) & CR4_TSD) != 0) & ((m.get("mode", 32) & s.MODE_CPL) != 0)
     with m.when(forbidden | (m.get("tsc_hz", 64) == 0), likely=False):
         leave(m, s.EXIT_INSTRUCTION)
     m.call_host(m.get("clock_gettime", 64), 32, time.CLOCK_MONOTONIC, m.address_of("host_time"))
-    now = m.get("host_time", 64) * SECOND + m.get_at("host_time", m.const(8, 64), 64) - m.get("clock_zero", 64)
+    host = m.get("host_time", 64) * SECOND + m.get_at("host_time", m.const(8, 64), 64)
+    with m.when(host.uge(m.get("clock_due", 64)), likely=False):
+        leave(m, s.EXIT_INSTRUCTION)
+    now = host - m.get("clock_zero", 64)
     total = now.zext(128) * m.get("tsc_hz", 64).zext(128)  # below SECOND << 64 for centuries: the quotient has 64 bits
     low, high = total.trunc(64), (total >> 64).trunc(64)
     ticks = m.asm("divq $4", "={ax},={dx},0,1,r,~{flags}", 64, low, high, m.const(SECOND, 64))
