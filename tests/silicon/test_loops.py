@@ -49,6 +49,8 @@ class Looping:
         vcpu = self.soft.vcpu
         for block in blocks_of_the_case(vcpu):
             around = graph(vcpu, block)
+            if around is None:
+                continue
             try:
                 loop = compile_loop(around.nodes)
             except NotALoop:

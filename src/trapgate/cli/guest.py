@@ -93,6 +93,7 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
     if not counting:  # where blocks end must not depend on earlier runs when time is counted by blocks
         TranslationCache(cache, vcpu.model).load(vcpu.translator.known_blocks)
         vcpu.hot = HotLoops(vcpu)
+        vcpu.hot.known.load(cache)
     tell_notes(cache)
     return machine
 
@@ -103,6 +104,8 @@ def keep_translations(machine: Machine) -> None:
         return
     cache = open_cache()
     TranslationCache(cache, machine.vcpu.model).store(machine.vcpu.translator.known_blocks)
+    if machine.vcpu.hot is not None:
+        machine.vcpu.hot.known.store(cache)
     tell_notes(cache)
 
 

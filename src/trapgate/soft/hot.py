@@ -9,14 +9,16 @@ import queue
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Sequence
 
 from trapgate.isa import state as s
 from trapgate.soft.fault import GuestFault
+from trapgate.soft.loopcache import KnownLoops
 from trapgate.soft.loopgraph import Graph, Placed, graph, placed
 from trapgate.soft.loops import Installed, install
 from trapgate.soft.state import CpuState
 from trapgate.soft.translating import TranslatingCore
-from trapgate.stencil.graph import Loop, NotALoop
+from trapgate.stencil.graph import Loop, Node, NotALoop
 
 INTERVAL = 0.004  # s between samples
 IDLE = 16  # times longer while none is taken
@@ -29,16 +31,18 @@ Key = tuple[int, int]  # RIP, mode
 
 
 class HotLoops:
-    """Watches one core from now on; `close` ends the threads."""
+    """Watches one core from now on; `close` ends the threads. `known`: loops of earlier runs, and of this one."""
 
     def __init__(self, core: TranslatingCore, interval: float = INTERVAL) -> None:
-        self._core, self._samples = core, Counter[Key]()
+        self._core, self._samples, self.known = core, Counter[Key](), KnownLoops()
         self._wanted: queue.SimpleQueue[Graph | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[tuple[Graph, Loop, int]] = queue.SimpleQueue()
         self._looked_at = self._generation = 0
         closing = threading.Event()
         self._sampler = threading.Thread(target=_sample, args=(core.state, interval, closing), name="trapgate samples", daemon=True)
-        self._compiler = threading.Thread(target=_compile, args=(self._wanted, self._ready), name="trapgate loops", daemon=True)
+        self._compiler = threading.Thread(
+            target=_compile, args=(self.known, self._wanted, self._ready, closing), name="trapgate loops", daemon=True
+        )
         self._end = weakref.finalize(self, _end, closing, self._wanted)  # the threads do not keep a core alive
         self._sampler.start()
 
@@ -56,9 +60,10 @@ class HotLoops:
             self._generation = core.blocks.generation
             samples.clear()
         while not self._ready.empty():
-            around, loop, serial = self._ready.get()
-            if installed := install(core, around, loop, serial, self._removed):
+            found, loop, serial = self._ready.get()
+            if installed := install(core, found, loop, serial, self._removed):
                 self._reckon(installed, -AGAIN)
+                samples[found.blocks[0].rip, installed.mode] = ENOUGH  # enough of the first
         key = core.state.rip, core.state.mode
         samples[key] += 1
         if samples[key] == ENOUGH and self._looked_at < MOST_LOOPS:
@@ -81,8 +86,11 @@ class HotLoops:
         block = placed(core, rip, physical, mode)
         if block is None:
             return
+        found = graph(core, block)
+        if found is None:
+            return
         self._looked_at += 1
-        self._wanted.put(graph(core, block))
+        self._wanted.put(found)
         if self._compiler.ident is None:
             self._compiler.start()
 
@@ -100,19 +108,28 @@ def _sample(state: CpuState, interval: float, closing: threading.Event) -> None:
             state.request = HOT  # a kick that comes in between is not lost: `_kicked` says so as well
 
 
-def _compile(wanted: "queue.SimpleQueue[Graph | None]", ready: "queue.SimpleQueue[tuple[Graph, Loop, int]]") -> None:
-    from trapgate.stencil.loop import compile_loop  # LLVM is loaded where it is needed
-
+def _compile(
+    known: KnownLoops,
+    wanted: "queue.SimpleQueue[Graph | None]",
+    ready: "queue.SimpleQueue[tuple[Graph, Loop, int]]",
+    closing: threading.Event,
+) -> None:
     done, serial = set[Placed](), 0
-    while (around := wanted.get()) is not None:
-        first = around.blocks[0]
+    while (found := wanted.get()) is not None and not closing.is_set():
+        first = found.blocks[0]
         if first in done:  # asked for while a loop with it was on its way
             done.discard(first)
             continue
         try:
-            loop = compile_loop(around.nodes)
+            loop = known.loop(found.nodes, _compiled)
         except NotALoop:
             continue
-        done.update(around.blocks[number] for number in loop.blocks)
+        done.update(found.blocks[number] for number in loop.blocks)
         serial += 1
-        ready.put((around, loop, serial))
+        ready.put((found, loop, serial))
+
+
+def _compiled(graph: Sequence[Node]) -> Loop:
+    from trapgate.stencil.loop import compile_loop  # LLVM is loaded where it is needed
+
+    return compile_loop(graph)

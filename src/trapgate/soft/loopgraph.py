@@ -15,7 +15,7 @@ from trapgate.isa.native import placing as p
 from trapgate.memory import PAGE_SIZE
 from trapgate.soft.template import Builder, Rip, Template
 from trapgate.soft.translating import TranslatingCore
-from trapgate.stencil.graph import Edge, Node, Step, Way
+from trapgate.stencil.graph import Edge, Node, Step, Way, around
 
 MOST_BLOCKS = 12  # of one graph
 _PAGE = ~(PAGE_SIZE - 1)
@@ -61,26 +61,35 @@ def placed(core: TranslatingCore, rip: int, physical: int, mode: int) -> Placed 
     return Placed(rip, physical, mode, code, record)
 
 
-def graph(core: TranslatingCore, first: Placed) -> Graph:
-    """Everything that may be one loop with a block."""
+def graph(core: TranslatingCore, first: Placed) -> Graph | None:
+    """Everything that may be one loop with a block; None where no way leads back to it."""
     found, numbers, steps = [first], {first.rip: 0}, list[list[Step]]()
     for block in found:  # grows
         steps.append(own := _BlockSteps(core, block, str(len(steps))).steps())
-        for rip in (way.block for step in own for way in step.ways.values() if isinstance(way, Edge)):
+        for rip in _leads_to(own):
             if rip in numbers or (rip ^ first.rip) & _PAGE or len(found) == MOST_BLOCKS:
                 continue
             other = placed(core, rip, first.physical & _PAGE | rip & ~_PAGE, first.mode)
             if other is not None:
                 numbers[rip] = len(found)
                 found.append(other)
+    loop = sorted(around([[numbers[rip] for rip in _leads_to(own) if rip in numbers] for own in steps]))
+    numbers = {found[old].rip: new for new, old in enumerate(loop)}
 
     def settled(way: Way) -> Way:
         if not isinstance(way, Edge):
             return way
         return Edge(numbers[way.block], way.address) if way.block in numbers else way.address
 
-    nodes = [Node([replace(step, ways={name: settled(way) for name, way in step.ways.items()}) for step in own]) for own in steps]
-    return Graph(tuple(found), tuple(nodes), core.blocks.generation)
+    nodes = [
+        Node([replace(step, ways={name: settled(way) for name, way in step.ways.items()}) for step in steps[old]]) for old in loop
+    ]
+    return Graph(tuple(found[old] for old in loop), tuple(nodes), core.blocks.generation) if loop else None
+
+
+def _leads_to(steps: list[Step]) -> list[int]:
+    """The RIPs that a block's edges lead to."""
+    return [way.block for step in steps for way in step.ways.values() if isinstance(way, Edge)]
 
 
 class _BlockSteps:
@@ -100,19 +109,25 @@ class _BlockSteps:
         ways: dict[str, Way] = {"NEXT": self._entry(0), "COLD_leave_interrupted": _aim(self._base + p.ENTRY + cold[0])}
         steps = [Step(self._label, "head", True, {}, ways)]
         for place, one in enumerate(self._instructions):
-            for op, (name, own) in enumerate(one.builder.ops):
+            for op, (name, _) in enumerate(one.builder.ops):
                 form = f"{name}!" if one.dead and f"{name}!" in self._core.code.library.stencils else name
-                holes = {
-                    key: one.rip + value.by & self._mask if isinstance(value, Rip) else value
-                    for key, value in {**one.builder.common, **own}.items()
-                    if not isinstance(value, str)
-                }
-                if own.get("Uop") is not None:  # its number is known since the block is placed
-                    at = next(at for at, _, hole, _, number in one.builder.layout(one.dead).values if (hole, number) == ("Uop", op))
-                    holes["Uop"] = ctypes.c_uint32.from_address(one.start + at).value
                 first = op == 0 and 0 not in one.builder.labels.values()
-                steps.append(Step(f"{self._label}.{place}.{op}", form, first, holes, self._ways(place, op)))
+                steps.append(Step(f"{self._label}.{place}.{op}", form, first, self._holes(one, op), self._ways(place, op)))
         return steps
+
+    def _holes(self, one: _Instruction, op: int) -> dict[str, int]:
+        """What the holes of a micro-op's stencil hold."""
+        values, holes = {**one.builder.common, **one.builder.ops[op][1]}, dict[str, int]()
+        for at, _, name, _, number in one.builder.layout(one.dead).values:
+            if number == op:
+                match values[name]:
+                    case int(value):
+                        holes[name] = value
+                    case Rip(by):
+                        holes[name] = one.rip + by & self._mask
+                    case _:  # the number of an instruction for Python, known since the block is placed
+                        holes[name] = ctypes.c_uint32.from_address(one.start + at).value
+        return holes
 
     def _ways(self, place: int, op: int) -> dict[str, Way]:
         """Where the jumps of a micro-op lead."""

@@ -22,7 +22,7 @@ Way = int | Edge | str
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One micro-op. `first`: of its instruction. A jump that has no way was found unreachable when its stencil was made."""
+    """One micro-op. `first`: of its instruction. What its stencil has no jump or hole for makes no difference."""
 
     label: str
     form: str
@@ -50,3 +50,22 @@ class Loop:
     entry: int
     holes: Sequence[tuple[int, int, int]]
     blocks: frozenset[int]
+
+
+def around(ahead: Sequence[Sequence[int]]) -> frozenset[int]:
+    """The places on some way from place 0 back to it, by where each leads; none where there is no such way."""
+    behind: list[list[int]] = [[] for _ in ahead]
+    for place, targets in enumerate(ahead):
+        for to in targets:
+            behind[to].append(place)
+    return _reached(ahead) & _reached(behind) if behind[0] else frozenset()
+
+
+def _reached(ways: Sequence[Sequence[int]]) -> frozenset[int]:
+    seen, todo = {0}, [0]
+    while todo:
+        for to in ways[todo.pop()]:
+            if to not in seen:
+                seen.add(to)
+                todo.append(to)
+    return frozenset(seen)

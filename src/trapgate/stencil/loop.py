@@ -15,7 +15,7 @@ from trapgate.isa.forms import Form
 from trapgate.isa.state import GENERAL, LAYOUT
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 from trapgate.stencil.compile import Compiler
-from trapgate.stencil.graph import Edge, Loop, Node, NotALoop, Step
+from trapgate.stencil.graph import Edge, Loop, Node, NotALoop, Step, around
 from trapgate.stencil.lower import CONVENTION, FLOW_PARAMETERS, Body, Lowering
 
 NAME = "loop"
@@ -46,22 +46,7 @@ def _opaque(form: str) -> bool:
 def part_of_loop(graph: Sequence[Node]) -> frozenset[int]:
     """The blocks on some way from block 0 back to it."""
     good = [not any(_opaque(step.form) for step in node.steps) for node in graph]
-    ahead = [[to for to in node.edges() if good[to]] if good[n] else [] for n, node in enumerate(graph)]
-    behind: list[list[int]] = [[] for _ in graph]
-    for n, targets in enumerate(ahead):
-        for to in targets:
-            behind[to].append(n)
-    return _reached(ahead) & _reached(behind) if 0 in {to for targets in ahead for to in targets} else frozenset()
-
-
-def _reached(ways: Sequence[Sequence[int]]) -> frozenset[int]:
-    seen, todo = {0}, [0]
-    while todo:
-        for to in ways[todo.pop()]:
-            if to not in seen:
-                seen.add(to)
-                todo.append(to)
-    return frozenset(seen)
+    return around([[to for to in node.edges() if good[to]] if good[n] else [] for n, node in enumerate(graph)])
 
 
 def compile_loop(graph: Sequence[Node]) -> Loop:
@@ -124,7 +109,7 @@ class _LoopBody(Body):
 
     def _offset(self, field: str, step: Step | None = None) -> int:
         """Where a field lies, or what a hole of that name holds."""
-        return LAYOUT[field].offset if field in LAYOUT else (step or self._step).holes[field] & 0xFFFFFFFF
+        return LAYOUT[field].offset if field in LAYOUT else (step or self._step).holes.get(field, 0) & 0xFFFFFFFF
 
     def _kept(self, field: str, step: Step | None = None) -> tuple[str, int] | None:
         """(kept field, bit in it) of a field that lives in a host register."""
@@ -194,7 +179,7 @@ class _LoopBody(Body):
     # --- holes
 
     def _op_hole(self, value: Value) -> None:
-        number, kind = self._step.holes[value.attr], value.attr[0]
+        number, kind = self._step.holes.get(value.attr, 0), value.attr[0]
         if kind == "S":
             number = (number & 0xFFFFFFFF ^ 1 << 31) - (1 << 31)
         elif kind in "RU":

@@ -3,16 +3,20 @@
 import gc
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from trapgate.exits import DebugException, Halted, Interrupted, SoftwareBreakpoint
 from trapgate.isa.native.placing import ENTRY
 from trapgate.soft.hot import HotLoops
+from trapgate.soft.loopcache import KnownLoops
 from trapgate.soft.loopgraph import graph, placed
 from trapgate.soft.loops import Installed, LoopBlock, install
-from trapgate.stencil.graph import NotALoop
+from trapgate.stencil.cache import Cache
+from trapgate.stencil.graph import Loop, Node, NotALoop
 from trapgate.stencil.loop import compile_loop
 from trapgate.vcpu import Breakpoint, Kind, Owner
 from unit.soft.bench import CODE, DATA, K64, Bench
@@ -42,6 +46,8 @@ def compiled(made: Bench, rip: int = CODE) -> Installed:
     block = placed(cpu, rip, rip, made.st.mode)
     assert block is not None
     around = graph(cpu, block)
+    if around is None:
+        raise NotALoop
     installed = install(cpu, around, compile_loop(around.nodes))
     assert installed is not None
     return installed
@@ -192,6 +198,7 @@ def test_a_loop_compiled_for_code_that_has_changed_is_not_installed() -> None:
     block = placed(made.cpu, CODE, CODE, made.st.mode)
     assert block is not None
     around = graph(made.cpu, block)
+    assert around is not None
     loop = compile_loop(around.nodes)
     made.ram.write(CODE + 1, b"\x29")
     assert install(made.cpu, around, loop) is None
@@ -203,7 +210,40 @@ def test_a_block_enters_one_loop_only() -> None:
     block = placed(cpu, CODE, CODE, made.bench.st.mode)
     assert block is not None
     around = graph(cpu, block)
-    assert install(cpu, around, compile_loop(around.nodes), serial=1) is None
+    assert around is not None and install(cpu, around, compile_loop(around.nodes), serial=1) is None
+
+
+def test_a_loop_met_elsewhere_is_known(tmp_path: Path) -> None:
+    """1: add rax, rcx; test edx, edx; jnz 1b; dec ecx; jnz 1b; hlt: the same bytes in two places, and another run."""
+    code, elsewhere, known, cache = "4801c8 85d2 75f9 ffc9 75f5" + HLT, CODE + 0x1240, KnownLoops(), Cache(tmp_path)
+    made = Bench("64")
+
+    def never(nodes: Sequence[Node]) -> Loop:
+        raise AssertionError("it is known")
+
+    for place in (CODE, elsewhere, CODE):
+        made.ram.write(place, bytes.fromhex(code))
+        begin(made, rcx=10)
+        made.st.rip = place
+        assert made.cpu.run() == Halted()
+        block = placed(made.cpu, place, place, made.st.mode)
+        assert block is not None
+        around = graph(made.cpu, block)
+        assert around is not None
+        loop = known.loop(around.nodes, compile_loop if place == CODE and not known.added else never)
+        assert install(made.cpu, around, loop)
+        begin(made, rcx=20)
+        made.st.rip = place
+        assert made.cpu.run() == Halted() and made.st.rax == 210
+        if place == elsewhere:
+            known.store(cache)
+            known, made = KnownLoops(), Bench("64")
+            known.load(cache)
+            known.added = 1
+    known.loop(around.nodes, never)
+    for compile_ in (compile_loop, never):
+        with pytest.raises(NotALoop):
+            known.loop([Node([])], compile_)
 
 
 def test_a_hot_loop_is_found_compiled_and_entered() -> None:
