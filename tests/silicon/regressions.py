@@ -47,4 +47,32 @@ REGRESSIONS = (
         {"rbx": END - 2},
     ),
     Regression("the same", "movzx ax,word ptr [rbx]", "660fb703", {"rbx": END - 2}),
+    Regression(
+        "DPPS with underflow unmasked: the product raises, so no sum is made whose denormal operand would be told",
+        "dpps xmm9,xmm9,10h",
+        "66450f3a40c910",
+        mxcsr=0x4600,
+        xmm={9: 0x0000000000007FFFEF80F6A21843BF31},
+    ),
+    Regression(
+        "the same with two results",
+        "dpps xmm15,xmm7,11h",
+        "66440f3a40ff11",
+        mxcsr=0x2A00,
+        xmm={7: 0x079A1EE4A8AFD5E2BFF3C034B088A088, 15: 0x18488A833E316C6DD68A7D7388E50D5B},
+    ),
+    Regression(
+        "DPPS whose product overflows unmasked and is exact: PE stays clear",
+        "dpps xmm9,xmm9,10h",
+        "66450f3a40c910",
+        mxcsr=0xA640,
+        xmm={9: 0x007FFFFF7FC000003FEA34D600800000},
+    ),
+    Regression(
+        "DPPD: the same",
+        "dppd xmm9,xmm9,99h",
+        "66450f3a41c999",
+        mxcsr=0x7380,
+        xmm={9: 0xC62A7C007FC00001F0CE745940000000},
+    ),
 )

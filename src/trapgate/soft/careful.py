@@ -9,14 +9,15 @@ x87 runs under the guest's own control word: the host would take #MF only at the
 the silicon gives the unmasked response itself. ES then says that the guest's next waiting instruction owes #MF (SDM vol. 1, 8.7).
 SSE runs masked: what would have been raised is in MXCSR's flags, and the destination is thrown away (SDM vol. 1, 11.5). Not told
 exactly by that: PE beside an unmasked overflow or underflow, for which see `rounding`, and which of the steps of DPPS and DPPD
-raised.
+raised, which are therefore taken one by one.
 """
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from iced_x86 import Encoder, Instruction, Mnemonic, OpKind, Register
+from iced_x86 import Code, Code_, Encoder, Instruction, Mnemonic, OpKind, Register
 
 from trapgate.exits import Exit
 from trapgate.isa import state as s
@@ -104,18 +105,13 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     if general is not None:
         registers[0] = read_register(cpu, i.op_register(general))
     _run(cpu, i, ctypes.addressof(ctypes.c_char.from_buffer(data)), ctypes.addressof(registers))
-    raised = image[MXCSR] & FLAGS
-    if p is not None and st.mxcsr_unmasked & UE << 7 and not raised & UE and _tiny(i, bytes(image)):
-        raised |= UE
+    if i.mnemonic in (Mnemonic.DPPS, Mnemonic.DPPD):
+        after = bytes(image)
+        raised = _dot_product(cpu, i, *_operands(i, before_xmm, bytes(data[:16])))
+        image[:] = after
+    else:
+        raised = _raised(cpu, i, lambda: _operands(i, before_xmm, bytes(data[:16])))
     if raised & st.mxcsr_unmasked >> 7:
-        if raised & BEFORE & st.mxcsr_unmasked >> 7:
-            raised &= BEFORE
-        elif not raised & (OE | UE) & ~(st.mxcsr_unmasked >> 7) and p is not None and len(p.kinds) == 2:
-            from trapgate.soft import rounding  # hardly any guest comes here
-
-            operands = _operands(i, before_xmm, bytes(data[:16]))
-            if rounding.exact(p.name.split("_")[0], *operands, bool(st.guest_mxcsr & DAZ)):
-                raised &= ~PE
         st.guest_mxcsr |= raised
         image[:] = _as_mmx(before) if on_x87 and not _memory_source(i) else before
         raise GuestFault(XM if st.cr4 & CR4_OSXMMEXCPT else UD)
@@ -160,6 +156,57 @@ def load_mxcsr(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
         raise GuestFault(GP, 0)
     set_mxcsr(cpu, value)
     return None
+
+
+def _raised(cpu: "SoftCore", i: Instruction, operands: Callable[[], tuple[bytes, bytes]]) -> int:
+    """The flags of an SSE instruction that has just run masked, as they are under the guest's masks. `operands`: before it ran."""
+    unmasked, image = cpu.state.mxcsr_unmasked >> 7, cpu.state.fxsave
+    raised = int(image[MXCSR]) & FLAGS
+    if not i.op_count:
+        return raised
+    p = hosted.plan(i.code)
+    if unmasked & UE and not raised & UE and _tiny(i, bytes(image)):
+        raised |= UE
+    if raised & unmasked & BEFORE:
+        raised &= BEFORE
+    elif raised & unmasked and not raised & (OE | UE) & ~unmasked and len(p.kinds) == 2:
+        from trapgate.soft import rounding  # hardly any guest comes here
+
+        if rounding.exact(p.name.split("_")[0], *operands(), bool(cpu.state.guest_mxcsr & DAZ)):
+            raised &= ~PE
+    return raised
+
+
+def _dot_product(cpu: "SoftCore", i: Instruction, first: bytes, second: bytes) -> int:
+    """The flags of DPPS and DPPD, which are a multiplication and then sums of neighbours (SDM vol. 2, "Operation"): those of each
+    step up to the first that raises. The image in `fxsave` is used up; its MXCSR is that of the masked run."""
+    image, size = cpu.state.fxsave, 4 if i.mnemonic == Mnemonic.DPPS else 8
+    multiply, add = (
+        (Code.MULPS_XMM_XMMM128, Code.ADDPS_XMM_XMMM128) if size == 4 else (Code.MULPD_XMM_XMMM128, Code.ADDPD_XMM_XMMM128)
+    )
+    spare = (ctypes.c_uint64 * 16)()
+    unused, total = ctypes.addressof(spare), 0
+
+    def step(code: Code_, one: bytes, two: bytes) -> bytes:
+        nonlocal total
+        image[MXCSR] &= ~FLAGS
+        one, two = one.ljust(16, b"\0"), two.ljust(16, b"\0")
+        image[XMM : XMM + 32] = one + two
+        alone = Instruction.create_reg_reg(code, Register.XMM0, Register.XMM1)
+        _run(cpu, alone, unused, unused)
+        total |= _raised(cpu, alone, lambda: (one, two))
+        return bytes(image[XMM : XMM + 16])
+
+    chosen = range(0, 16, size)
+    lanes = [
+        b"".join(value[at : at + size] if i.immediate8 >> 4 + at // size & 1 else bytes(size) for at in chosen)
+        for value in (first, second)
+    ]
+    values, left = step(multiply, *lanes), 16 // size
+    while left > 1 and not total & cpu.state.mxcsr_unmasked >> 7:
+        even, odd = (b"".join(values[at : at + size] for at in range(start, left * size, 2 * size)) for start in (0, size))
+        values, left = step(add, even, odd), left // 2
+    return total
 
 
 def _operands(i: Instruction, registers: bytes, data: bytes) -> tuple[bytes, bytes]:
