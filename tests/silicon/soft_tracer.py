@@ -26,7 +26,7 @@ from .state import CODE, CODE_PAGE, CODE_SIZE, FX_SIZE, INT3, PF_FAULT, SCRATCH_
 from .trace import Trace, changed_lines, pack_record
 
 USER_CODE64, USER_DATA = 0xA0FB, 0xC0F3  # attribute words (descriptor bits 40-55): DPL 3
-MOST_STEPS = 100_000  # of a run: what a HostCpu has room for
+MOST_STEPS = 50_000  # of a run: what a HostCpu has room for
 _CODE = guest.CODE_PHYSICAL + CODE - CODE_PAGE
 _GPR, _RIP, _X87, _XMM = offset("rax"), offset("rip"), offset("fxsave"), offset("xmm0")
 _FX_XMM = 160  # where the FXSAVE image has XMM0
@@ -53,9 +53,18 @@ class SoftTracer:
 
     def _trace(self, code: bytes, state: State) -> tuple[Outcome, Trace]:
         self._load(code, state)
-        st, vcpu, memory, scratch = self.vcpu.state, self.vcpu, self.ram, guest.SCRATCH_PHYSICAL
-        records, stores = [], []
-        before = state.memory
+        st, vcpu = self.vcpu.state, self.vcpu
+        records, stores = list[bytes](), list[bytes]()
+        before, rip = state.memory, CODE
+
+        def note(gpr: bytes, rflags: int) -> None:
+            nonlocal before
+            records.append(pack_record(gpr, rip, rflags, self._fx()))
+            after = self.ram.read(guest.SCRATCH_PHYSICAL, SCRATCH_SIZE)
+            if after != before:
+                stores.append(changed_lines(len(records) - 1, before, after))
+                before = after
+
         expected = DebugException if self.by_steps else Interrupted
         while True:
             if not self.by_steps:
@@ -65,13 +74,13 @@ class SoftTracer:
             if st.rip >> 63:
                 break
             assert len(records) < MOST_STEPS
-            gpr = self._state[_GPR : _GPR + 128]
-            records.append(pack_record(gpr, st.rip, st.get_rflags(), self._fx()))
-            after = memory.read(scratch, SCRATCH_SIZE)
-            if after != before:
-                stores.append(changed_lines(len(records) - 1, before, after))
-                before = after
-        return self._outcome(), Trace(b"".join(records), b"".join(stores))
+            rip = st.rip
+            note(self._state[_GPR : _GPR + 128], st.get_rflags())
+        outcome = self._outcome()
+        if outcome.rip + CODE != rip:  # a branch to where nothing can be fetched: the fault comes before the budget is looked at
+            rip = outcome.rip + CODE
+            note(_packed(outcome.gpr), outcome.rflags)
+        return outcome, Trace(b"".join(records), b"".join(stores))
 
     def _load(self, code: bytes, state: State) -> None:
         vcpu, st = self.vcpu, self.vcpu.state
@@ -84,7 +93,7 @@ class SoftTracer:
         put_segment(vcpu, "ss", guest.USER_SS, 0, 0xFFFF_FFFF, USER_DATA)
         st.set_rflags(state.rflags)
         st.rip = CODE
-        self._state[_GPR : _GPR + 128] = b"".join(value.to_bytes(8, "little") for value in state.gpr)
+        self._state[_GPR : _GPR + 128] = _packed(state.gpr)
         self._state[_X87 : _X87 + _FX_XMM] = state.fx[:_FX_XMM]
         self._state[_XMM : _XMM + FX_SIZE - _FX_XMM] = state.fx[_FX_XMM:]
         set_mxcsr(vcpu, int.from_bytes(state.fx[24:28], "little"))  # and the mode
@@ -110,3 +119,7 @@ class SoftTracer:
         memory = self.ram.read(guest.SCRATCH_PHYSICAL, SCRATCH_SIZE)
         cr2 = st.cr2 if vector == PF_FAULT else 0
         return finish(tuple(gpr), rflags, self._fx(), memory, rip, 0, vector, code if error else 0, cr2)
+
+
+def _packed(gpr: tuple[int, ...]) -> bytes:
+    return b"".join(value.to_bytes(8, "little") for value in gpr)

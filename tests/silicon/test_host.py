@@ -108,7 +108,7 @@ def test_a_hang_costs_one_case() -> None:
         ends = [after.fault for after in cpu.run_many([(b"\x90", state()), (b"\xeb\xfe", state()), (b"\x90", state())])]
         assert ends == [None, Fault(SIGKILL, None), None]
         assert cpu.restarts == 1
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
 
 
 def test_a_worker_whose_memory_was_broken_is_replaced(host: HostCpu) -> None:

@@ -17,7 +17,7 @@ from .soft_runner import SoftCpu
 from .soft_tracer import SoftTracer
 from .stepwise import compare_ends, compare_traces, undefined_at_end
 
-QUICK, BY_STEPS, LONG = 50_000, 10_000, 10_000_000  # steps
+QUICK, BY_STEPS, LONG = 50_000, 5_000, 10_000_000  # steps
 CHUNK = 64  # runs
 SAMPLE = (
     "add", "sbb", "inc", "shl", "rcr", "shld", "bts", "bsf", "pdep", "mulx", "idiv", "imul", "cmpxchg", "cmpxchg16b", "xchg",
