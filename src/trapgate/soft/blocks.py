@@ -11,12 +11,14 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from trapgate.isa.native.placing import NEXT_BITS
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.known import NORESERVE
 from trapgate.soft.state import CpuState
 
 TABLE_BITS = 18
+assert TABLE_BITS < NEXT_BITS
 PATIENCE = 8  # writes into the code of a page until all of its blocks are dropped
 Key = tuple[int, int, int]  # RIP, guest-physical address, mode
 

@@ -11,9 +11,12 @@ from trapgate.isa.native.placing import (
     E_RIP,
     GONE,
     NOWHERE,
+    PLACE,
+    class_of,
     entry_of,
     jump_entry,
     length_of,
+    next_of,
     touched_lines,
 )
 from trapgate.isa.vocabulary import Trace, Value
@@ -32,7 +35,7 @@ def forget_blocks(m: Trace) -> None:
         with m.when(here.value == 0):
             m.leave()
         entry = entry_of(m, here.value - 1)
-        following = m.load(entry + E_NEXT, 32)
+        following = next_of(m, entry)
         physical, length = m.load(entry + E_PHYSICAL, 64), length_of(m, entry)
         start = physical & 0xFFF
         with m.when(start.ule(last) & (start + length).ugt(first)):
@@ -43,20 +46,24 @@ def forget_blocks(m: Trace) -> None:
                 m.put_at("jumps", place, m.const(NOWHERE, 64))
             m.store(entry + E_MODE, m.const(GONE, 32))
         with m.otherwise():
-            m.store(entry + E_NEXT, left.value)
+            m.store(entry + E_NEXT, (m.load(entry + E_NEXT, 32) & ~m.const(PLACE, 32)) | left.value)
             left.set(here.value.trunc(32))
             lines.set(lines.value | touched_lines(m, physical, length))
-        here.set(following.zext(64))
+        here.set(following)
     m.store(head, left.value)
     m.store(_lines_of(m, "code_lines", page), lines.value)
     with m.when((gone.value != 0) & (m.get("chaining", 32) != 0)):
-        wanted = (gone.value == 1).select(gone_rip.value, m.const(NOWHERE, 64))
+        alone = gone.value == 1
+        wanted = alone.select(gone_rip.value, m.const(NOWHERE, 64))
+        classes = alone.select(class_of(gone_rip.value), ~m.const(PLACE, 32))
         here.set(left.value.zext(64))
         with m.loop():
             with m.when(here.value == 0):
                 m.leave()
-            m.call("chain", 0, here.value - 1, wanted)
-            here.set(m.load(entry_of(m, here.value - 1) + E_NEXT, 32).zext(64))
+            entry = entry_of(m, here.value - 1)
+            with m.when((m.load(entry + E_NEXT, 32) & classes) != 0):
+                m.call("chain", 0, here.value - 1, wanted)
+            here.set(next_of(m, entry))
     m.result(gone.value)
 
 
@@ -80,7 +87,7 @@ def overwrite(m: Trace) -> None:
         with m.when(into.ult(4096), likely=False):
             with m.when(into.ult(length_of(m, entry))):
                 m.result(0)
-        here.set(m.load(entry + E_NEXT, 32).zext(64))
+        here.set(next_of(m, entry))
     offset = physical & 0xFFF
     m.call("forget_blocks", 64, physical - offset, offset, offset + size - 1)
     m.result(1)

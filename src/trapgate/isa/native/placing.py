@@ -30,6 +30,9 @@ LEAST_PARAMETER, MOST_PARAMETER = 0x40000000, 0xFFFF0000  # [least, most): what 
 
 # An entry of the table of blocks.
 E_RIP, E_PHYSICAL, E_MODE, E_NEXT, E_CODE, E_RECORD, ENTRY_SHIFT = 0, 8, 16, 20, 24, 28, 5
+# E_NEXT is 1 + the place of the next block of the page, 0 for none; above that one bit for each class of RIP that it branches to.
+NEXT_BITS = 19
+PLACE, CLASSES = (1 << NEXT_BITS) - 1, 32 - NEXT_BITS
 
 
 def spread(prefix: Value, space: Value, length: Value) -> Value:
@@ -180,12 +183,14 @@ def place_block(m: Trace) -> None:
         m.call("protect", 0, physical & ~m.const(0xFFF, 64))
     with m.when(m.get("chaining", 32) != 0):
         m.call("chain", 0, slot, NOWHERE)
-        other = m.variable(64, m.load(entry + E_NEXT, 32).zext(64))
+        other, wanted = m.variable(64, next_of(m, entry)), class_of(rip)
         with m.loop():
             with m.when(other.value == 0):
                 m.leave()
-            m.call("chain", 0, other.value - 1, rip)
-            other.set(m.load(entry_of(m, other.value - 1) + E_NEXT, 32).zext(64))
+            earlier = entry_of(m, other.value - 1)
+            with m.when((m.load(earlier + E_NEXT, 32) & wanted) != 0):
+                m.call("chain", 0, other.value - 1, rip)
+            other.set(next_of(m, earlier))
     m.put("count_placed", m.get("count_placed", 64) + 1)
     m.result(m.get("code_base", 64) + code)
 
@@ -203,19 +208,23 @@ def chain(m: Trace) -> None:
     at = m.variable(64, record + BYTES + (padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1) + before * PAIR)
     end = at.value + m.load(record + EXITS, 16).zext(64) * PAIR
     code = m.load(entry + E_CODE, 32)
+    lines, link = m.load(m.get("code_lines", 64) + ((physical >> 12) << 3), 64), m.variable(32, m.load(entry + E_NEXT, 32))
     with m.loop():
         with m.when(at.value == end):
             m.leave()
         target = (rip + m.load(at.value + 8, 64)) & mask
         near = ((target ^ rip) & page) == 0
         with m.when(near & ((wanted == NOWHERE) | (wanted == target))):
-            found = m.call("lookup_block", 64, target, (physical & page) | (target & 0xFFF), mode.zext(64))
+            link.set(link.value | class_of(target))
             site = code + m.load(at.value, 32)
             to = m.variable(32, code + m.load(at.value + 4, 32))
-            with m.when(found != 0):
-                to.set(m.load(found + E_CODE, 32) + ENTRY)
+            with m.when((lines >> ((target & 0xFFF) >> 6)).bit(0)):
+                found = m.call("lookup_block", 64, target, (physical & page) | (target & 0xFFF), mode.zext(64))
+                with m.when(found != 0):
+                    to.set(m.load(found + E_CODE, 32) + ENTRY)
             m.store(m.get("code_write", 64) + site.zext(64), to.value - site - 4)
         at.set(at.value + PAIR)
+    m.store(entry + E_NEXT, link.value)
     m.result()
 
 
@@ -242,6 +251,17 @@ def block_hash(physical: Value, rip: Value, mode: Value) -> Value:
     """Where the search in the table of blocks starts, before the mask."""
     mixed = physical ^ (rip >> 12) * 0x9E3779B1 ^ mode * 0x1003F
     return (mixed * 0x9E3779B97F4A7C15) >> 40  # spread evenly: dense code of pages that meet would fill all places of a few entries
+
+
+def next_of(m: Trace, entry: Value) -> Value:
+    """1 + the place of the block behind this one in the list of its page, or 0."""
+    return (m.load(entry + E_NEXT, 32) & PLACE).zext(64)
+
+
+def class_of(rip: Value) -> Value:
+    """The bit in E_NEXT of blocks that may branch to a RIP: most of a page's blocks need not be looked at any closer."""
+    number = (((rip * 0x9E3779B97F4A7C15) >> 48) * CLASSES) >> 16
+    return (rip.trace.const(1 << NEXT_BITS, 64) << number).trunc(32)
 
 
 def jump_entry(rip: Value, mode: Value) -> tuple[Value, Value]:
