@@ -18,7 +18,7 @@ from trapgate.isa.native import placing as p
 KEPT = 96 << 20  # bytes packed: past that only what this run has used
 NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it
 _INDEX = 4 * s.KNOWN_PLACES
-_FIRST = _INDEX + 16  # where the first record lies, behind the number of the run
+_FIRST = _INDEX + 16  # where the first record lies, behind the words that `isa.native.placing` names
 _HEADER = struct.Struct("<IHHQIIHHHH")
 _ALL = (1 << 64) - 1
 

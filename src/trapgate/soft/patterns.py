@@ -189,4 +189,10 @@ def _hole(what: tuple[int, int, bool], kind: int, at: int, base: int) -> bytes:
     return _HOLE.pack(*what[:2], kind, what[2], at, base & (1 << 64) - 1)
 
 
-assert _PATTERN.size == g.PATTERN_SIZE and _KEY.size == g.LENGTH and _TEMPLATE.size == g.TEMPLATE_SIZE and _HOLE.size == c.HOLE_SIZE
+assert (
+    _PATTERN.size == g.PATTERN_SIZE
+    and _KEY.size == g.LENGTH
+    and _TEMPLATE.size == g.TEMPLATE_SIZE
+    and _HOLE.size == c.HOLE_SIZE
+    and _PAIR.size == g.PAIR_SIZE
+)

@@ -9,7 +9,7 @@ hold an address, blocks that differ in nothing else are one: the address is a pa
 from trapgate.isa import state as s
 from trapgate.isa.native import gathering as g
 from trapgate.isa.native import placing as p
-from trapgate.isa.native.placing import EXTENDED, LEAST_PARAMETER, MOST_PARAMETER, PAIR, RELATIVE, padded, spread
+from trapgate.isa.native.placing import EXTENDED, LEAST_PARAMETER, MOST_PARAMETER, PAIR, RELATIVE, copy_bytes, padded, spread
 from trapgate.isa.vocabulary import Trace, Value, Variable
 
 # A hole of a template: what is filled in is the base and a constant of the guest's (0 bytes: none), its offset counted from the
@@ -53,7 +53,7 @@ def compose_block(m: Trace) -> None:
         m.store(last.value + 8, m.load(base + g.STOP, 32))
     number = m.load(known + p.KNOWN_END, 32).zext(64)
     record, length = known + number, m.load(base + g.LENGTH_NOW, 32).zext(64)
-    _copy(m, record + p.BYTES, data, length)
+    copy_bytes(m, record + p.BYTES, data, length)
     mask = record + p.BYTES + padded(length)
     _fill(m, mask, padded(length))
     first = mask + padded(length)
@@ -74,12 +74,12 @@ def compose_block(m: Trace) -> None:
         (base + EXITS, block.exits.value, p.EXITS),
     ):
         m.store(record + counted, ((end - start) >> 4).trunc(16))
-        _copy(m, to.value, start, end - start)
+        copy_bytes(m, to.value, start, end - start)
         to.set(to.value + (end - start))
     m.store(record + p.PARAMETERS, ((block.parameters.value - first) >> 4).trunc(16))
     m.store(record + p.CODE_LENGTH, code_length.trunc(32))
     m.store(record + p.CODE_AT, (to.value - record).trunc(32))
-    _copy(m, to.value, block.start, code_length)
+    copy_bytes(m, to.value, block.start, code_length)
     m.store(record + p.RUN, m.load(known + p.KNOWN_RUN, 16))
     m.store(known + p.KNOWN_END, ((to.value + code_length - known + 15) & ~m.const(15, 64)).trunc(32))
     m.store(known + p.KNOWN_ADDED, m.load(known + p.KNOWN_ADDED, 32) + 1)
@@ -117,7 +117,7 @@ def _string(m: Trace, block: _Block, data: Value, mask: Value, free: Variable, l
             end = hole.value + m.load(template + g.HOLES, 32).zext(64) * HOLE_SIZE
             length = m.load(template + g.CODE_LENGTH, 32).zext(64)
             code = block.code.value
-            _copy(m, code, end, length)
+            copy_bytes(m, code, end, length)
             with m.loop():
                 with m.when(hole.value == end):
                     m.leave()
@@ -272,10 +272,6 @@ def index_block(m: Trace) -> None:
         m.store(record + p.NEXT, here.value)
         m.store(link.value, number.trunc(32))
     m.result()
-
-
-def _copy(m: Trace, to: Value, start: Value, length: Value) -> None:
-    m.asm("rep movsb", "={di},={si},={cx},0,1,2,~{memory}", 0, to, start, length)
 
 
 def _fill(m: Trace, to: Value, length: Value) -> None:

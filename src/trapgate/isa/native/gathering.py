@@ -85,8 +85,8 @@ def gather(m: Trace) -> None:
         with m.when((count.value == most) | room.ule(at.value)):
             m.leave()
         here, left, mode = data + at.value, room - at.value, space & 0xFFFFFFFF
-        most_common = mode & ~m.const(s.MODE_FLOATING, 64) | ANY_FLOATING
-        number = m.variable(64, m.call("find_pattern", 64, here, left, most_common))
+        unasked = mode & ~m.const(s.MODE_FLOATING, 64) | ANY_FLOATING
+        number = m.variable(64, m.call("find_pattern", 64, here, left, unasked))
         with m.when(number.value == 0):
             number.set(m.call("find_pattern", 64, here, left, mode))
         found = number.value
@@ -165,3 +165,4 @@ FUNCTIONS = {
     "gather": (gather, 64, 4),
     "choose_templates": (choose_templates, 64, 1),
 }
+assert s.MODE_FLOATING < ANY_FLOATING

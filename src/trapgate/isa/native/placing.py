@@ -117,7 +117,7 @@ def copy_block(m: Trace) -> None:
     start = m.get("code_end", 64)
     target = m.get("code_write", 64) + start
     length = m.load(record + CODE_LENGTH, 32).zext(64)
-    m.asm("rep movsb", "={di},={si},={cx},0,1,2,~{memory}", 0, target, record + m.load(record + CODE_AT, 32).zext(64), length)
+    copy_bytes(m, target, record + m.load(record + CODE_AT, 32).zext(64), length)
     m.put("code_end", start + length)
     m.store(record + RUN, m.load(m.get("known_base", 64) + KNOWN_RUN, 16))  # the number of this run
     m.store(target, rip)
@@ -292,6 +292,11 @@ def length_of(m: Trace, entry: Value) -> Value:
     record = m.get("known_base", 64) + m.load(entry + E_RECORD, 32).zext(64)
     length = m.load(record + GUEST_LENGTH, 16).zext(64)
     return (length == 0).select(m.const(1, 64), length)
+
+
+def copy_bytes(m: Trace, to: Value, start: Value, length: Value) -> None:
+    """Host memory copied; it must not overlap."""
+    m.asm("rep movsb", "={di},={si},={cx},0,1,2,~{memory}", 0, to, start, length)
 
 
 def padded(length: Value) -> Value:
