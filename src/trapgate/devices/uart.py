@@ -148,7 +148,6 @@ class Uart(ByteDevice):
         return value
 
     def _transmit(self, value: int) -> None:
-        self._transmit_pending = False
         if self._mcr & MCR_LOOP:
             if len(self._fifo) >= self._depth:
                 self._lsr_errors |= LSR_OVERRUN
@@ -158,7 +157,9 @@ class Uart(ByteDevice):
             self._sink(bytes([value]))
         if self._ier & IER_TRANSMIT and self._transmit_timer is None:
             self._transmit_timer = self._clock.at(self._clock.now() + TRANSMIT_NS, self._transmitted)
-        self._update()
+        if self._transmit_pending or self._mcr & MCR_LOOP:  # nothing else that may raise an interrupt has changed
+            self._transmit_pending = False
+            self._update()
 
     def _transmitted(self) -> None:
         self._transmit_timer = None
@@ -216,8 +217,8 @@ class Uart(ByteDevice):
         value = LSR_THR_EMPTY | LSR_IDLE | self._lsr_errors
         if self._fifo:
             value |= LSR_DATA
-        if self._fcr & FCR_ENABLE and any(entry & BREAK for entry in self._fifo):
-            value |= LSR_FIFO_ERROR
+            if self._fcr & FCR_ENABLE and any(entry & BREAK for entry in self._fifo):
+                value |= LSR_FIFO_ERROR
         if self._lsr_errors:
             self._lsr_errors = 0
             self._update()
