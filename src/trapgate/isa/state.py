@@ -194,7 +194,9 @@ def _layout() -> dict[str, Field]:
     add("jump_pages", 2 * JUMP_FILTER_BYTES, 64)  # for each half, one bit for each code page (by hash) that the jump cache knows
     add("nonglobal_code", 8)  # a kernel-half page without G was executed: its jump cache must go with the next CR3
     # the time-stamp counter, as long as guest time follows the host's monotonic clock
-    add("tsc_hz", 8)  # its rate; 0: Python reads it
+    add("tsc_hz", 8)  # its rate while guest time follows the host's clock, else 0
+    add("counted_hz", 8)  # the same with the instruction clock; both 0: Python reads it
+    add("clock_counted", 8)  # guest time (ns) plus `budget`, with the instruction clock
     add("tsc_offset", 8)  # its value at guest time 0
     add("clock_zero", 8)  # the host's monotonic clock (ns) at guest time 0
     add("clock_due", 8)  # the same when the next timer is due

@@ -40,10 +40,9 @@ def _sti(b: Builder, i: Instruction) -> None:
 
 @row(Mnemonic.RDTSC, Mnemonic.RDTSCP)
 def _time_stamp(b: Builder, i: Instruction) -> None:
+    b.op("rdtsc" if i.mnemonic == Mnemonic.RDTSC else "rdtscp", Uop="python")
     if b.counting:  # the block must end, or what is behind has been counted already
-        b.python(i)
-    else:
-        b.op("rdtsc" if i.mnemonic == Mnemonic.RDTSC else "rdtscp", Uop="python")
+        b.jump(b.length)
 
 
 @row(Mnemonic.IN, Mnemonic.OUT)

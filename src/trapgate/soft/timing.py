@@ -25,14 +25,15 @@ class TimedCore(SoftCore):
         self.state.clock_gettime = ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value
 
     def follow_clock(self) -> None:
-        """Let native code read the time-stamp counter by itself while guest time follows the host's clock."""
+        """Let native code read the time-stamp counter by itself: guest time follows the host's clock, or the budget."""
         zero, st = self.clock.zero, self.state
-        if zero is None:
-            st.tsc_hz = 0
-        else:
+        st.tsc_hz = st.counted_hz = 0
+        if zero is not None:
             deadline = self.clock.next_deadline()
             st.tsc_hz, st.clock_zero = self.tsc_hz, zero
             st.clock_due = NOWHERE if deadline is None else zero + deadline
+        elif self._granted:
+            st.counted_hz, st.clock_counted = self.tsc_hz, self.clock.now() + self.left() & NOWHERE
 
     @property
     def tsc_offset(self) -> int:

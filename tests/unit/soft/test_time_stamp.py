@@ -5,7 +5,7 @@ import time
 import pytest
 
 from trapgate.arch import msrs
-from trapgate.clock import HostClock
+from trapgate.clock import HostClock, InstructionClock
 from trapgate.exits import Halted, Interrupted
 from trapgate.isa import state as s
 from trapgate.soft import answers
@@ -122,3 +122,26 @@ def test_a_single_step_is_one_instruction() -> None:
     for length in (2, 5):
         made.cpu.run()
         assert made.st.rip == CODE + length
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_with_the_instruction_clock_it_counts_instructions(native: bool) -> None:
+    """rdtsc; mov ebx, eax; nop; nop; nop; rdtsc; sub eax, ebx; hlt: as many of the clock's ns as instructions between."""
+    made = Bench("64", counting=True)
+    cpu = made.cpu
+    cpu.clock = InstructionClock(cpu.executed)
+    cpu.clock.skip_to(5_000)
+    made.ram.write(CODE, bytes.fromhex(RDTSC + "89c3 909090" + RDTSC + "29d8" + HLT))
+    left = list[int]()
+    answer = cpu._answers[s.EXIT_INSTRUCTION]
+    cpu._answers[s.EXIT_INSTRUCTION] = lambda: left.append(made.st.rip) or answer()  # type: ignore[func-returns-value]
+    if not native:
+        cpu.follow_clock = lambda: None  # type: ignore[method-assign]
+    cpu.budget(1000)
+    cpu.tsc_offset = 7
+    assert cpu.run() == Halted()
+    a_second, first = cpu.tsc_hz, 5_001
+    assert made.st.rbx == first * a_second // 1_000_000_000 + 7
+    assert made.st.rax == (first + 5) * a_second // 1_000_000_000 + 7 - made.st.rbx
+    assert cpu.executed() == 8
+    assert len(left) == (1 if native else 3)  # HLT is Python's

@@ -1,4 +1,4 @@
-"""The time-stamp counter while guest time follows the host's clock: what `soft.timing` computes, without a way into Python."""
+"""The time-stamp counter as `soft.timing` computes it, without a way into Python."""
 
 import time
 from collections.abc import Callable
@@ -15,18 +15,23 @@ SECOND = 1_000_000_000  # ns
 def read_counter(m: Trace, processor: bool) -> None:
     """Behind RDTSC and RDTSCP (`processor`: ECX = TSC_AUX).
 
-    Python's: another clock, one that stands still, #GP by CR4.TSD, and a timer that is due: a guest that looks at the time must not
+    Python's: a clock that stands still, #GP by CR4.TSD, and a timer that is due: a guest that looks at the time must not
     wait longer for its interrupt than the host takes to wake whoever waits for the timer.
     """
     forbidden = ((m.get("cr4", 64) & CR4_TSD) != 0) & ((m.get("mode", 32) & s.MODE_CPL) != 0)
-    with m.when(forbidden | (m.get("tsc_hz", 64) == 0), likely=False):
+    with m.when(forbidden, likely=False):
         leave(m, s.EXIT_INSTRUCTION)
-    m.call_host(m.get("clock_gettime", 64), 32, time.CLOCK_MONOTONIC, m.address_of("host_time"))
-    host = m.get("host_time", 64) * SECOND + m.get_at("host_time", m.const(8, 64), 64)
-    with m.when(host.uge(m.get("clock_due", 64)), likely=False):
+    now, hz = m.variable(64, m.get("clock_counted", 64) - m.get("budget", 64)), m.variable(64, m.get("counted_hz", 64))
+    with m.when(m.get("tsc_hz", 64) != 0):
+        m.call_host(m.get("clock_gettime", 64), 32, time.CLOCK_MONOTONIC, m.address_of("host_time"))
+        host = m.get("host_time", 64) * SECOND + m.get_at("host_time", m.const(8, 64), 64)
+        with m.when(host.uge(m.get("clock_due", 64)), likely=False):
+            leave(m, s.EXIT_INSTRUCTION)
+        now.set(host - m.get("clock_zero", 64))
+        hz.set(m.get("tsc_hz", 64))
+    with m.when(hz.value == 0, likely=False):
         leave(m, s.EXIT_INSTRUCTION)
-    now = host - m.get("clock_zero", 64)
-    total = now.zext(128) * m.get("tsc_hz", 64).zext(128)  # below SECOND << 64 for centuries: the quotient has 64 bits
+    total = now.value.zext(128) * hz.value.zext(128)  # below SECOND << 64 for centuries: the quotient has 64 bits
     low, high = total.trunc(64), (total >> 64).trunc(64)
     ticks = m.asm("divq $4", "={ax},={dx},0,1,r,~{flags}", 64, low, high, m.const(SECOND, 64))
     counter = ticks + m.get("tsc_offset", 64)
