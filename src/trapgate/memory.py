@@ -85,3 +85,14 @@ class Ram:
     def write_int(self, address: int, size: int, value: int) -> None:
         """Store a little-endian integer of `size` bytes."""
         self.write(address, value.to_bytes(size, "little"))
+
+
+def virtual_parts(ram: Ram, translate: Callable[[int], int | None], address: int, length: int) -> Iterator[tuple[int, int]]:
+    """(guest-physical address, size) of guest-virtual [address, address + length), page by page, up to one that is not RAM."""
+    end = address + length
+    while address < end:
+        size, physical = min(end - address, PAGE_SIZE - address % PAGE_SIZE), translate(address)
+        if physical is None or not ram.contains(physical, size):
+            return
+        yield physical, size
+        address += size

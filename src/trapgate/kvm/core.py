@@ -16,7 +16,7 @@ from trapgate.kvm.handles import System
 from trapgate.kvm.ioctl import REMEDIES, KvmError
 from trapgate.kvm.memory import Planted, map_ram
 from trapgate.kvm.registers import Registers
-from trapgate.memory import PAGE_SIZE, Ram
+from trapgate.memory import Ram, virtual_parts
 
 TSS_ADDRESS = 0xFFFB_D000  # below the place of firmware, in the hole of RAM
 KICK = signal.SIGUSR1  # blocked in our threads but while the guest runs: it ends KVM_RUN and is never handled
@@ -250,35 +250,18 @@ class Core:
 
     def read_virtual(self, address: int, length: int) -> bytes:
         """Guest memory without our INT3 bytes; short where a page is unmapped or not RAM."""
-        data = b""
-        for at, size in pages(address, length):
-            physical = self.translate(at)
-            if physical is None or not self.ram.contains(physical, size):
-                break
-            data += self.planted.hide(physical, self.ram.read(physical, size))
-        return data
+        parts = virtual_parts(self.ram, self.translate, address, length)
+        return b"".join(self.planted.hide(physical, self.ram.read(physical, size)) for physical, size in parts)
 
     def write_virtual(self, address: int, data: bytes) -> bool:
         """Change guest memory whatever its page rights; False and nothing written when any of it is unmapped or not RAM."""
-        places = [(self.translate(at), size) for at, size in pages(address, len(data))]
-        if any(physical is None or not self.ram.contains(physical, size) for physical, size in places):
+        parts = list(virtual_parts(self.ram, self.translate, address, len(data)))
+        if sum(size for _, size in parts) < len(data):
             return False
-        done = 0
-        for physical, size in places:
-            assert physical is not None
-            self.ram.write(physical, self.planted.overwrite(physical, data[done : done + size]))
-            done += size
+        for physical, size in parts:
+            self.ram.write(physical, self.planted.overwrite(physical, data[:size]))
+            data = data[size:]
         return True
-
-
-def pages(address: int, length: int) -> list[tuple[int, int]]:
-    """(address, size) of the part of [address, address + length) in each page."""
-    found, end = [], address + length
-    while address < end:
-        size = min(end - address, PAGE_SIZE - address % PAGE_SIZE)
-        found.append((address, size))
-        address += size
-    return found
 
 
 def host_is_amd(supported: list[abi.CpuidEntry]) -> bool:

@@ -20,7 +20,7 @@ from trapgate.soft.accesses import REPORT, Activity, NeedsStep
 from trapgate.soft.apic import LocalApic
 from trapgate.soft.core import IF, NOWHERE, RF, TF
 from trapgate.soft.fault import GuestFault
-from trapgate.soft.hot import HOT, HotLoops
+from trapgate.soft.hot import HOT
 from trapgate.soft.instructions import handler_of
 from trapgate.soft.interrupts import TripleFault
 from trapgate.soft.interrupts import deliver as deliver_event
@@ -57,8 +57,6 @@ class SoftVcpu(TranslatingCore):
         """Who answers plain device accesses amid `run`; without one each is an exit."""
         self.device_site = 0  # host code behind the access for which an instruction starts again as a step
         self.device_sites: dict[int, int] = {}  # host code behind a device access: the same place in the instruction's step
-        self.hot: HotLoops | None = None
-        """Who watches for hot loops; None: nobody."""
         self._interrupt_code = self.code.entries["interrupt"]
         self.pending_read: Callable[[int], None] | None = None
         self.bus_lock: BusLock | None = None
@@ -67,13 +65,10 @@ class SoftVcpu(TranslatingCore):
         self.guest_armed: tuple[Breakpoint, ...] = ()
         self.watches: tuple[debugging.Watch, ...] = ()
         self.history = new_history()
-        self._kicked = False
-        self._nmi = False
-        self._resuming = False
+        self._kicked = self._nmi = self._resuming = False
         self._activity: Activity | None = None
         self._answer: int | None = None
-        self._want_step = False
-        self._stepping = False
+        self._want_step = self._stepping = False
         self._skip_breakpoint: int | None = None
         self._restarts: set[int] = set()  # RIPs of instructions that faulted behind a breakpoint of the debugger: told of already
         self._step_start = self._step_next = 0
@@ -96,12 +91,6 @@ class SoftVcpu(TranslatingCore):
             s.EXIT_PORT: partial(answers.port, self), s.EXIT_ACCESS: partial(answers.access, self),
             s.EXIT_INSTRUCTION: partial(answers.instruction, self),
         }  # fmt: skip
-
-    def end_threads(self) -> None:
-        """End the helper threads."""
-        if self.hot is not None:
-            self.hot.close()
-            self.hot = None
 
     # --- the loop
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from trapgate.arch import control
 from trapgate.isa import state as s
-from trapgate.memory import PAGE_SIZE
+from trapgate.memory import virtual_parts
 from trapgate.soft import debugging, floating, msr
 from trapgate.soft.core import NOWHERE
 from trapgate.soft.fault import GuestFault
@@ -111,32 +111,15 @@ def translate(cpu: "SoftVcpu", address: int) -> int | None:
 
 def read_virtual(cpu: "SoftVcpu", address: int, length: int) -> bytes:
     """Guest memory; short where a page is unmapped or not RAM."""
-    data = b""
-    for at, size in _pages(address, length):
-        physical = translate(cpu, at)
-        if physical is None or not cpu.ram.contains(physical, size):
-            break
-        data += cpu.ram.read(physical, size)
-    return data
+    return b"".join(cpu.ram.read(*part) for part in virtual_parts(cpu.ram, cpu.translate, address, length))
 
 
 def write_virtual(cpu: "SoftVcpu", address: int, data: bytes) -> bool:
     """Change guest memory whatever its page rights; False and nothing written when any of it is unmapped or not RAM."""
-    pieces = [(translate(cpu, at), size) for at, size in _pages(address, len(data))]
-    if any(physical is None or not cpu.ram.contains(physical, size) for physical, size in pieces):
+    parts = list(virtual_parts(cpu.ram, cpu.translate, address, len(data)))
+    if sum(size for _, size in parts) < len(data):
         return False
-    done = 0
-    for physical, size in pieces:
-        assert physical is not None
-        cpu.ram.write(physical, data[done : done + size])
-        done += size
+    for physical, size in parts:
+        cpu.ram.write(physical, data[:size])
+        data = data[size:]
     return True
-
-
-def _pages(address: int, length: int) -> list[tuple[int, int]]:
-    found, end = [], address + length
-    while address < end:
-        size = min(end - address, PAGE_SIZE - address % PAGE_SIZE)
-        found.append((address, size))
-        address += size
-    return found

@@ -1,6 +1,7 @@
 """A core with translated code: which block runs at RIP, and what happens to blocks when memory changes."""
 
 import struct
+from typing import TYPE_CHECKING
 
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
@@ -15,6 +16,9 @@ from trapgate.soft.timing import TimedCore
 from trapgate.soft.translate import Translator
 from trapgate.stencil.library import Library
 
+if TYPE_CHECKING:
+    from trapgate.soft.hot import HotLoops
+
 
 class TranslatingCore(TimedCore):
     """The one owner of blocks: running and stepping use the same lookup and the same invalidation."""
@@ -25,7 +29,15 @@ class TranslatingCore(TimedCore):
         self.translator = Translator(ram, self.code, self.state, model)
         self._place, self._copy = self.code.function("place_block", 64, 2), self.code.function("copy_block", 64, 3)
         self._look_up = self.code.function("lookup_block", 64, 3)
+        self.hot: HotLoops | None = None
+        """Who watches for hot loops; None: nobody."""
         ram.on_write = self.written
+
+    def end_threads(self) -> None:
+        """End the helper threads."""
+        if self.hot is not None:
+            self.hot.close()
+            self.hot = None
 
     def linear(self, rip: int) -> int:
         """The linear address of a place in the running code segment."""
