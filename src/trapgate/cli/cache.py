@@ -12,7 +12,11 @@ from rich.filesize import decimal
 from trapgate.cli.errors import OK, Failure
 from trapgate.stencil.cache import CacheError, default_directory
 
-KINDS = {"stencils": "machine code with holes, one a form", "translations": "guest code, translated"}
+KINDS = {
+    "stencils": "machine code with holes, one a form",
+    "translations": "guest code, translated",
+    "loops": "guest code, hot loops compiled as a whole; cleared with the translations",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def show() -> int:
 
 def clear(stencils: bool, translations: bool) -> int:
     """Delete the chosen kinds."""
-    chosen = [kind for kind, wanted in (("stencils", stencils), ("translations", translations)) if wanted]
+    chosen = [kind for kind, wanted in (("stencils", stencils), ("translations", translations), ("loops", translations)) if wanted]
     try:
         for kind in chosen:
             count = size = 0
