@@ -45,6 +45,8 @@ def lower_hosted(i: Instruction, b: Builder) -> None:
     if memory:
         assert p.memory is not None
         writes = p.written[p.memory]
+        if p.live:
+            b.op("x87.live", Uop="python")  # a pending #MF comes before any fault of the operand
         b.memory(i, p.size, write=writes)
         if p.aligned and not (b.amd and i.mnemonic in _SHA):
             b.aligned()
@@ -85,6 +87,8 @@ def _masked_move(i: Instruction, b: Builder) -> None:
     width = {OpKind.MEMORY_SEG_DI: 16, OpKind.MEMORY_SEG_EDI: 32}.get(i.op0_kind, 64)
     size = 8 if i.mnemonic == Mnemonic.MASKMOVQ else 16
     segment = SEGMENT_NAME[i.memory_segment]
+    if size == 8:
+        b.op("x87.live", Uop="python")
     if b.long and segment in ("fs", "gs"):
         b.op(f"pointer.seg.{width}", R0=LAYOUT["rdi"].offset, Rseg=LAYOUT[f"{segment}_base"].offset)
     else:

@@ -36,9 +36,10 @@ def _with_memory(i: Instruction, b: Builder) -> None:
     p = hosted.plan(i.code)
     assert p.memory is not None
     writes = p.written[p.memory]
+    b.op("x87.live", Uop="python")  # a pending #MF comes before any fault of the operand
     b.memory(i, p.size, write=writes)
     b.ref(p.size, "w" if writes else "r")
-    b.op("x87.live", Uop="python")
+    b.op("x87.live", Uop="python")  # Python may have seen to the access
     if i.mnemonic in x87.CONTROL:
         b.op("x87.masked", Uop="python")
     b.op(p.form(True))
