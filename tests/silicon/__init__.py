@@ -1,7 +1,7 @@
 """Silicon is the judge: the same instruction bytes on the host CPU and on another CPU, compared bit by bit.
 
 In the order a case passes:
-`catalog`, `catalog_sse`, `catalog_x87` list instructions; `forms` encodes them;
+`catalog`, `catalog_sse`, `catalog_x87`, `catalog_branches` list instructions; `forms` encodes them;
 `inputs`, `inputs_float` (with `draft`, `operands`) make a state for each; `families` and `sample` choose cases by a seed;
 `sequences` makes runs of them (out of `pieces`), `regressions` keeps what went wrong once;
 `state` says what a state and an outcome are; `host` runs them natively (`host_code`, `host_worker`), `soft_runner` on any vCPU and

@@ -9,8 +9,6 @@ from .forms import Form, encodings, features, is_legacy, legal_codes, mnemonic_o
 _NAMES = ("FPU", "FPU287", "FPU387", "CMOV", "SSE3")
 # They store or load the last instruction's pointers, which AMD keeps only while an exception is pending; system tests look at them.
 _POINTERS = frozenset(("fnsave", "fsave", "fnstenv", "fstenv", "frstor", "fldenv"))
-_UNDOCUMENTED = frozenset(("fstpnce", "ffreep"))
-_LEFT_OUT = _POINTERS | _UNDOCUMENTED
 
 
 @cache
@@ -19,7 +17,7 @@ def _codes() -> dict[str, list[Code_]]:
     table: dict[str, list[Code_]] = {}
     for code in legal_codes():
         name, needed = mnemonic_of(code), features(code)
-        if is_legacy(code) and needed and needed <= wanted and name[0] in "fw" and name not in _LEFT_OUT:
+        if is_legacy(code) and needed and needed <= wanted and name[0] in "fw" and name not in _POINTERS:
             found = any(True for _ in encodings(code))
             if found:  # FSTCW and the like, WAIT and instruction in one, are two instructions
                 table.setdefault(name, []).append(code)

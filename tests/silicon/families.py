@@ -1,10 +1,10 @@
-"""The three catalogs as one: instructions whose states are made alike, and cases of one opcode by the thousand."""
+"""The catalogs as one: instructions whose states are made alike, and cases of one opcode by the thousand."""
 
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from . import catalog, catalog_sse, catalog_x87
+from . import catalog, catalog_branches, catalog_sse, catalog_x87
 from .compare import Case
 from .forms import Form
 from .inputs import make_state
@@ -42,4 +42,5 @@ FAMILIES = (
     Family("integer", catalog.INTEGER, catalog.forms, make_state),
     Family("sse", catalog_sse.MNEMONICS, catalog_sse.forms, make_sse_state),
     Family("x87", catalog_x87.MNEMONICS, catalog_x87.forms, make_x87_state),
+    Family("branches", catalog_branches.MNEMONICS, catalog_branches.forms, make_state),
 )

@@ -73,6 +73,9 @@ ADDRESSES = (
     Address(R.R8, R.R9),
     Address(R.R10D, R.R11D, 2, 0x100, 4),
     Address(R.RBX, R.RSI, 1),
+    Address(R.RDX, R.R9, 2, 8, 1),
+    Address(R.NONE, R.RCX, 4, 0x0800_0000, 8),
+    Address(R.NONE, R.RAX, 8, 0x0C00_0000, 8),
 )
 
 # Choices of a register operand, by its place: different places start elsewhere, so that operands mostly differ and sometimes do

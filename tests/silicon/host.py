@@ -16,7 +16,6 @@ from pathlib import Path
 from . import host_code, host_trace
 from .state import (
     CODE_PAGE,
-    DB,
     INT3,
     SCRATCH,
     SCRATCH_SIZE,
@@ -30,7 +29,7 @@ from .state import (
     pack_case,
     unpack_outcome,
 )
-from .trace import Trace
+from .trace import MOST_STEPS, Trace, endless
 
 PAGE = 4096
 _INDEX = struct.Struct("<QQQ")  # running case, number of cases, first case
@@ -125,10 +124,13 @@ class HostCpu:
             outcomes = list(self.run_many(stepped))
             host_trace.switch(self._view, False)
             for n, outcome in enumerate(outcomes):
-                if outcome.fault is not None and (outcome.fault.vector == DB or outcome.fault.signal == SIGKILL):
-                    raise HostCpuError("a trace does not fit, or took too long: smaller batches, or shorter loops")
+                if outcome.fault is not None and outcome.fault.signal == SIGKILL:
+                    raise HostCpuError("a run under single-step has broken the worker")
                 bounds = host_trace.bounds(self._slots, n * SLOT_SIZE + SLOT_TRACE)
-                yield outcome, Trace(bytes(self._records[bounds[0]]), bytes(self._stores[bounds[1]]))
+                trace = Trace(bytes(self._records[bounds[0]]), bytes(self._stores[bounds[1]]))
+                if endless(outcome) and trace.steps < MOST_STEPS:
+                    raise HostCpuError("the traces of a batch do not fit: make it smaller")
+                yield outcome, trace
 
     def _execute(self, count: int) -> set[int]:
         """Run the cases in the slots; the numbers of those that took their worker with them."""

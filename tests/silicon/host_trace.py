@@ -7,7 +7,22 @@ the case go on. A case that ends with #DB is told from a trace by TRACE_AT: 0 wh
 import struct
 
 from .state import CODE, SCRATCH, SCRATCH_SIZE
-from .trace import FLAGS_RECORDED, FX_MXCSR, FX_ST, GPR, LINE, MXCSR, RECORD_SIZE, RFLAGS, RIP, ST, STORE_SIZE, X87, X87_BYTES
+from .trace import (
+    FLAGS_RECORDED,
+    FX_MXCSR,
+    FX_ST,
+    GPR,
+    LINE,
+    MOST_STEPS,
+    MXCSR,
+    RECORD_SIZE,
+    RFLAGS,
+    RIP,
+    ST,
+    STORE_SIZE,
+    X87,
+    X87_BYTES,
+)
 
 # In the control page: where the next record goes (0: no tracing), where there is no more room, the same for stores; the number of
 # the step, where its instruction lies.
@@ -53,6 +68,8 @@ def record(frame_gpr: int) -> str:
     test rbx, rbx
     je ordinary
     mov r9, [r13 + {STORE_AT}]
+    cmp qword ptr [r13 + {STEP}], {MOST_STEPS}
+    jae ordinary
     cmp rbx, [r13 + {TRACE_END}]
     ja ordinary                     ; no room: the case ends with #DB
     cmp r9, [r13 + {STORE_END}]

@@ -36,10 +36,14 @@ def start(vcpu: SoftVcpu, registers: dict[str, int]) -> None:
 
 
 def make_soft_cpu(
-    model: str = "EPYC-Turin", fx: bool = True, prepare: Callable[[Translator], None] = lambda translator: None
+    model: str = "EPYC-Turin",
+    fx: bool = True,
+    prepare: Callable[[Translator], None] = lambda translator: None,
+    timeout: float = 5.0,
 ) -> SoftCpu[SoftVcpu]:
-    """A runner on the software CPU; `fx`: with x87 and SSE state, `prepare` may set the debug switches of its translator."""
+    """A runner on the software CPU; `fx`: with x87 and SSE state, `prepare` may set the debug switches of its translator, `timeout`
+    as `SoftCpu` has it."""
     ram = Ram(guest.memory_size(BATCH))
     vcpu = SoftVcpu(ram, CpuModel.parse(model), load_library(Cache()), HostClock())
     prepare(vcpu.translator)
-    return SoftCpu(vcpu, ram, start, batch=BATCH, fx=fx)
+    return SoftCpu(vcpu, ram, start, batch=BATCH, timeout=timeout, fx=fx)

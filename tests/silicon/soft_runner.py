@@ -6,6 +6,7 @@ of 64-bit mode, paging on, CPL 0 (see `start_registers`).
 
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
@@ -64,7 +65,7 @@ def start_registers() -> dict[str, int]:
 class SoftCpu(Generic[E]):
     """Runs cases on a vCPU; same use as `HostCpu`. `ram` must have at least `guest_kernel.memory_size(batch)` bytes.
 
-    A batch that takes longer than `timeout` seconds ends with the case that it is at; on a busy host, translation alone takes some.
+    A batch that takes more than `timeout` seconds by `clock` (CPU time of this process) ends with the case that it is at.
     With `fx` False the kernel leaves x87, MXCSR and XMM registers alone, for a CPU without FXSAVE: outcomes then repeat the
     state's.
     """
@@ -75,13 +76,14 @@ class SoftCpu(Generic[E]):
         ram: Ram,
         start: Callable[[E, dict[str, int]], None],
         batch: int = 64,
-        timeout: float = 60.0,
+        timeout: float = 5.0,
         fx: bool = True,
+        clock: Callable[[], float] = time.process_time,
     ) -> None:
         if ram.size < guest.memory_size(batch):
             raise ValueError(f"{ram.size:#x} bytes of RAM: {batch} slots need {guest.memory_size(batch):#x}")
         self.vcpu, self.ram, self.batch, self.timeout, self.fx = vcpu, ram, batch, timeout, fx
-        self._start = start
+        self._start, self._clock = start, clock
         self._running = False
 
     def run(self, code: bytes, state: State) -> Outcome:
@@ -124,14 +126,16 @@ class SoftCpu(Generic[E]):
 
     def _finished(self) -> bool:
         """Run until the kernel reports its batch; False when it took so long that a kick ended it."""
-        kick = threading.Timer(self.timeout, self.vcpu.kick)
-        kick.start()
+        done = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(done,), daemon=True)
+        watch.start()
         try:
             end: Exit = self.vcpu.run()
-            while isinstance(end, Interrupted) and kick.is_alive():
+            while isinstance(end, Interrupted) and watch.is_alive():
                 end = self.vcpu.run()
         finally:
-            kick.cancel()
+            done.set()
+            watch.join()
         if isinstance(end, PortWrite) and end.port == guest.DONE_PORT:
             return True
         if isinstance(end, Interrupted):
@@ -141,3 +145,11 @@ class SoftCpu(Generic[E]):
         raise GuestFailed(
             f"{end} at rip {self.vcpu.get('rip'):#x} around case {at // SLOT_SIZE}: expected a write to port {guest.DONE_PORT:#x}"
         )
+
+    def _watch(self, done: threading.Event) -> None:
+        """Kick the vCPU when the time is over."""
+        end = self._clock() + self.timeout
+        while not done.wait(max(end - self._clock(), 0.05)):
+            if self._clock() >= end:
+                self.vcpu.kick()
+                return

@@ -22,11 +22,10 @@ from trapgate.stencil.library import load_library
 from . import guest_kernel as guest
 from .soft import start
 from .soft_runner import start_registers
-from .state import CODE, CODE_PAGE, CODE_SIZE, FX_SIZE, INT3, PF_FAULT, SCRATCH_SIZE, Outcome, State, finish
-from .trace import Trace, changed_lines, pack_record
+from .state import CODE, CODE_PAGE, CODE_SIZE, DB, FX_SIZE, GPR_NAMES, INT3, PF_FAULT, RSP, SCRATCH_SIZE, Outcome, State, finish
+from .trace import MOST_STEPS, Trace, changed_lines, pack_record
 
 USER_CODE64, USER_DATA = 0xA0FB, 0xC0F3  # attribute words (descriptor bits 40-55): DPL 3
-MOST_STEPS = 50_000  # of a run: what a HostCpu has room for
 _CODE = guest.CODE_PHYSICAL + CODE - CODE_PAGE
 _GPR, _RIP, _X87, _XMM = offset("rax"), offset("rip"), offset("fxsave"), offset("xmm0")
 _FX_XMM = 160  # where the FXSAVE image has XMM0
@@ -73,10 +72,12 @@ class SoftTracer:
             assert isinstance(end, expected), f"{end} at {st.rip:#x}"
             if st.rip >> 63:
                 break
-            assert len(records) < MOST_STEPS
             rip = st.rip
+            if len(records) == MOST_STEPS:
+                outcome = self._outcome(st.rip, st.rsp, st.get_rflags())
+                return outcome, Trace(b"".join(records), b"".join(stores))
             note(self._state[_GPR : _GPR + 128], st.get_rflags())
-        outcome = self._outcome()
+        outcome = self._faulted()
         if outcome.rip + CODE != rip:  # a branch to where nothing can be fetched: the fault comes before the budget is looked at
             rip = outcome.rip + CODE
             note(_packed(outcome.gpr), outcome.rflags)
@@ -104,7 +105,7 @@ class SoftTracer:
         x87, mxcsr = self._state[_X87 : _X87 + _FX_XMM], get_mxcsr(self.vcpu).to_bytes(4, "little")
         return x87[:24] + mxcsr + x87[28:] + self._state[_XMM : _XMM + FX_SIZE - _FX_XMM]
 
-    def _outcome(self) -> Outcome:
+    def _faulted(self) -> Outcome:
         """What the CPU has pushed on its way into the kernel (SDM vol. 3, 6.14.2)."""
         st = self.vcpu.state
         vector = (st.rip - guest.UPPER - guest.KERNEL) // 16
@@ -112,13 +113,14 @@ class SoftTracer:
         at = st.rsp - guest.UPPER
         assert at == guest.STACK_TOP - 40 - 8 * error, f"rsp is {st.rsp:#x} at {st.rip:#x}"
         code, rip, _, rflags, rsp, _ = (self.ram.read_int(at + 8 * (n + error - 1), 8) for n in range(6))
-        gpr = [
-            getattr(st, name) for name in ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
-        ]
-        gpr[4] = rsp
+        return self._outcome(rip, rsp, rflags, vector, code if error else 0)
+
+    def _outcome(self, rip: int, rsp: int, rflags: int, vector: int = DB, error: int = 0) -> Outcome:
+        st = self.vcpu.state
+        gpr = [getattr(st, name) for name in GPR_NAMES]
+        gpr[RSP] = rsp
         memory = self.ram.read(guest.SCRATCH_PHYSICAL, SCRATCH_SIZE)
-        cr2 = st.cr2 if vector == PF_FAULT else 0
-        return finish(tuple(gpr), rflags, self._fx(), memory, rip, 0, vector, code if error else 0, cr2)
+        return finish(tuple(gpr), rflags, self._fx(), memory, rip, 0, vector, error, st.cr2 if vector == PF_FAULT else 0)
 
 
 def _packed(gpr: tuple[int, ...]) -> bytes:

@@ -3,6 +3,7 @@ protocol."""
 
 import random
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -141,7 +142,7 @@ def test_the_runner_for_a_vcpu_feeds_a_guest(host: HostCpu, qemu: QemuCpu) -> No
 def test_the_runner_survives_a_hang_and_tells_a_lost_kernel(qemu: QemuCpu) -> None:
     ram = Ram(guest_kernel.memory_size(64))
     engine = QemuEngine(qemu, ram)
-    soft = SoftCpu(engine, ram, QemuEngine.start, timeout=0.5)
+    soft = SoftCpu(engine, ram, QemuEngine.start, timeout=0.5, clock=time.monotonic)
     ends = [after.fault for after in soft.run_many([(b"\x90", state()), (b"\xeb\xfe", state()), (b"\x90", state())])]
     assert ends == [None, Fault(SIGKILL, None), None]
     assert engine.started == 2

@@ -16,6 +16,7 @@ from .soft import make_soft_cpu
 from .soft_runner import SoftCpu
 from .soft_tracer import SoftTracer
 from .stepwise import compare_ends, compare_traces, undefined_at_end
+from .trace import endless
 
 QUICK, BY_STEPS, LONG = 50_000, 5_000, 10_000_000  # steps
 CHUNK = 64  # runs
@@ -46,7 +47,7 @@ Modes = dict[str, SoftCpu[SoftVcpu]]
 def modes() -> Modes:
     """The software CPU as a runner, in each mode."""
     ways: tuple[Callable[[Translator], None], ...] = (_default, _single, _unchained)
-    return {way.__name__[1:]: make_soft_cpu(prepare=way) for way in ways}
+    return {way.__name__[1:]: make_soft_cpu(prepare=way, timeout=30) for way in ways}
 
 
 def judge_runs(host: HostCpu, tracer: SoftTracer, ends: Modes, runs: list[Run]) -> tuple[int, list[str]]:
@@ -57,8 +58,10 @@ def judge_runs(host: HostCpu, tracer: SoftTracer, ends: Modes, runs: list[Run]) 
     for run, (expected, trace), (got, other) in zip(runs, judged, tracer.trace_many(work), strict=True):
         if found := compare_traces(run.case, (expected, got), (trace, other)):
             texts.append(explain(run.case, found))
+    ending = [(run, *told) for run, told in zip(runs, judged, strict=True) if not endless(told[0])]
     for mode, soft in ends.items():
-        for run, (expected, trace), got in zip(runs, judged, soft.run_many(work), strict=True):
+        outcomes = soft.run_many((run.case.form.code, run.case.state) for run, _, _ in ending)
+        for (run, expected, trace), got in zip(ending, outcomes, strict=True):
             if compare_ends(run.case, expected, got, 0) and (
                 found := compare_ends(run.case, expected, got, undefined_at_end(run.case, trace))
             ):

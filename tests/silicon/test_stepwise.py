@@ -16,7 +16,7 @@ from .soft_tracer import SoftTracer
 from .state import AF, CF, CODE, OF, SCRATCH, ZF
 from .stepwise import compare_ends, compare_traces
 from .test_host import state
-from .trace import MXCSR, RECORD_SIZE, RFLAGS, RIP, ST, X87, XMM, Trace
+from .trace import MOST_STEPS, MXCSR, RECORD_SIZE, RFLAGS, RIP, ST, X87, XMM, Trace, endless
 
 TEXT = """
     mov rbx, 3
@@ -124,9 +124,24 @@ def test_single_steps_leave_no_trace_of_themselves(host: HostCpu) -> None:
     assert trace.steps == 7
 
 
-def test_a_trace_without_end_is_refused() -> None:
-    with HostCpu(timeout=60) as cpu, pytest.raises(HostCpuError, match="a trace does not fit"):
-        next(cpu.trace_many([(b"\xff\xc0\xeb\xfc", state())]))  # l: inc eax; jmp l
+@pytest.mark.parametrize("by_steps", [False, True])
+def test_a_run_without_end_is_compared_as_far_as_it_is_traced(host: HostCpu, by_steps: bool) -> None:
+    case = _case("l: inc eax\n jmp l")
+    work = [(case.form.code, case.state)]
+    expected, trace = next(host.trace_many(work))
+    assert endless(expected)
+    assert trace.steps == MOST_STEPS
+    got, other = next(SoftTracer(by_steps).trace_many(work))
+    assert endless(got)
+    assert compare_traces(case, (expected, got), (trace, other)) == []
+    spoilt = other._replace(records=_flip(other.records, MOST_STEPS - 1, 0))
+    assert compare_traces(case, (expected, got), (trace, spoilt)) != []
+
+
+def test_traces_that_do_not_fit_are_refused() -> None:
+    work = [(b"\xff\xc0\xeb\xfc", state())] * 30  # l: inc eax; jmp l
+    with HostCpu() as cpu, pytest.raises(HostCpuError, match="do not fit"):
+        list(cpu.trace_many(work))
 
 
 def test_a_trace_is_empty_where_nothing_ran(host: HostCpu) -> None:

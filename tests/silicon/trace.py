@@ -8,13 +8,14 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .state import DF, FX_SIZE, IF, STATUS_FLAGS
+from .state import DB, DF, FX_SIZE, IF, SIGTRAP, STATUS_FLAGS, Fault, Outcome
 
 # A record. Of the FXSAVE image all that is compared (`compare.FX_FIELDS`).
 GPR, RIP, RFLAGS, X87, MXCSR, ST, XMM, RECORD_SIZE = 0, 128, 136, 144, 152, 160, 288, 544
 X87_BYTES = 5  # FCW, FSW, FTW
 FX_ST, FX_MXCSR = 32, 24  # where the FXSAVE image has them
 assert RECORD_SIZE - ST == FX_SIZE - FX_ST
+MOST_STEPS = 2000  # of a run: one that has overwritten a return address of its own may go on for ever; it ends with #DB then
 FLAGS_RECORDED = STATUS_FLAGS | DF | IF | 2  # not TF
 
 # A store: number of the step (from 0), offset of the line in the scratch memory, the line's new bytes.
@@ -42,6 +43,11 @@ class Trace(NamedTuple):
     def lines(self) -> Iterator[tuple[int, int, bytes]]:
         """The stores: step, offset, line."""
         return _STORE.iter_unpack(self.stores)  # type: ignore[return-value]
+
+
+def endless(outcome: Outcome) -> bool:
+    """Whether a run was left at MOST_STEPS."""
+    return outcome.fault == Fault(SIGTRAP, DB)
 
 
 def pack_record(gpr: bytes, rip: int, rflags: int, fx: bytes) -> bytes:

@@ -1,0 +1,70 @@
+"""The catalogs reach every stencil that 64-bit user code can be made of; what they do not reach is listed with who judges it."""
+
+import re
+
+from trapgate.arch.models import CpuModel
+from trapgate.isa import catalog as isa_catalog
+from trapgate.isa import state as s
+from trapgate.soft.lowering import Lowering, fused
+from trapgate.stencil.cache import Cache
+from trapgate.stencil.library import load_library
+
+from .families import FAMILIES
+
+ELSEWHERE = {
+    "other code, stack and address sizes (test_compat, tests/programs)": (
+        r"(ea|bit_address|pointer|xlat_ea|advance|goto|rip|enter|enter_ea|frame_ea|push_ea|pop_ea|rsp_add|rsp_leave)\..*\b(16|32)",
+        r"(ea|advance|goto|rip|frame_ea|push_ea|pop_ea|rsp_add|rsp_leave)\.(16|32)",
+        r"(enter|enter_ea|push_ea)\.4\.64",
+        r"(jcxz|loop|loope|loopne|rep_head|rep_next|rep_nexte|rep_nextne)\.16",
+    ),
+    "segments with a base or a limit (tests/programs, tests/behaviour)": (
+        r".*\.seg\b.*",
+        r"(segment|limit|base)\..*",
+        r"EA=cut32",
+    ),
+    "saving and restoring x87 and SSE state (test_fpstate)": (
+        r"(fxsave|fxrstor|xsave|xsavec|xrstor|xrstors)\..*",
+        r"(fldenv|fnsave|fnstenv|frstor)_.*",
+        r"ref\.(r|w|rw)\.(14|28|94|108|512|576)",
+    ),
+    "system instructions and privileged variants (tests/programs, tests/behaviour)": (
+        r"native\..*",
+        r"popf\.(iopl|kernel)\..*",
+        r"port\..*|dr6\..*|cli|sti|swapgs|rdtsc|rdtscp",
+    ),
+    "modes: alignment checks, #NM, waiting x87 exceptions (tests/behaviour, test_fpstate)": (
+        r"alignment\..*|aligned\.64|raise_(gp0|nm|ud)|(mmx|wait)\.gate",
+    ),
+    "what a block begins and ends with, the instruction clock, breakpoints (tests/unit/soft)": (
+        r"head|head\.count|bulk\..*\.count|rep_seam\.count|leave_breakpoint",
+    ),
+    "seams, between parts of far branches and the like (tests/programs)": (
+        r"EA=T2|T0=(EA|T1|T2)|T2=EA|goto|goto\.T[02]\..*|rip|rip\.T[02]\..*",
+    ),
+    "no instruction needs them": (r"ea\.64|ea\.i1\.64|movzx\.[RT]\.32\.64|test\.RT\..*|ref\.rw\.(1|2|10)",),
+}
+
+
+def _reached() -> set[str]:
+    lowering, mode = Lowering(load_library(Cache()), CpuModel.parse("EPYC-Turin")), s.MODE_CODE64 | s.MODE_CPL
+    names = set[str]()
+    for family in FAMILIES:
+        for mnemonic in family.mnemonics:
+            for form in family.forms(mnemonic):
+                first = form.code[: form.instruction.len]
+                builder = lowering.lowered(first, mode)
+                if first != form.code:
+                    builder = fused(builder, lowering.lowered(form.code[len(first) :], mode)) or builder
+                names.update(name for name, _ in builder.ops)
+    return names
+
+
+def test_every_stencil_is_reached_or_judged_elsewhere() -> None:
+    stencils = {form.name.rstrip("!") for form in isa_catalog.forms()}
+    missed = stencils - _reached()
+    patterns = [re.compile(pattern) for several in ELSEWHERE.values() for pattern in several]
+    assert sorted(name for name in missed if not any(pattern.fullmatch(name) for pattern in patterns)) == []
+    assert len(stencils - missed) > 2000
+    idle = [pattern.pattern for pattern in patterns if not any(pattern.fullmatch(name) for name in missed)]
+    assert idle == []
