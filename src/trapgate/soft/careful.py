@@ -75,7 +75,7 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     st = cpu.state
     nothing = i.mnemonic in x87.NOTHING
     p = None if nothing or not i.op_count else hosted.plan(i.code)
-    on_x87 = p is None or p.live or _is_x87(i)
+    on_x87 = p is None or (p.live and not _memory_source(i)) or _is_x87(i)
     if on_x87 and i.mnemonic not in NO_WAIT and pending(cpu):
         raise GuestFault(MF)
     if nothing:
@@ -113,7 +113,7 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
         raised = _raised(cpu, i, lambda: _operands(i, before_xmm, bytes(data[:16])))
     if raised & st.mxcsr_unmasked >> 7:
         st.guest_mxcsr |= raised
-        image[:] = _as_mmx(before) if on_x87 and not _memory_source(i) else before
+        image[:] = _as_mmx(before) if on_x87 else before
         raise GuestFault(XM if st.cr4 & CR4_OSXMMEXCPT else UD)
     st.guest_mxcsr |= raised
     for n in range(16):
@@ -222,8 +222,8 @@ def _operands(i: Instruction, registers: bytes, data: bytes) -> tuple[bytes, byt
 
 
 def _memory_source(i: Instruction) -> bool:
-    """CVTPI2PS with an operand in memory touches no MMX register (SDM vol. 2)."""
-    return i.mnemonic == Mnemonic.CVTPI2PS and i.op1_kind == OpKind.MEMORY
+    """CVTPI2PS and CVTPI2PD with an operand in memory touch no MMX register (SDM vol. 2): no #MF either."""
+    return i.mnemonic in (Mnemonic.CVTPI2PS, Mnemonic.CVTPI2PD) and i.op1_kind == OpKind.MEMORY
 
 
 def _as_mmx(image: bytes) -> bytes:
