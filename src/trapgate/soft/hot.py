@@ -23,7 +23,7 @@ from trapgate.stencil.graph import Loop, Node, NotALoop
 INTERVAL = 0.004  # s between samples
 IDLE = 16  # times longer while none is taken
 HOT = 4  # in `request`: nobody waits, it is only a sample
-ENOUGH = 5  # samples of a block until its loop is compiled
+ENOUGH = 12  # samples of a block until its loop is compiled
 AGAIN = 32  # the same where it is part of another block's loop already: it seems to be entered here, too
 MOST_LOOPS = 1000
 MOST_SAMPLED = 10_000  # blocks
