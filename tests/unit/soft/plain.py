@@ -48,7 +48,7 @@ def record(
         pairs.extend((at | unlinked << 32, by & ALL))
     code, padding = code + bytes(-len(code) % 16), bytes(-len(guest) % 8)
     body = guest + padding + mask + padding + pairs.tobytes()
-    prefix = guest[: min([p.PREFIX, *(at for at, *_ in parameters)])] if findable else b""
+    prefix = guest[: prefix_length(min([len(guest), *(at for at, *_ in parameters)]))] if findable else b""
     before, following = blocks._neighbours(spread(space, prefix) if prefix else None, len(guest))
     code_at, number = HEADER.size + len(body), blocks.end
     counts = len(guest), len(parameters), len(rips), len(exits)
@@ -157,3 +157,8 @@ class Plain:
         for step in steps:
             code += opcode + (step & (1 << 8 * size) - 1).to_bytes(size, "little")
         return code + b"\x49\x89\x04\x24\x41\xff\xa4\x24" + self._natives[function].to_bytes(4, "little")
+
+
+def prefix_length(free: int) -> int:
+    """By how many of its first bytes a record is found, of which so many are no parameter."""
+    return p.LONG if free >= p.LONG else min(free, p.SHORT)

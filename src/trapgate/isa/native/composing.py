@@ -9,7 +9,17 @@ hold an address, blocks that differ in nothing else are one: the address is a pa
 from trapgate.isa import state as s
 from trapgate.isa.native import gathering as g
 from trapgate.isa.native import placing as p
-from trapgate.isa.native.placing import EXTENDED, LEAST_PARAMETER, MOST_PARAMETER, PAIR, RELATIVE, copy_bytes, padded, spread
+from trapgate.isa.native.placing import (
+    EXTENDED,
+    LEAST_PARAMETER,
+    MOST_PARAMETER,
+    PAIR,
+    RELATIVE,
+    copy_bytes,
+    folded,
+    padded,
+    spread,
+)
 from trapgate.isa.vocabulary import Trace, Value, Variable
 
 # A hole of a template: what is filled in is the base and a constant of the guest's (0 bytes: none), its offset counted from the
@@ -83,7 +93,8 @@ def compose_block(m: Trace) -> None:
     m.store(record + p.RUN, m.load(known + p.KNOWN_RUN, 16))
     m.store(known + p.KNOWN_END, ((to.value + code_length - known + 15) & ~m.const(15, 64)).trunc(32))
     m.store(known + p.KNOWN_ADDED, m.load(known + p.KNOWN_ADDED, 32) + 1)
-    m.call("index_block", 0, number, free.value.ult(p.PREFIX).select(free.value, m.const(p.PREFIX, 64)))
+    short = free.value.ult(p.SHORT).select(free.value, m.const(p.SHORT, 64))
+    m.call("index_block", 0, number, free.value.uge(p.LONG).select(m.const(p.LONG, 64), short))
     m.result(number)
 
 
@@ -258,7 +269,9 @@ def index_block(m: Trace) -> None:
     m.store(record + p.PREFIX_LENGTH, length.trunc(16))
     m.store(record + p.NEXT, m.const(0, 32))
     with m.when(length != 0):
-        prefix = m.load(record + p.BYTES, 64) & (m.const(g.NONE, 64) >> (m.const(64, 64) - (length << 3)))
+        long = length == p.LONG
+        low = m.load(record + p.BYTES, 64) & (m.const(g.NONE, 64) >> long.select(m.const(0, 64), m.const(64, 64) - (length << 3)))
+        prefix = folded(low, long.select(m.load(record + p.BYTES + 8, 64), m.const(0, 64)))
         link = m.variable(64, known + (spread(prefix, m.load(record + p.SPACE, 64), length) << 2))
         here = m.variable(32, 0)
         with m.loop():

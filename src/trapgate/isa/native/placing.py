@@ -12,7 +12,7 @@ from trapgate.isa.vocabulary import Trace, Value
 NOWHERE = (1 << 64) - 1
 GONE = (1 << 32) - 1  # the mode of an entry whose block was dropped
 TURNS = 256  # places of the table at which an entry may lie: even at three quarters full, runs are shorter
-PREFIX = 8  # records are found by at most so many first guest bytes
+LONG, SHORT = 16, 8  # records are found by so many first guest bytes; where a parameter or the end comes first, by fewer than SHORT
 PAIR = 16  # bytes of a hole, an exit, a parameter
 KNOWN_RUN, KNOWN_END, KNOWN_ADDED = (4 * s.KNOWN_PLACES + 4 * n for n in range(3))
 """Behind the index: the number of this run, where the next record goes, how many this run has made."""
@@ -41,6 +41,11 @@ def spread(prefix: Value, space: Value, length: Value) -> Value:
     return (mixed ^ mixed >> 29) & (s.KNOWN_PLACES - 1)
 
 
+def folded(low: Value, high: Value) -> Value:
+    """A prefix of LONG bytes in one word; a shorter one is itself."""
+    return low ^ high * 0x9FB21C651E98DF25
+
+
 def crowded(m: Trace) -> Value:
     """1-bit: there is no room for another record. A guest that makes ever new code must not fill the host's memory."""
     known = m.get("known_base", 64)
@@ -49,10 +54,14 @@ def crowded(m: Trace) -> Value:
 
 
 def find_block(m: Trace) -> None:
-    """find_block(host address, room, space) -> the longest known record that the `room` bytes there begin with, or 0."""
-    data, room, space = m.arguments
-    base = m.get("known_base", 64)
-    prefix, length = m.variable(64, 0), m.variable(64, room.ult(PREFIX).select(room, m.const(PREFIX, 64)))
+    """find_block(host address, room, space) -> a known record that the `room` bytes there begin with, or 0.
+
+    The one with the longest prefix, and of those the longest.
+    """
+    data, room, _ = m.arguments
+    with m.when(room.uge(LONG)):
+        _search(m, folded(m.load(data, 64), m.load(data + 8, 64)), m.const(LONG, 64))
+    prefix, length = m.variable(64, 0), m.variable(64, room.ult(SHORT).select(room, m.const(SHORT, 64)))
     at = m.variable(64, length.value)
     with m.loop():
         at.set(at.value - 1)
@@ -60,21 +69,28 @@ def find_block(m: Trace) -> None:
         with m.when(at.value == 0):
             m.leave()
     with m.loop():
-        record = m.variable(64, m.load(base + (spread(prefix.value, space, length.value) << 2), 32).zext(64))
-        with m.loop():
-            with m.when(record.value == 0):
-                m.leave()
-            place = base + record.value
-            fits = (m.load(place + SPACE, 64) == space) & (m.load(place + PREFIX_LENGTH, 16).zext(64) == length.value)
-            with m.when(fits & m.load(place + GUEST_LENGTH, 16).zext(64).ule(room)):
-                with m.when(m.call("same_bytes", 64, place, data) != 0):
-                    m.result(record.value)
-            record.set(m.load(place + NEXT, 32).zext(64))
+        _search(m, prefix.value, length.value)
         length.set(length.value - 1)
         with m.when(length.value == 0):
             m.leave()
         prefix.set(prefix.value & (m.const(NOWHERE, 64) >> (m.const(64, 64) - (length.value << 3))))
     m.result(0)
+
+
+def _search(m: Trace, prefix: Value, length: Value) -> None:
+    """In `find_block`: its result, if that is among the records with a prefix of this length."""
+    data, room, space = m.arguments
+    base = m.get("known_base", 64)
+    record = m.variable(64, m.load(base + (spread(prefix, space, length) << 2), 32).zext(64))
+    with m.loop():
+        with m.when(record.value == 0):
+            m.leave()
+        place = base + record.value
+        fits = (m.load(place + SPACE, 64) == space) & (m.load(place + PREFIX_LENGTH, 16).zext(64) == length)
+        with m.when(fits & m.load(place + GUEST_LENGTH, 16).zext(64).ule(room)):
+            with m.when(m.call("same_bytes", 64, place, data) != 0):
+                m.result(record.value)
+        record.set(m.load(place + NEXT, 32).zext(64))
 
 
 def same_bytes(m: Trace) -> None:
