@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from trapgate.isa.native.placing import PLACE
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.loopgraph import Placed, graph
 from trapgate.soft.loops import install
@@ -32,7 +33,7 @@ def blocks_of_the_case(vcpu: SoftVcpu) -> Iterator[Placed]:
         rip, physical, third, fourth = table[4 * slot - 4 : 4 * slot]
         if CODE_PHYSICAL <= physical < CODE_PHYSICAL + CODE_SIZE:
             yield Placed(rip, physical, third & 0xFFFFFFFF, fourth & 0xFFFFFFFF, fourth >> 32)
-        slot = third >> 32
+        slot = third >> 32 & PLACE
 
 
 class Looping:
