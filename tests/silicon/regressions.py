@@ -48,6 +48,14 @@ REGRESSIONS = (
     ),
     Regression("the same", "movzx ax,word ptr [rbx]", "660fb703", {"rbx": END - 2}),
     Regression(
+        "ADDSUBPD whose unmasked overflow is exact: PE was told all the same, as it was for HADDPD and HSUBPD",
+        "addsubpd xmm9,xmm9",
+        "66450fd0c9",
+        mxcsr=0x5280,
+        xmm={9: 0xFFEFFFFFFFFFFFFFC0E21B0000000000},
+    ),
+    Regression("the same", "haddpd xmm9,xmm9", "66450f7cc9", mxcsr=0x5280, xmm={9: 0xFFEFFFFFFFFFFFFFFFEFFFFFFFFFFFFF}),
+    Regression(
         "DPPS with underflow unmasked: the product raises, so no sum is made whose denormal operand would be told",
         "dpps xmm9,xmm9,10h",
         "66450f3a40c910",

@@ -4,7 +4,7 @@ A masked overflow or underflow is always reported as inexact, so the flags of a 
 unmasked response scales the exponent and rounds the significand only).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 
 MANTISSA, BIAS = {4: 23, 8: 52}, {4: 127, 8: 1023}
@@ -24,21 +24,29 @@ def exact(name: str, destination: bytes, source: bytes, flush: bool) -> bool | N
     if name in ("cvtsd2ss", "cvtpd2ps"):
         values = [_value(source, at, 8, flush) for at in range(0, 8 if name == "cvtsd2ss" else 16, 8)]
         return all(v is None or _fits(v, MANTISSA[4] + 1) for v in values)
-    operation, kind = name[:3], name[3:]
-    if operation not in _TWO or kind not in ("ps", "pd", "ss", "sd"):
+    operation, kind = name[:-2], name[-2:]
+    if kind not in ("ps", "pd", "ss", "sd"):
         return None
     size = 4 if kind[1] == "s" else 8
-    results = _results(_TWO[operation], destination, source, size, 16 if kind[0] == "p" else size, flush)
-    return all(_fits(v, MANTISSA[size] + 1) for v in results)
+    places = range(0, 16 if kind[0] == "p" else size, size)
+    steps: list[tuple[str, bytes, int, bytes, int]]  # operation, where its operands lie
+    if operation in _TWO:
+        steps = [(operation, destination, at, source, at) for at in places]
+    elif operation == "addsub":
+        steps = [(("sub", "add")[at // size & 1], destination, at, source, at) for at in places]
+    elif operation in ("hadd", "hsub"):
+        steps = [(operation[1:], both, at, both, at + size) for both in (destination, source) for at in places[::2]]
+    else:
+        return None
+    results = (_result(name, _value(one, at, size, flush), _value(two, to, size, flush)) for name, one, at, two, to in steps)
+    return all(value is None or _fits(value, MANTISSA[size] + 1) for value in results)
 
 
-def _results(
-    operation: Callable[[Fraction, Fraction], Fraction], destination: bytes, source: bytes, size: int, end: int, flush: bool
-) -> Iterator[Fraction]:
-    for at in range(0, end, size):
-        a, b = _value(destination, at, size, flush), _value(source, at, size, flush)
-        if a is not None and b is not None and not (operation is _TWO["div"] and b == 0):
-            yield operation(a, b)
+def _result(operation: str, a: Fraction | None, b: Fraction | None) -> Fraction | None:
+    """None where an operand is none, or the divisor 0."""
+    if a is None or b is None or (operation == "div" and b == 0):
+        return None
+    return _TWO[operation](a, b)
 
 
 def _value(data: bytes, at: int, size: int, flush: bool) -> Fraction | None:
