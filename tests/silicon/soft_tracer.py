@@ -70,7 +70,7 @@ class SoftTracer:
                 vcpu.budget(1)
             end = vcpu.run()
             assert isinstance(end, expected), f"{end} at {st.rip:#x}"
-            if st.rip >> 63:
+            if not st.cpl:
                 break
             rip = st.rip
             if len(records) == MOST_STEPS:
