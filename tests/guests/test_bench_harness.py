@@ -118,7 +118,7 @@ def test_an_engine_that_is_not_installed_is_told_before_anything_runs() -> None:
 def test_sections_of_our_own_come_with_their_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One section anew; what another one has left stays."""
     monkeypatch.setattr(measuring, "build", lambda guest: Path(f"{guest.name}.elf"))
-    said = "case $0 in empty*) :;; *) i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done;; esac; echo bench: x 0 ok; exit 1"
+    said = "case $0 in empty*) :;; *) i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done;; esac; echo bench: x 0 ok; exit 1"
     out = tmp_path / "performance.md"
     report.write_section(out, "loops", "| what loops took |")
     arguments = ["--runs", "1", "--section", "devices", "--trapgate", f"sh -c '{said}' {{image}}", "--qemu", "sh"]
