@@ -15,6 +15,8 @@ from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.loops import LoopBlock
 
 LOOPS = {"sum": 60_000, "sieve": 60, "crc": 2_000, "branches": 40_000, "doubles": 9_000}  # rounds: half a second or so
+LONGER = 4  # times, where a busy host had no loop ready before the guest was through
+TRIES = 5
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +35,18 @@ def loops(machine: Machine) -> int:
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_guest_that_checks_its_own_result(name: str, tmp_path: Path) -> None:
-    image, said = build(next(one for one in GUESTS if one.name == name), tmp_path, LOOPS[name]), bytearray()
-    machine = make_machine(MachineConfig(memory=64 << 20, serial=said.extend), "soft")
-    load_guest(machine, str(image))
-    try:
-        assert machine.run().status == EXIT_OK, said
-        assert loops(machine)
-    finally:
-        machine.close()
+    source = next(one for one in GUESTS if one.name == name)
+    for length in range(TRIES):
+        image, said = build(source, tmp_path, LOOPS[name] * LONGER**length), bytearray()
+        machine = make_machine(MachineConfig(memory=64 << 20, serial=said.extend), "soft")
+        load_guest(machine, str(image))
+        try:
+            assert machine.run().status == EXIT_OK, said
+            if loops(machine):
+                return
+        finally:
+            machine.close()
+    pytest.fail(f"no loop was compiled in {LOOPS[name] * LONGER**length} rounds")
 
 
 @pytest.mark.linux
