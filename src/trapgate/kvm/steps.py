@@ -45,6 +45,7 @@ class Steps(Arming):
         self.step_under_way: Step | None = None
         self.last_debug = NOT_ARMED
         self._fault_hits = False
+        self._woken_at: int | None = None  # linear address behind a HLT whose interrupt is still to come
 
     def wants_step(self) -> bool:
         """Whether the next instruction runs alone."""
@@ -128,54 +129,66 @@ class Steps(Arming):
         False when a kick came meanwhile.
         """
         if self.injection is not None:
-            self.deliver_now(self.injection.vector)
-        elif self.chips is not None and self.fd.halted():
+            return self.deliver_now(self.injection.vector)
+        if self.chips is not None and self.fd.halted():
             return self._wake(self.chips)
-        elif self.in_flight is not None or self.chips is not None:
+        if self.in_flight is not None or self.chips is not None:
             events = self.fd.events()
             if events.interrupt_injected:
-                self.deliver_now(events.interrupt_nr)
-            elif events.nmi_injected or (events.nmi_pending and self.in_flight == NMI):
-                self.deliver_now(NMI)
+                return self.deliver_now(events.interrupt_nr)
+            if events.nmi_injected or (events.nmi_pending and self.in_flight == NMI):
+                return self.deliver_now(NMI)
             self.in_flight = None
+        if self.chips is not None and self._woken_at == self.registers.linear(self.registers.rip):
+            return self._wake(self.chips)
+        self._woken_at = None
         return True
 
     def _wake(self, chips: Chips) -> bool:
         """HLT waits in the kernel: first comes the interrupt that ends it. False when a kick came sooner.
 
         Awake, the guest is caught where it stands, for interrupts are kept out; then whatever waits by now is let in. Without a
-        free debug register the step goes on behind HLT, and the interrupt comes later.
+        free debug register the step goes on behind HLT, and the interrupt comes later. A kick may come when the guest is awake and
+        its interrupt not yet let in: `_woken_at` remembers that.
         """
         here = stepping.Handler(self.registers.linear(self.registers.rip), None)
+        self._woken_at = here.entry
         self.configure(nets=(here,))
-        if not self._nets:
-            return True
-        if not self.enter():
-            return False
-        if not self._stands_on(here):
-            self.unread = True
-            return True
-        vectors = chips.waiting(self.fd)
-        if self.fd.events().nmi_pending:
-            vectors.insert(0, NMI)
-        self._deliver(vectors, interrupts=True)
+        if self._nets:
+            if not self.enter():
+                return False
+            if not self._stands_on(here):
+                self.unread = True
+            elif not self._deliver(self._waiting_now(chips), interrupts=True):
+                return False
+        self._woken_at = None
         return True
 
-    def deliver_now(self, vector: int) -> None:
-        """Run up to the first instruction of the handler. If something else comes first, `unread` tells the loop."""
-        self._deliver((vector,), interrupts=vector == NMI)
+    def _waiting_now(self, chips: Chips) -> list[int]:
+        """Vectors of what may come next, an NMI first."""
+        return [NMI] * bool(self.fd.events().nmi_pending) + chips.waiting(self.fd)
 
-    def _deliver(self, vectors: Iterable[int], *, interrupts: bool) -> None:
+    def deliver_now(self, vector: int) -> bool:
+        """Run up to the first instruction of the handler. False when a kick came sooner: it still waits, or stands there.
+
+        If something else comes first, `unread` tells the loop.
+        """
+        return self._deliver((vector,), interrupts=vector == NMI)
+
+    def _deliver(self, vectors: Iterable[int], *, interrupts: bool) -> bool:
         """The same for whichever of them comes."""
         tables = self._tables()
         found = (stepping.handler(self.read_virtual, tables, vector) for vector in vectors)
         targets = [one for one in found if one is not None]
         if not targets:
-            return  # no such gate: what follows from that comes with the next entry
+            return True  # no such gate: what follows from that comes with the next entry
         self.configure(nets=targets, interrupts=interrupts)
-        if not self._nets or not self.enter_with_injection() or any(map(self._stands_on, self._nets)):
-            return
-        self.unread = True
+        if not self._nets:
+            return True
+        if not self.enter_with_injection():
+            return False
+        self.unread = not any(map(self._stands_on, self._nets))
+        return True
 
     def _stands_on(self, one: stepping.Handler) -> bool:
         """Whether the net has caught the guest."""
