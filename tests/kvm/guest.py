@@ -4,7 +4,9 @@ Every exception leaves a record of eight quadwords: vector, error code, pushed R
 goes on where it was, without breakpoints. The case ends with OUT to port F4h.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import ClassVar
@@ -32,6 +34,7 @@ VECTORS = (*range(32), 0x30, *range(0x40, 0x51))
 KVM = [pytest.mark.kvm, pytest.mark.timeout(120, method="signal")]  # a signal ends KVM_RUN, and so a guest that goes astray
 CHIPS = "kvm, its own interrupt controllers"
 ENGINES = ("kvm", CHIPS, "soft")
+KICKS = 0.0001  # s between them
 END = "mov dx, 0xF4\nmov al, 0\nout dx, al\nhlt"
 _WITH_ERROR = (8, 10, 11, 12, 13, 14, 17)
 
@@ -160,6 +163,22 @@ class Loaded:
             stops.append((stop, self.machine.vcpu.get("rip")))
             assert len(stops) < limit, "the guest makes no progress"
         return stops
+
+    @contextmanager
+    def kicked(self) -> Iterator[None]:
+        """Meanwhile another thread interrupts the vCPU again and again: nobody may tell from what the guest does."""
+        done = threading.Event()
+
+        def kick() -> None:
+            while not done.wait(KICKS):
+                self.machine.vcpu.kick()
+
+        (thread := threading.Thread(target=kick)).start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     @property
     def log(self) -> list[Log]:

@@ -3,14 +3,12 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from kvm.guest import CHIPS, ENGINES, HANDLERS, KVM, LOG, PD, Guest, Loaded, Log
 from trapgate.arch.layout import IOAPIC_BASE, LAPIC_BASE, TEST_IRQ_PORT
 from trapgate.arch.models import DEFAULT_MODEL
-from trapgate.machine import Machine
 from trapgate.stops import ExitKind, MachineExit, Paused, StepDone
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
@@ -145,29 +143,12 @@ def test_a_halted_guest_burns_no_cpu(engine: str) -> None:
     assert time.process_time() - before < 0.15
 
 
-@contextlib.contextmanager
-def kicks(machine: Machine) -> Iterator[None]:
-    """Another thread interrupts the vCPU again and again."""
-    done = threading.Event()
-
-    def kick() -> None:
-        while not done.wait(0.0001):
-            machine.vcpu.kick()
-
-    (thread := threading.Thread(target=kick)).start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 @pytest.mark.parametrize("kicked", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_step_from_hlt_waits_for_the_interrupt_and_leaves_no_tf(engine: str, kicked: bool) -> None:
     for _ in range(10 if kicked else 1):
         guest = load(f"{timer(100_000)}\nsti\nhlt\nmov ebx, 1\ncli\n{EOI}", engine)
-        with kicks(guest.machine) if kicked else contextlib.nullcontext():
+        with guest.kicked() if kicked else contextlib.nullcontext():
             step_from_hlt(guest, engine)
         guest.machine.close()
 

@@ -1,5 +1,9 @@
 """One program on both engines: in the end every register, hidden parts included, and every byte of RAM is the same."""
 
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+
 import pytest
 
 from kvm.guest import GDT, IDT, KVM, LOG, PD, PDPT, STACK, Loaded
@@ -62,10 +66,43 @@ PROGRAMS = {
 }  # fmt: skip
 
 
-def outcome(text: str, engine: str, step: bool) -> dict[str, object]:
+def kick_every_second_entry(vcpu: KvmVcpu, first: int) -> None:
+    """Whoever enters the guest is kicked out again before it has run, every second time."""
+    enter, entries = vcpu.enter, count(first)
+
+    def entered(immediate: bool = False) -> bool:
+        if next(entries) & 1:
+            vcpu.kick()
+        return enter(immediate)
+
+    vcpu.enter = entered  # type: ignore[method-assign]
+
+
+def kick_in_front_of_handlers(vcpu: KvmVcpu) -> None:
+    """Whoever is caught on the first instruction of a handler was kicked out there instead."""
+    enter = vcpu.enter
+
+    def entered(immediate: bool = False) -> bool:
+        happened, rip = enter(immediate), vcpu.registers.linear(vcpu.registers.rip)
+        return happened and not any(one.entry == rip for one in vcpu._nets)
+
+    vcpu.enter = entered  # type: ignore[method-assign]
+
+
+KICKS: dict[str, Callable[[KvmVcpu], None]] = {
+    "none": lambda vcpu: None,
+    "even": partial(kick_every_second_entry, first=0),
+    "odd": partial(kick_every_second_entry, first=1),
+    "late": kick_in_front_of_handlers,
+}
+
+
+def outcome(text: str, engine: str, step: bool, kicks: str = "none") -> dict[str, object]:
     guest = Loaded(text, engine)
     vcpu = guest.machine.vcpu
     assert isinstance(vcpu, (SoftVcpu, KvmVcpu))
+    if isinstance(vcpu, KvmVcpu):
+        KICKS[kicks](vcpu)
     for name in ("rbx", "rcx", "rdx"):
         vcpu.set(name, 3)
     try:
@@ -83,3 +120,9 @@ def outcome(text: str, engine: str, step: bool) -> dict[str, object]:
 @pytest.mark.parametrize("step", [False, True], ids=["run", "stepped"])
 def test_both_engines_agree(name: str, step: bool) -> None:
     assert outcome(PROGRAMS[name], "kvm", step) == outcome(PROGRAMS[name], "soft", step)
+
+
+@pytest.mark.parametrize("name", list(PROGRAMS))
+@pytest.mark.parametrize("kicks", ["even", "odd", "late"])
+def test_a_kick_at_any_moment_of_a_step_changes_nothing(name: str, kicks: str) -> None:
+    assert outcome(PROGRAMS[name], "kvm", True, kicks) == outcome(PROGRAMS[name], "soft", True)

@@ -15,7 +15,7 @@ from trapgate.arch.flags import RF
 from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import DEBUGCTL
 from trapgate.kvm import abi, convert, stepping
-from trapgate.kvm.convert import DB
+from trapgate.kvm.convert import BP, DB
 from trapgate.kvm.core import PLAIN, Core, LocalApic, Setup
 from trapgate.memory import Ram
 from trapgate.vcpu import Breakpoint, Kind, Owner
@@ -141,11 +141,12 @@ class Arming(Core):
         if waiting is None:
             happened = self.enter()
         else:
+            rip = self.registers.rip
             self._inject(waiting)
             self.injection = None
             happened = self.enter()
             if not happened:
-                self._take_back(waiting)
+                self._take_back(waiting, rip)
         if happened:
             self.in_flight = None
         return happened
@@ -175,10 +176,14 @@ class Arming(Core):
             debug.dr7 &= ~DR7_GD
             self.fd.set_debug_registers(debug)
 
-    def _take_back(self, one: Injection) -> None:
-        """KVM was left before it delivered: keep the exception ourselves, for a change of registers would drop it there."""
+    def _take_back(self, one: Injection, rip: int) -> None:
+        """KVM was left before it delivered: keep the exception ourselves, for a change of registers would drop it there.
+
+        Of #BP, which it takes for a software exception, KVM does not tell that it holds one: RIP, not moved, does.
+        """
         events = self.fd.events()
-        if events.exception_nr == one.vector and (events.exception_pending or events.exception_injected):
+        held = events.exception_nr == one.vector and (events.exception_pending or events.exception_injected)
+        if held or (one.vector == BP and self.registers.rip == rip):
             events.exception_pending = events.exception_injected = events.exception_has_payload = 0
             self.fd.set_events(events)
             self.injection = one

@@ -82,7 +82,7 @@ class KvmVcpu(Debugging):
             if self.unread:
                 return None
         if self.step_is_through():
-            return self.finish_step(0, 0)
+            return self.finish_untold()
         return self._sorted(self.enter())
 
     def _sort(self) -> Exit | None:

@@ -21,7 +21,7 @@ class Debugging(Steps):
         step = self.step_under_way
         if step is not None:
             if self.step_is_through():
-                return self.finish_step(0, 0)
+                return self.finish_untold()
             self._end_step(step.tf)
         return Interrupted() if self.take_kick() else None
 

@@ -247,6 +247,30 @@ class Steps(Arming):
         image = int.from_bytes(self.read_virtual(address, size), "little")
         self.write_virtual(address, (image & ~TF).to_bytes(size, "little"))
 
+    def finish_untold(self) -> Exit | None:
+        """The step is through, and no trap has told of it: the instruction completed, or its handler has not begun yet."""
+        for one in self._nets:
+            if self._leads_to(one):
+                return self._ended_in(one, 0)
+        return self.finish_step(0, 0)
+
+    def _leads_to(self, one: stepping.Handler) -> bool:
+        """Whether the guest stands where this handler begins, because of the step's instruction."""
+        step, registers = self.step_under_way, self.registers
+        assert step is not None
+        if registers.linear(registers.rip) != one.entry:
+            return False
+        if one.flags_at is None:
+            return stepping.saves_flags_in_r11(step.instruction)
+        length = step.instruction.len if step.instruction is not None else 0
+        return self._saved_rip(one.flags_at) in (step.rip, step.rip + length)
+
+    def _saved_rip(self, flags_at: int) -> int:
+        """RIP in the frame of a handler that begins here."""
+        registers, width = self.registers, self.registers.bits // 8
+        place = registers.linear(int(registers.general.rsp) + flags_at - 2 * width, "ss")
+        return int.from_bytes(self.read_virtual(place, width), "little")
+
     def _ended_in(self, one: stepping.Handler, hits: int) -> Exit | None:
         """The step has become an exception, and stands on the first instruction of its handler."""
         step, registers = self.step_under_way, self.registers
@@ -259,12 +283,10 @@ class Steps(Arming):
                 registers.store_general()
         else:
             self._end_step(False)
-            flags = registers.linear(int(registers.general.rsp) + one.flags_at, "ss")
-            width = registers.bits // 8
-            if self.read_virtual(flags - 2 * width, width) != step.rip.to_bytes(8, "little")[:width]:
+            if self._saved_rip(one.flags_at) != step.rip:
                 self._skipped(step)  # behind a fault it has still to run
             if not step.tf:
-                self._clear_tf_at(flags, 2)
+                self._clear_tf_at(registers.linear(int(registers.general.rsp) + one.flags_at, "ss"), 2)
         causes = DR6_BS if step.asked else 0
         if not causes and not hits:
             return None
