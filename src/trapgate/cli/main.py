@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trapgate.gdb.address import Address
 
 COLLECT = (200_000, 100, 100)  # modules and what the translator keeps are no garbage: searching them took a third of a boot's time
-SWITCH = 0.0002  # s that the guest's thread waits for another one that runs Python, such as that which compiles loops
+SWITCH = 0.0002  # s until a thread gets its turn while another runs Python: a timer, say, or the guest while a loop is compiled
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 RUN_HELP = """Run a guest IMAGE until it ends.

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from trapgate.cli.profile import Profiler
     from trapgate.gdb.address import Address
 
-SWITCH = 0.0005  # seconds until a thread that waits for a deadline gets its turn while another translates
 LOOK = 0.2  # seconds until a signal is noticed at the latest
 PATIENCE = 5.0  # seconds for the machine to stop when the user wants to quit
 
@@ -101,7 +100,6 @@ def run(request: Request) -> int:
     """Run the guest; the exit status of the command."""
     if request.cpus != 1:
         raise errors.Failure(f"--cpus {request.cpus}: this version runs guests with one vCPU; leave the option out")
-    sys.setswitchinterval(SWITCH)
     with contextlib.ExitStack() as stack:
         return _run(request, stack)
 

@@ -228,6 +228,11 @@ LAYOUT = _layout()
 STATE_BYTES = LAYOUT["end"].offset + 8
 
 
+def code_bits(mode: int) -> int:
+    """The size of code in a mode, and of RIP: 16, 32 or 64."""
+    return (16, 32, 64)[mode & MODE_CODE]
+
+
 def offset(name: str) -> int:
     """Where a field lies."""
     return LAYOUT[name].offset

@@ -83,6 +83,6 @@ def learn(cpu: "SoftVcpu", kind: int, code: bytes) -> None:
     """A step has come to the device access at which its instruction, met in a block, was started again."""
     site, cpu.device_site = cpu.device_site, 0
     if site and kind in (s.KIND_LOAD, s.KIND_STORE):
-        i = Decoder((16, 32, 64)[cpu.state.mode & s.MODE_CODE], code).decode()
+        i = Decoder(s.code_bits(cpu.state.mode), code).decode()
         if i.mnemonic in ONE_ACCESS:
             cpu.device_sites[site] = cpu.state.saved_RESUME

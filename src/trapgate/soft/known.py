@@ -127,6 +127,13 @@ class KnownBlocks:
         """The guest bytes that a record was made of."""
         return bytes(self._view[record + p.BYTES : record + p.BYTES + self.length(record)])
 
+    def exits(self, record: int) -> dict[int, int]:
+        """Where each branch out of a block leads when it is not chained, by where it lies. Offsets into its code."""
+        *_, length, parameters, rips, exits = _HEADER.unpack_from(self._view, record)
+        first = record + p.BYTES + 2 * (length + 7 & ~7) + p.PAIR * (parameters + rips)
+        words = self._view[first : first + p.PAIR * exits].cast("I")
+        return {words[at]: words[at + 1] for at in range(0, len(words), p.PAIR // 4)}
+
     # --- as bytes
 
     def pack(self) -> bytes:

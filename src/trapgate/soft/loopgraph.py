@@ -97,10 +97,10 @@ class _BlockSteps:
 
     def __init__(self, core: TranslatingCore, block: Placed, label: str) -> None:
         self._core, self._block, self._label = core, block, label
-        self._mask = (0xFFFF, 0xFFFFFFFF, (1 << 64) - 1)[block.mode & s.MODE_CODE]
+        self._mask = (1 << s.code_bits(block.mode)) - 1  # of RIP
         self._base = core.code.base + block.code
         self._head = core.translator.lowering.head(1)
-        self._unlinked = self._exits()
+        self._unlinked = core.translator.known_blocks.exits(block.record)
         self._instructions = list(self._laid_out())
 
     def steps(self) -> list[Step]:
@@ -167,22 +167,12 @@ class _BlockSteps:
         core, mode = self._core, self._block.mode
         translator = core.translator
         data = core.ram.read(self._block.physical, translator.known_blocks.length(self._block.record))
-        raws = [data[i.ip : i.next_ip] for i in Decoder((16, 32, 64)[mode & s.MODE_CODE], data, ip=0)]
+        raws = [data[i.ip : i.next_ip] for i in Decoder(s.code_bits(mode), data, ip=0)]
         rip, start = self._block.rip, self._base + p.ENTRY + len(self._head.code)
         for part in translator.lowering.parts(raws, mode):
             yield _Instruction(part.template, part.builder, part.dead, rip, start)
             rip, start = rip + len(part.raw) & self._mask, start + len(part.template.code)
         self._end_rip, self._end = rip, start
-
-    def _exits(self) -> dict[int, int]:
-        """Where each branch out of the block leads when it is not chained, by where it lies. Offsets into its code."""
-        view, record = self._core.translator.known_blocks._view, self._block.record
-        length, parameters, rips, exits = (
-            int.from_bytes(view[record + at : record + at + 2], "little") for at in (p.GUEST_LENGTH, p.PARAMETERS, p.RIPS, p.EXITS)
-        )
-        first = record + p.BYTES + 2 * (length + 7 & ~7) + p.PAIR * (parameters + rips)
-        words = view[first : first + p.PAIR * exits].cast("I")
-        return {words[at]: words[at + 1] for at in range(0, len(words), p.PAIR // 4)}
 
 
 def _aim(site: int) -> int:

@@ -72,7 +72,7 @@ class Patterns:
         else:
             assert question == g.WHICH_PATTERN, "there is no room for blocks: they should have been forgotten"
             data = ctypes.string_at(host + at, min(room - at, 15))
-            i = (decoder := Decoder((16, 32, 64)[space & s.MODE_CODE], data, ip=0)).decode()
+            i = (decoder := Decoder(s.code_bits(space), data, ip=0)).decode()
             if i.is_invalid and at and len(data) < 15:
                 return at  # it may go on behind these bytes: a block of its own
             self._give_pattern(data[: max(1, i.len)], space & 0xFFFFFFFF, i, decoder)
@@ -153,7 +153,7 @@ class Patterns:
         template, fields, moved = seen
         code = bytearray(template.code)
         for at in template.python:
-            code[at : at + 4] = self._instructions.number(raw, (16, 32, 64)[mode & s.MODE_CODE]).to_bytes(4, "little")
+            code[at : at + 4] = self._instructions.number(raw, s.code_bits(mode)).to_bytes(4, "little")
         holes: list[bytes] = []
         rips, exits = [(_NONE, 0)] * len(template.rips), [(_NONE, 0)] * len(template.exits)
         for constant, found in moved.items():

@@ -62,7 +62,7 @@ class Builder:
         self.layouts, self.mode, self.length, self.amd = layouts, mode & ~s.MODE_FLOATING, length, amd
         self._floating, self.asks_floating = mode & s.MODE_FLOATING, False
         self.counting = counting  # instruction clock: repeated string instructions count their iterations
-        self.code_size = (16, 32, 64)[mode & s.MODE_CODE]
+        self.code_size = s.code_bits(mode)
         self.long = self.code_size == 64
         self.flat = self.long or bool(mode & s.MODE_FLAT)
         self.stack_width = 64 if self.long else 32 if mode & s.MODE_STACK32 else 16

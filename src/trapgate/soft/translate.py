@@ -94,7 +94,7 @@ class Translator:
 
     def _in_two_pages(self, physical: int, mode: int, room: int, second: Callable[[], int]) -> Found | None:
         """The block of one instruction that reaches into the next page, or is none whatever is there; None for any other."""
-        bits = (16, 32, 64)[mode & s.MODE_CODE]
+        bits = s.code_bits(mode)
         data = self._memory[physical : physical + room].tobytes()
         if not Decoder(bits, data).decode().is_invalid:
             return None
@@ -109,7 +109,7 @@ class Translator:
         """How many instructions a block may have: those in front of the first breakpoint. `stops`: offsets of breakpoints."""
         if not any(0 <= stop < room for stop in stops):
             return self.block_limit
-        decoder = Decoder((16, 32, 64)[mode & s.MODE_CODE], self._memory[physical : physical + room].tobytes())
+        decoder = Decoder(s.code_bits(mode), self._memory[physical : physical + room].tobytes())
         at = 0
         for count in range(self.block_limit):
             if at in stops:

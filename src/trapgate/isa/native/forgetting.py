@@ -12,6 +12,7 @@ from trapgate.isa.native.placing import (
     GONE,
     NOWHERE,
     PLACE,
+    chain_all,
     class_of,
     entry_of,
     jump_entry,
@@ -56,14 +57,7 @@ def forget_blocks(m: Trace) -> None:
         alone = gone.value == 1
         wanted = alone.select(gone_rip.value, m.const(NOWHERE, 64))
         classes = alone.select(class_of(gone_rip.value), ~m.const(PLACE, 32))
-        here.set(left.value.zext(64))
-        with m.loop():
-            with m.when(here.value == 0):
-                m.leave()
-            entry = entry_of(m, here.value - 1)
-            with m.when((m.load(entry + E_NEXT, 32) & classes) != 0):
-                m.call("chain", 0, here.value - 1, wanted)
-            here.set(next_of(m, entry))
+        chain_all(m, left.value.zext(64), classes, wanted)
     m.result(gone.value)
 
 

@@ -137,8 +137,7 @@ def copy_block(m: Trace) -> None:
     m.put("code_end", start + length)
     m.store(record + RUN, m.load(m.get("known_base", 64) + KNOWN_RUN, 16))  # the number of this run
     m.store(target, rip)
-    size = m.load(record + SPACE, 64) & s.MODE_CODE
-    mask = (size == 2).select(m.const(NOWHERE, 64), (size == 1).select(m.const(0xFFFFFFFF, 64), m.const(0xFFFF, 64)))
+    mask = rip_mask(m.load(record + SPACE, 64))
     at = m.variable(64, record + BYTES + (padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1))
     end = m.variable(64, at.value + m.load(record + PARAMETERS, 16).zext(64) * PAIR)
     with m.loop():
@@ -199,16 +198,21 @@ def place_block(m: Trace) -> None:
         m.call("protect", 0, physical & ~m.const(0xFFF, 64))
     with m.when(m.get("chaining", 32) != 0):
         m.call("chain", 0, slot, NOWHERE)
-        other, wanted = m.variable(64, next_of(m, entry)), class_of(rip)
-        with m.loop():
-            with m.when(other.value == 0):
-                m.leave()
-            earlier = entry_of(m, other.value - 1)
-            with m.when((m.load(earlier + E_NEXT, 32) & wanted) != 0):
-                m.call("chain", 0, other.value - 1, rip)
-            other.set(next_of(m, earlier))
+        chain_all(m, next_of(m, entry), class_of(rip), rip)
     m.put("count_placed", m.get("count_placed", 64) + 1)
     m.result(m.get("code_base", 64) + code)
+
+
+def chain_all(m: Trace, first: Value, classes: Value, wanted: Value) -> None:
+    """`chain` for the blocks of a page from `first` (1 + its place) on, so far as they may branch to RIPs of these classes."""
+    here = m.variable(64, first)
+    with m.loop():
+        with m.when(here.value == 0):
+            m.leave()
+        entry = entry_of(m, here.value - 1)
+        with m.when((m.load(entry + E_NEXT, 32) & classes) != 0):
+            m.call("chain", 0, here.value - 1, wanted)
+        here.set(next_of(m, entry))
 
 
 def chain(m: Trace) -> None:
@@ -217,8 +221,7 @@ def chain(m: Trace) -> None:
     entry = entry_of(m, slot)
     rip, physical, mode = m.load(entry + E_RIP, 64), m.load(entry + E_PHYSICAL, 64), m.load(entry + E_MODE, 32)
     record = m.get("known_base", 64) + m.load(entry + E_RECORD, 32).zext(64)
-    size = mode & s.MODE_CODE
-    mask = (size == 2).select(m.const(NOWHERE, 64), (size == 1).select(m.const(0xFFFFFFFF, 64), m.const(0xFFFF, 64)))
+    mask = rip_mask(mode)
     page = ~m.const(0xFFF, 64)
     before = m.load(record + PARAMETERS, 16).zext(64) + m.load(record + RIPS, 16).zext(64)
     at = m.variable(64, record + BYTES + (padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1) + before * PAIR)
@@ -272,6 +275,12 @@ def block_hash(physical: Value, rip: Value, mode: Value) -> Value:
 def next_of(m: Trace, entry: Value) -> Value:
     """1 + the place of the block behind this one in the list of its page, or 0."""
     return (m.load(entry + E_NEXT, 32) & PLACE).zext(64)
+
+
+def rip_mask(mode: Value) -> Value:
+    """The bits that RIP has in a mode."""
+    m, size = mode.trace, mode & s.MODE_CODE
+    return (size == 2).select(m.const(NOWHERE, 64), (size == 1).select(m.const(0xFFFFFFFF, 64), m.const(0xFFFF, 64)))
 
 
 def class_of(rip: Value) -> Value:
