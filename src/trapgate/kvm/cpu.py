@@ -69,6 +69,7 @@ class KvmVcpu(Debugging):
             if linear in self.software and linear != self.skip:
                 return SoftwareBreakpoint(linear)
             return self._sorted(self.begin_step())
+        self.woken_at = None  # interrupts come by themselves
         self.configure()
         return self._sorted(self.enter_with_injection())
 

@@ -45,7 +45,7 @@ class Steps(Arming):
         self.step_under_way: Step | None = None
         self.last_debug = NOT_ARMED
         self._fault_hits = False
-        self._woken_at: int | None = None  # linear address behind a HLT whose interrupt is still to come
+        self.woken_at: int | None = None  # linear address behind a HLT whose interrupt is still to come
 
     def wants_step(self) -> bool:
         """Whether the next instruction runs alone."""
@@ -139,9 +139,9 @@ class Steps(Arming):
             if events.nmi_injected or (events.nmi_pending and self.in_flight == NMI):
                 return self.deliver_now(NMI)
             self.in_flight = None
-        if self.chips is not None and self._woken_at == self.registers.linear(self.registers.rip):
+        if self.chips is not None and self.woken_at == self.registers.linear(self.registers.rip):
             return self._wake(self.chips)
-        self._woken_at = None
+        self.woken_at = None
         return True
 
     def _wake(self, chips: Chips) -> bool:
@@ -149,10 +149,10 @@ class Steps(Arming):
 
         Awake, the guest is caught where it stands, for interrupts are kept out; then whatever waits by now is let in. Without a
         free debug register the step goes on behind HLT, and the interrupt comes later. A kick may come when the guest is awake and
-        its interrupt not yet let in: `_woken_at` remembers that.
+        its interrupt not yet let in: `woken_at` remembers that.
         """
         here = stepping.Handler(self.registers.linear(self.registers.rip), None)
-        self._woken_at = here.entry
+        self.woken_at = here.entry
         self.configure(nets=(here,))
         if self._nets:
             if not self.enter():
@@ -161,7 +161,7 @@ class Steps(Arming):
                 self.unread = True
             elif not self._deliver(self._waiting_now(chips), interrupts=True):
                 return False
-        self._woken_at = None
+        self.woken_at = None
         return True
 
     def _waiting_now(self, chips: Chips) -> list[int]:

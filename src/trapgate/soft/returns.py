@@ -47,8 +47,8 @@ def merge_flags(old: int, new: int, mask: int, size: int) -> int:
 def iret(cpu: "SoftVcpu", i: Instruction) -> None:
     """IRET, IRETD, IRETQ. NMIs are open again behind it, even when it faults (SDM vol. 3, 7.7.1)."""
     st, size = cpu.state, _SIZES[i.mnemonic]
-    st.request |= st.nmi_blocked
-    st.nmi_blocked = 0
+    if st.nmi_blocked:
+        st.nmi_blocked, st.request = 0, 1
     if not st.cr0 & 1:
         _iret_real(cpu, size)
     elif st.rflags & VM:

@@ -6,6 +6,7 @@ from functools import partial
 from trapgate.arch import debugregs
 from trapgate.isa import flags
 from trapgate.isa.forms import Form
+from trapgate.isa.request import leave_soon
 from trapgate.isa.vocabulary import Trace, Value
 
 TF, IF, DF, IOPL, NT, RF, VM, AC, VIF, VIP, ID = (
@@ -72,7 +73,7 @@ def set_if(m: Trace) -> None:
     m.put("rflags", old | IF)
     m.put("shadow", ((old & IF) == 0).zext(32))
     m.put("shadow_rip", m.hole("Qnext"))
-    m.put("request", m.get("request", 32) | m.get("irq_waiting", 32))
+    leave_soon(m, m.get("irq_waiting", 32))
     m.jump("NEXT")
 
 

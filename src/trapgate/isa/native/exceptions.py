@@ -9,6 +9,7 @@ from functools import partial
 from trapgate.isa import flags
 from trapgate.isa import state as s
 from trapgate.isa.native.flows import go_on, leave, notice_flags
+from trapgate.isa.request import leave_soon
 from trapgate.isa.vocabulary import Trace, Value
 
 LMA, SCE = 1 << 10, 1
@@ -230,7 +231,7 @@ def iret64(m: Trace) -> None:
     m.put("mode", (cpl == 3).select(user_mode(m, new), kernel_mode(m, new)))
     trap = (cpl == 3) & ((m.get("debugctl", 64) & 4) != 0)
     m.put("bus_lock_trap", trap.zext(32))
-    m.put("request", m.get("request", 32) | m.get("nmi_blocked", 32))  # another NMI may have waited
+    leave_soon(m, m.get("nmi_blocked", 32))  # another NMI may have waited
     m.put("nmi_blocked", m.const(0, 32))
     notice_flags(m, new)
     go_on(m, rip)

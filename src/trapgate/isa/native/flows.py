@@ -7,6 +7,7 @@ from trapgate.isa import state as s
 from trapgate.isa.families.memory import WIDTHS
 from trapgate.isa.native.paging import jump_filter, present_rights, tlb_slot
 from trapgate.isa.native.placing import E_CODE, ENTRY, jump_entry, stops_in_page
+from trapgate.isa.request import leave_soon
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 
 TF, IF, RF = 1 << 8, 1 << 9, 1 << 16
@@ -219,10 +220,9 @@ def notice_flags(m: Trace, flags: Value) -> None:
     """
     matters = (m.get("exec_breakpoints", 32) != 0).select(m.const(TF | RF, 64), m.const(TF, 64))
     waiting = ((flags & IF) != 0).select(m.get("irq_waiting", 32), m.const(0, 32))
-    m.put("request", m.get("request", 32) | waiting | ((flags & matters) != 0).zext(32))
+    leave_soon(m, waiting | ((flags & matters) != 0).zext(32))
     with m.when((flags & RF) != 0):
-        soon = m.get("budget", 64).ult(SOON)
-        m.put("request", m.get("request", 32) | soon.zext(32))
+        leave_soon(m, m.get("budget", 64).ult(SOON))
         with m.when(m.get("request", 32) == 0):
             m.put("rflags", flags & ~m.const(RF, 64))  # the next instruction would clear it
 
