@@ -10,7 +10,7 @@ from .compare import Case, compare, explain
 from .host import HostCpu
 from .inputs import make_state
 from .sample import choose, judge
-from .state import AF, CF, OF, RAX, UD, ZF, Fault, Outcome, Runner, State
+from .state import AF, CF, OF, PF_FAULT, RAX, RDI, RSI, SCRATCH, UD, ZF, Fault, Outcome, Runner, State
 
 
 class Wrong:
@@ -67,6 +67,18 @@ def test_a_shift_by_one_defines_of_and_one_by_two_does_not(host: HostCpu) -> Non
             right = host.run(form.code, case.state)
             wrong = compare(case, right, right._replace(rflags=right.rflags ^ OF))
             assert bool(wrong) == (form.text == "shl ebx,1")
+
+
+@pytest.mark.parametrize(("address", "right"), [(8, True), (9, False), (4, True), (SCRATCH, False)])
+def test_of_two_operands_that_are_not_there_either_may_fault(address: int, right: bool) -> None:
+    """REPE CMPSB; RSI is 4, RDI is 8. An operand that is there cannot fault."""
+    form = next(form for form in catalog.forms("cmpsb") if form.code == b"\xf3\xa6")
+    state = make_state(form, random.Random(1))
+    gpr = list(state.gpr)
+    gpr[RSI], gpr[RDI] = 4, 8 if address < SCRATCH else SCRATCH
+    host = Outcome(tuple(gpr), state.rflags, state.fx, state.memory, 0, Fault(11, PF_FAULT, 4, 4))
+    ours = host._replace(fault=Fault(11, PF_FAULT, 4, address))
+    assert (compare(Case(form, state._replace(gpr=tuple(gpr))), host, ours) == []) == right
 
 
 def test_a_message_says_what_ran_on_what(host: HostCpu) -> None:

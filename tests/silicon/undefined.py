@@ -5,10 +5,12 @@ defines is held to that one, unless the host disagrees. Undefined is what differ
 other hosts.
 """
 
+from collections.abc import Sequence
+
 from iced_x86 import OpKind, Register, Register_, RegisterExt
 
 from .forms import Form, access_bytes
-from .state import AF, CF, OF, PF, RCX, SF, STATUS_FLAGS, ZF, State
+from .state import AF, CF, OF, PF, RCX, RDI, RSI, SF, STATUS_FLAGS, ZF, State
 
 NO_REGISTER = 0  # iced-x86's Register.NONE, as a plain number
 
@@ -24,6 +26,25 @@ _FLAGS = {
     "bextr": AF | SF | PF,  # BEXTR: "AF, SF, and PF are undefined"
     **dict.fromkeys(("blsi", "blsr", "blsmsk", "bzhi"), AF | PF),  # BLSI: "AF and PF flags are undefined"
 }
+
+
+# what a string instruction reads -> register that points there, its bits that count
+_STRING_OPERANDS = {
+    OpKind.MEMORY_SEG_SI: (RSI, 0xFFFF), OpKind.MEMORY_SEG_ESI: (RSI, 0xFFFFFFFF), OpKind.MEMORY_SEG_RSI: (RSI, (1 << 64) - 1),
+    OpKind.MEMORY_ESDI: (RDI, 0xFFFF), OpKind.MEMORY_ESEDI: (RDI, 0xFFFFFFFF), OpKind.MEMORY_ESRDI: (RDI, (1 << 64) - 1),
+}  # fmt: skip
+
+
+def read_in_any_order(form: Form, gpr: Sequence[int]) -> tuple[range, ...]:
+    """The linear addresses of the operands of CMPS: SDM and APM leave open which is read first, and so which fault comes.
+
+    AMD's Zen 4 reads [DI] first, but for REPE CMPSB. `gpr` as of the fault; segment bases are 0.
+    """
+    i = form.instruction
+    if not form.mnemonic.startswith("cmps") or not i.is_string_instruction:
+        return ()
+    pointers = (_STRING_OPERANDS[i.op_kind(n)] for n in range(2))
+    return tuple(range(gpr[register] & mask, (gpr[register] & mask) + access_bytes(i)) for register, mask in pointers)
 
 
 def operand_width(form: Form, n: int = 0) -> int:
