@@ -48,8 +48,8 @@ def make_form(rng: random.Random) -> Form | None:
         return None
     if not set(i.cpuid_features()) <= _FEATURES:
         return None
-    if CODE <= i.near_branch_target < CODE + _SIZE:
-        return None  # through PREFIX once more, and that perhaps ten million times
+    if CODE <= i.near_branch_target < i.next_ip:
+        return None  # a loop, through itself or PREFIX, of up to four thousand million rounds
     memory = any(i.op_kind(n) >= OpKind.MEMORY_SEG_SI for n in range(i.op_count))
     if memory and (i.mnemonic == Mnemonic.XCHG or i.memory_segment in (Register.FS, Register.GS)):
         return None

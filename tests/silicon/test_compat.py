@@ -20,7 +20,7 @@ QUICK, LONG = 3000, 200_000
 @pytest.fixture(scope="module")
 def soft() -> SoftCpu[SoftVcpu]:
     """The software CPU as a runner."""
-    return make_soft_cpu(fx=False, timeout=1)
+    return make_soft_cpu(fx=False, timeout=30)
 
 
 def _agree(host: HostCpu, soft: SoftCpu[SoftVcpu], count: int, seed: int) -> None:
