@@ -64,8 +64,11 @@ def explain(case: Case, differences: list[str]) -> str:
 
 
 def _same_fault(form: Form, expected: Outcome, got: Outcome) -> bool:
-    """Whether two endings are the same. Linux hides from a process what is mapped in the upper half: #PF there always says P =
-    1."""
+    """Whether two endings are the same.
+
+    Either operand's #PF is right where their order is not defined, unless the operand is there. Linux hides from a process what
+    is mapped in the upper half: #PF there always says P = 1.
+    """
     one, two = expected.fault, got.fault
     if one is None or two is None or not one.vector == two.vector == PF_FAULT:
         return one == two

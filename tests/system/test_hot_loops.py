@@ -36,8 +36,8 @@ def loops(machine: Machine) -> int:
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_guest_that_checks_its_own_result(name: str, tmp_path: Path) -> None:
     source = next(one for one in GUESTS if one.name == name)
-    for length in range(TRIES):
-        image, said = build(source, tmp_path, LOOPS[name] * LONGER**length), bytearray()
+    for attempt in range(TRIES):
+        image, said = build(source, tmp_path, LOOPS[name] * LONGER**attempt), bytearray()
         machine = make_machine(MachineConfig(memory=64 << 20, serial=said.extend), "soft")
         load_guest(machine, str(image))
         try:
@@ -46,7 +46,7 @@ def test_a_guest_that_checks_its_own_result(name: str, tmp_path: Path) -> None:
                 return
         finally:
             machine.close()
-    pytest.fail(f"no loop was compiled in {LOOPS[name] * LONGER**length} rounds")
+    pytest.fail(f"no loop was compiled in {LOOPS[name] * LONGER**attempt} rounds")
 
 
 @pytest.mark.linux

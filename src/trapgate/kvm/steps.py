@@ -263,13 +263,13 @@ class Steps(Arming):
         if one.flags_at is None:
             return stepping.saves_flags_in_r11(step.instruction)
         length = step.instruction.len if step.instruction is not None else 0
-        return self._saved_rip(one.flags_at) in (step.rip, step.rip + length)
+        return self._returns_to(one.flags_at, step.rip) or self._returns_to(one.flags_at, step.rip + length)
 
-    def _saved_rip(self, flags_at: int) -> int:
-        """RIP in the frame of a handler that begins here."""
+    def _returns_to(self, flags_at: int, rip: int) -> bool:
+        """Whether the frame of a handler that begins here holds this RIP, as far as it has room for it."""
         registers, width = self.registers, self.registers.bits // 8
         place = registers.linear(int(registers.general.rsp) + flags_at - 2 * width, "ss")
-        return int.from_bytes(self.read_virtual(place, width), "little")
+        return self.read_virtual(place, width) == (rip & (1 << 8 * width) - 1).to_bytes(width, "little")
 
     def _ended_in(self, one: stepping.Handler, hits: int) -> Exit | None:
         """The step has become an exception, and stands on the first instruction of its handler."""
@@ -283,7 +283,7 @@ class Steps(Arming):
                 registers.store_general()
         else:
             self._end_step(False)
-            if self._saved_rip(one.flags_at) != step.rip:
+            if not self._returns_to(one.flags_at, step.rip):
                 self._skipped(step)  # behind a fault it has still to run
             if not step.tf:
                 self._clear_tf_at(registers.linear(int(registers.general.rsp) + one.flags_at, "ss"), 2)

@@ -56,8 +56,8 @@ class Numbered:
 
 def spread(space: int, prefix: bytes) -> int:
     """The place in the index of records with these first bytes; `spread` and `folded` of `isa.native.placing` on ints."""
-    value = int.from_bytes(prefix[:8], "little") ^ int.from_bytes(prefix[8:], "little") * 0x9FB21C651E98DF25
-    mixed = (value * 0x9E3779B97F4A7C15 ^ space * 0xC2B2AE3D27D4EB4F ^ len(prefix) * 0x165667B19E3779F9) & _ALL
+    value = int.from_bytes(prefix[:8], "little") ^ int.from_bytes(prefix[8:], "little") * p.OF_HIGH
+    mixed = (value * p.OF_PREFIX ^ space * p.OF_SPACE ^ len(prefix) * p.OF_LENGTH) & _ALL
     return (mixed ^ mixed >> 29) & s.KNOWN_PLACES - 1
 
 

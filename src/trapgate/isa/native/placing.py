@@ -35,15 +35,19 @@ NEXT_BITS = 19
 PLACE, CLASSES = (1 << NEXT_BITS) - 1, 32 - NEXT_BITS
 
 
+OF_PREFIX, OF_SPACE, OF_LENGTH, OF_HIGH = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x9FB21C651E98DF25
+"""What `spread` and `folded` multiply by."""
+
+
 def spread(prefix: Value, space: Value, length: Value) -> Value:
     """Where a record's place in the index is; `soft.known` computes the same on ints."""
-    mixed = prefix * 0x9E3779B97F4A7C15 ^ space * 0xC2B2AE3D27D4EB4F ^ length * 0x165667B19E3779F9
+    mixed = prefix * OF_PREFIX ^ space * OF_SPACE ^ length * OF_LENGTH
     return (mixed ^ mixed >> 29) & (s.KNOWN_PLACES - 1)
 
 
 def folded(low: Value, high: Value) -> Value:
     """A prefix of LONG bytes in one word; a shorter one is itself."""
-    return low ^ high * 0x9FB21C651E98DF25
+    return low ^ high * OF_HIGH
 
 
 def crowded(m: Trace) -> Value:
