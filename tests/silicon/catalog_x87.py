@@ -7,7 +7,8 @@ from iced_x86 import Code_, CpuidFeature
 from .forms import Form, encodings, features, is_legacy, legal_codes, mnemonic_of
 
 _NAMES = ("FPU", "FPU287", "FPU387", "CMOV", "SSE3")
-# They store or load the last instruction's pointers, which AMD keeps only while an exception is pending; system tests look at them.
+# They store or load the last instruction's pointers, for which the software CPU shows zeros while all exceptions are masked
+# (`trapgate.isa.families.x87`). `test_fpstate` compares the rest of what they do.
 _POINTERS = frozenset(("fnsave", "fsave", "fnstenv", "fstenv", "frstor", "fldenv"))
 
 

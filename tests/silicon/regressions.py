@@ -91,16 +91,16 @@ REGRESSIONS = (
         memory={SCRATCH + 0x1000: (0x340).to_bytes(2, "little")},
     ),
     Regression(
-        "CVTPI2PD and CVTPI2PS with an operand in memory are no MMX instructions: no #MF, though one is pending",
-        "fldcw [rbx]; fldz; fld1; fdivrp; cvtpi2pd xmm1,[rdx]; cvtpi2ps xmm2,[rdx]",
-        "d92bd9eed9e8def1660f2a0a0f2a12",
-        memory={SCRATCH + 0x1000: (0x340).to_bytes(2, "little")},
-    ),
-    Regression(
         "the same with MASKMOVQ",
         "fldcw [rbx]; fldz; fld1; fdivrp; maskmovq mm0,mm1",
         "d92bd9eed9e8def10ff7c1",
         {"rdi": END},
+        memory={SCRATCH + 0x1000: (0x340).to_bytes(2, "little")},
+    ),
+    Regression(
+        "CVTPI2PD and CVTPI2PS with an operand in memory are no MMX instructions: no #MF, though one is pending",
+        "fldcw [rbx]; fldz; fld1; fdivrp; cvtpi2pd xmm1,[rdx]; cvtpi2ps xmm2,[rdx]",
+        "d92bd9eed9e8def1660f2a0a0f2a12",
         memory={SCRATCH + 0x1000: (0x340).to_bytes(2, "little")},
     ),
     Regression(
