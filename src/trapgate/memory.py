@@ -4,11 +4,10 @@ RAM below the 3 GiB mark starts at 0; the rest starts at 4 GiB, so that the PCI/
 mapping mirrors that layout (host = base + physical), costs only the pages that are touched, and has no host memory behind the hole.
 """
 
-import ctypes
-import mmap
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import NewType
+
+from trapgate.mapping import Mapping
 
 GuestPhysical = NewType("GuestPhysical", int)
 GuestVirtual = NewType("GuestVirtual", int)
@@ -21,11 +20,11 @@ HOLE_END = 4 << 30  # and goes on here
 
 
 class MemoryError_(Exception):
-    """An access to guest-physical memory that is not RAM, or RAM that the host cannot give."""
+    """An access to guest-physical memory that is not RAM, or a size that RAM cannot have."""
 
 
 class Ram:
-    """`size` bytes of guest RAM, zero at first.
+    """`size` bytes of guest RAM, zero at first. HostError when the host has none to give.
 
     Writes made through `write` (loaders, devices, the debugger) are told to `on_write`, so that a translator can drop stale code.
     Guest code itself writes through `host_base` and keeps its own account.
@@ -37,15 +36,10 @@ class Ram:
         self.size = size
         self.low_end = min(size, HOLE_START)
         self.high_end = HOLE_END + size - HOLE_START if size > HOLE_START else self.low_end
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-        try:
-            self._map = mmap.mmap(-1, self.high_end, flags=flags)
-        except (OSError, ValueError, OverflowError) as error:
-            raise MemoryError_(f"cannot map {size >> 20} MiB of guest RAM: {error}") from error
-        with suppress(OSError, AttributeError):  # fewer faults in the host; a host without huge pages does as well
-            self._map.madvise(mmap.MADV_HUGEPAGE)
-        self._view = memoryview(self._map)
-        self.host_base = HostAddress(ctypes.addressof(ctypes.c_char.from_buffer(self._map)))
+        memory = Mapping(self.high_end, "guest RAM")
+        memory.prefer_large_pages()
+        self._view = memory.view
+        self.host_base = HostAddress(memory.address)
         self.on_write: Callable[[int, int], None] = lambda address, length: None
 
     def regions(self) -> Iterator[tuple[int, int]]:

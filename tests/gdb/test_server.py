@@ -192,6 +192,23 @@ def test_unix_socket_of_a_dead_process_is_replaced_and_a_file_is_not(tmp_path: P
     assert path.read_text() == "precious"
 
 
+@pytest.mark.parametrize("kind", ["file", "link", "socket", "nothing"])
+def test_what_took_the_sockets_place_stays(tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "gdb", socket.socket(socket.AF_UNIX)
+    with PretendMachine(UnixAddress(str(path))):
+        path.unlink()
+        (tmp_path / "another file").write_text("")  # a file system may give the inode that has become free anew
+        match kind:
+            case "file":
+                path.write_text("precious")
+            case "link":
+                path.symlink_to("elsewhere")
+            case "socket":
+                other.bind(str(path))
+    other.close()
+    assert os.path.lexists(path) == (kind != "nothing")
+
+
 def test_missing_directory_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(AddressError, match="No such file"):
         PretendMachine(UnixAddress(str(tmp_path / "no" / "gdb")))

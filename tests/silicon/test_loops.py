@@ -28,7 +28,7 @@ CODE_PHYSICAL = guest.CODE_PHYSICAL + CODE - CODE_PAGE
 
 def blocks_of_the_case(vcpu: SoftVcpu) -> Iterator[Placed]:
     """Those in the dispatcher's table that were made of a case's bytes."""
-    table, heads = memoryview(vcpu.blocks._table).cast("Q"), memoryview(vcpu.blocks._heads).cast("I")
+    table, heads = vcpu.blocks._table.view.cast("Q"), vcpu.blocks._heads.view.cast("I")
     slot = heads[CODE_PHYSICAL >> 12]
     while slot:
         rip, physical, third, fourth = table[4 * slot - 4 : 4 * slot]

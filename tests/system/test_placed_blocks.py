@@ -44,7 +44,7 @@ class Record:
 
 def placed(vcpu: SoftVcpu) -> Iterator[tuple[int, int, int, int, int]]:
     """(RIP, physical address, mode, offset of the code, record) of every block in the dispatcher's table."""
-    table = memoryview(vcpu.blocks._table).cast("Q")
+    table = vcpu.blocks._table.view.cast("Q")
     for at in range(0, len(table), 4):
         mode, code = table[at + 2] & 0xFFFFFFFF, table[at + 3] & 0xFFFFFFFF
         if code and mode != p.GONE:

@@ -4,6 +4,7 @@ import signal
 
 OK = 0  # the guest powered itself off
 GUEST_FAILURE = 1  # a triple fault, or a demo whose guest read something wrong
+HOST_FAILURE = 1  # the host refused something that trapgate needs
 USAGE = 2  # bad options, or an input that cannot be used
 INTERNAL = 70  # EX_SOFTWARE of sysexits(3): a fault of trapgate itself
 INTERRUPTED = 128 + signal.SIGINT  # Ctrl-C

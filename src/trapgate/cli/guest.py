@@ -12,7 +12,6 @@ from trapgate.debug.buslock import Mode
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.memory import MemoryError_
 from trapgate.soft import cpu as soft
-from trapgate.soft.codebuffer import CodeError
 from trapgate.soft.codecache import TranslationCache
 from trapgate.soft.hot import HotLoops
 from trapgate.soft.segments import put_segment
@@ -85,7 +84,7 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
         counting = config.clock is ClockKind.INSTRUCTIONS
         cache = open_cache()
         machine = Machine(config, partial(soft.make, library=stencils(cache), counting=counting))
-    except (ModelError, MemoryError_, CodeError) as error:
+    except (ModelError, MemoryError_) as error:
         raise Failure(str(error)) from error
     vcpu = machine.vcpu
     assert isinstance(vcpu, soft.SoftVcpu)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from trapgate.cli import errors
+from trapgate.cli import errors, streams
 from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Serial, SerialChoice, Size
 from trapgate.debug.buslock import Mode
+from trapgate.hostcall import HostError
 from trapgate.kvm.ioctl import KvmError
 
 if TYPE_CHECKING:
@@ -218,8 +219,8 @@ def status_of(arguments: list[str] | None) -> int:
         return _fail(error.format_message(), errors.USAGE)
     except errors.Failure as error:
         return _fail(str(error), error.status)
-    except KvmError as error:
-        return _fail(str(error), errors.GUEST_FAILURE)
+    except (KvmError, HostError) as error:
+        return _fail(str(error), errors.HOST_FAILURE)
     except (click.Abort, KeyboardInterrupt):
         return errors.INTERRUPTED
     except BrokenPipeError:  # the reader of our output left; so do we, without another complaint at exit
@@ -239,6 +240,7 @@ def _fail(text: str, status: int) -> int:
 
 def main() -> NoReturn:
     """The console entry point."""
+    streams.fill()
     gc.set_threshold(*COLLECT)
     sys.setswitchinterval(SWITCH)
     sys.exit(status_of(None))

@@ -5,8 +5,7 @@ import errno
 import os
 import socket
 import stat
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 LOOPBACK = "127.0.0.1"
 
@@ -28,9 +27,10 @@ class TcpAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """A UNIX socket, open to its owner alone."""
+    """A UNIX socket, open to its owner alone. `file`: the one that listening made, by device and inode."""
 
     path: str
+    file: tuple[int, int] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"unix:{self.path}"
@@ -60,7 +60,7 @@ def listen(address: Address) -> tuple[socket.socket, Address]:
     """A listening socket and its address as it came out (with the port that the host chose); AddressError when it cannot be."""
     try:
         if isinstance(address, UnixAddress):
-            return _listen_unix(address.path), address
+            return _listen_unix(address)
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         listener = socket.create_server((address.host, address.port), family=family, backlog=4)
         return listener, TcpAddress(address.host, listener.getsockname()[1])
@@ -70,17 +70,19 @@ def listen(address: Address) -> tuple[socket.socket, Address]:
         raise AddressError(f"cannot listen for gdb on {address}: {error.strerror or error}") from error
 
 
-def _listen_unix(path: str) -> socket.socket:
+def _listen_unix(address: UnixAddress) -> tuple[socket.socket, UnixAddress]:
+    path = address.path
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
         os.chmod(path, 0o600)  # before listen: until then nobody can connect
+        made = os.lstat(path)
         listener.listen(4)
     except BaseException:
         listener.close()
         raise
-    return listener
+    return listener, replace(address, file=(made.st_dev, made.st_ino))
 
 
 def _remove_stale(path: str) -> None:
@@ -96,7 +98,9 @@ def _remove_stale(path: str) -> None:
 
 
 def forget(address: Address) -> None:
-    """Remove what listening left on the disk."""
-    if isinstance(address, UnixAddress):
+    """Remove what listening left on the disk, if it lies there still: whatever took its place is somebody else's."""
+    if isinstance(address, UnixAddress) and address.file is not None:
         with contextlib.suppress(OSError):
-            Path(address.path).unlink()
+            there = os.lstat(address.path)
+            if stat.S_ISSOCK(there.st_mode) and (there.st_dev, there.st_ino) == address.file:
+                os.unlink(address.path)

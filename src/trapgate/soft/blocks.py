@@ -7,14 +7,13 @@ each 64 bytes of it in `code_lines`, which is what the native store path tests. 
 """
 
 import ctypes
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trapgate.isa.native.placing import NEXT_BITS
+from trapgate.mapping import Mapping
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft.codebuffer import CodeBuffer
-from trapgate.soft.known import NORESERVE
 from trapgate.soft.state import CpuState
 
 TABLE_BITS = 18
@@ -63,11 +62,11 @@ class Blocks:
         self.generation = 0  # how often all were forgotten
         self._hits: dict[int, int] = {}  # by page: writes that hit translated code
         pages = ram.high_end >> 12
-        self._table, self._heads = _reserve(32 << TABLE_BITS), _reserve(4 * pages)
-        self._lines, self._kept = _reserve(8 * pages), _reserve(8 * pages)
-        self.lines, self._kept_lines = memoryview(self._lines).cast("Q"), memoryview(self._kept).cast("Q")
-        state.block_table, state.block_mask = _address(self._table), (1 << TABLE_BITS) - 1
-        state.page_blocks, state.code_lines, state.kept_lines = _address(self._heads), _address(self._lines), _address(self._kept)
+        self._table, self._heads = Mapping(32 << TABLE_BITS, "the table of blocks"), Mapping(4 * pages, "the blocks of each page")
+        lines, kept = (Mapping(8 * pages, "the lines of code in each page") for _ in range(2))
+        self.lines, self._kept_lines = lines.view.cast("Q"), kept.view.cast("Q")
+        state.block_table, state.block_mask = self._table.address, (1 << TABLE_BITS) - 1
+        state.page_blocks, state.code_lines, state.kept_lines = self._heads.address, lines.address, kept.address
         state.code_base, state.code_write, state.code_end, state.code_limit = code.base, code.written_at, code.first, code.limit
 
     @property
@@ -145,17 +144,8 @@ class Blocks:
         self.by_key.clear()
         self._by_page.clear()
         self._forget_all(self._address)
-        ctypes.memset(self._state.block_table, 0, len(self._table))
+        ctypes.memset(self._state.block_table, 0, len(self._table.view))
         self._state.block_count, self._state.code_end = 0, self._code.first
-
-
-def _reserve(size: int) -> mmap.mmap:
-    """Zeroes that cost what is touched."""
-    return mmap.mmap(-1, max(PAGE_SIZE, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
-
-
-def _address(memory: mmap.mmap) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 def _parts(physical: int, length: int) -> Iterator[tuple[int, int, int]]:

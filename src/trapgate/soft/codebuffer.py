@@ -3,37 +3,27 @@
 import ctypes
 import mmap
 import os
-import weakref
 from collections.abc import Callable
 
+from trapgate.hostcall import HostError, asking
+from trapgate.mapping import Mapping
 from trapgate.stencil.library import Library
 
 SIZE = 160 << 20  # sparse: costs what is used
 GUARD = 1 << 16
 
 
-class CodeError(Exception):
-    """The host gives no executable memory."""
-
-
 class CodeBuffer:
-    """Machine code: native functions, and behind them, from `first` on, the blocks that native code copies there."""
+    """Machine code: native functions, and behind them, from `first` on, the blocks that native code copies there.
+
+    HostError when the host gives no executable memory.
+    """
 
     def __init__(self, library: Library, size: int = SIZE) -> None:
-        try:
-            descriptor = os.memfd_create("trapgate-code", os.MFD_CLOEXEC)
-            os.ftruncate(descriptor, size)
-            self._writable = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-            self.base = _map_executable(descriptor, size)
-            os.close(descriptor)
-        except OSError as error:
-            raise CodeError(
-                f"the host gives no executable memory ({error.strerror}): use --engine kvm, or allow execmem"
-            ) from error
-        self.written_at = ctypes.addressof(ctypes.c_char.from_buffer(self._writable))
-        self._finalizer = weakref.finalize(self, _unmap, self.base, size)
+        writable, self._executable = _two_views(size)
+        self.base, self.written_at = self._executable.address, writable.address
         self.library = library
-        self._view = memoryview(self._writable)
+        self._view = writable.view
         self._view[GUARD : GUARD + len(library.blob)] = library.blob
         self.entries = {name: self.base + GUARD + at for name, at in library.entries.items()}
         self.first = GUARD + len(library.blob) + 4095 & ~4095
@@ -71,18 +61,18 @@ class CodeBuffer:
         return self.base + self.limit
 
 
-def _map_executable(descriptor: int, size: int) -> int:
-    """The address of an executable, unwritable view. Python's own mmap hands out no address of a read-only mapping."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_SHARED, descriptor, 0)
-    if address is None or address == ctypes.c_void_p(-1).value:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return int(address)
-
-
-def _unmap(address: int, size: int) -> None:
-    libc = ctypes.CDLL(None)
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    libc.munmap(address, size)
+def _two_views(size: int) -> tuple[Mapping, Mapping]:
+    """(writable, executable). No descriptor leads to them once they are there: whoever writes to a wrong one hits no code."""
+    try:
+        with asking("memfd_create"):
+            descriptor = os.memfd_create("trapgate-code", os.MFD_CLOEXEC)
+        try:
+            with asking(f"{size >> 20} MiB in a memfd (ftruncate)"):
+                os.ftruncate(descriptor, size)
+            writable = Mapping(size, "translated code", descriptor)
+            return writable, Mapping(size, "translated code, executable", descriptor, mmap.PROT_READ | mmap.PROT_EXEC)
+        finally:
+            os.close(descriptor)
+    except HostError as error:
+        remedy = f"{error.call} failed; allow it (execmem), or use --engine kvm"
+        raise HostError("executable memory", error.errno, remedy) from error

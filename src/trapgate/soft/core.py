@@ -5,6 +5,7 @@ import ctypes
 from trapgate.arch.models import CpuModel
 from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
+from trapgate.mapping import Mapping
 from trapgate.memory import Ram
 from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.fault import GuestFault
@@ -185,10 +186,7 @@ class SoftCore:
 
 def _aligned(size: int) -> "ctypes.Array[ctypes.c_char]":
     """Zeroed memory on a page boundary."""
-    import mmap
-
-    pages = mmap.mmap(-1, (size + 4095) & ~4095)
-    return (ctypes.c_char * len(pages)).from_buffer(pages)
+    return (ctypes.c_char * size).from_buffer(Mapping(size, "the CPU's state").view)
 
 
 assert LAYOUT["rip"].offset == 0

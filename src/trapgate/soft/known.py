@@ -4,19 +4,16 @@ They are records in one stretch of memory that native code searches by itself (`
 on disk lies a copy of that stretch. What this run has used bears its number, so that the rest goes when there is too much.
 """
 
-import ctypes
 import marshal
-import mmap
 import struct
-from contextlib import suppress
 
 from iced_x86 import Decoder, Instruction
 
 from trapgate.isa import state as s
 from trapgate.isa.native import placing as p
+from trapgate.mapping import Mapping
 
 KEPT = 96 << 20  # bytes packed: past that only what this run has used
-NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it
 _INDEX = 4 * s.KNOWN_PLACES
 _FIRST = _INDEX + 16  # where the first record lies, behind the words that `isa.native.placing` names
 _HEADER = struct.Struct("<IHHQIIHHHH")
@@ -65,11 +62,10 @@ class KnownBlocks:
     """Every block translated so far."""
 
     def __init__(self) -> None:
-        self._map = mmap.mmap(-1, p.KNOWN_ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
-        with suppress(OSError, AttributeError):  # fewer faults in the host; a host without huge pages does as well
-            self._map.madvise(mmap.MADV_HUGEPAGE)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        self._view = memoryview(self._map)
+        memory = Mapping(p.KNOWN_ROOM, "known guest code")
+        memory.prefer_large_pages()
+        self.address = memory.address
+        self._view = memory.view
         self._words = self._view.cast("I")  # the index comes first
         self.instructions = Numbered()
         self.end = _FIRST  # no record lies at 0

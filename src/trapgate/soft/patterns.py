@@ -1,7 +1,6 @@
 """Patterns of instructions: lowered once, then found and strung together by native code (`isa.native.gathering`, `composing`)."""
 
 import ctypes
-import mmap
 import struct
 from typing import NamedTuple
 
@@ -12,9 +11,10 @@ from trapgate.isa.flags import CONDITIONS
 from trapgate.isa.native import composing as c
 from trapgate.isa.native import gathering as g
 from trapgate.isa.native.placing import EXTENDED, PLAIN, RELATIVE
+from trapgate.mapping import Mapping
 from trapgate.soft.constants import Constant, constants, mask
 from trapgate.soft.followers import Lower, Observed, Observer
-from trapgate.soft.known import NORESERVE, Numbered, spread
+from trapgate.soft.known import Numbered, spread
 from trapgate.soft.lowering import Lowering, fused
 from trapgate.soft.state import CpuState
 from trapgate.soft.template import Builder
@@ -44,13 +44,13 @@ class Patterns:
 
     def __init__(self, lowering: Lowering, natives: dict[str, int], instructions: Numbered, state: CpuState) -> None:
         self._lowering, self._natives, self._instructions, self._observer = lowering, natives, instructions, Observer()
-        self._map = mmap.mmap(-1, ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
-        self._view = memoryview(self._map)
+        memory = Mapping(ROOM, "patterns of guest code")
+        self._view = memory.view
         self._words = self._view.cast("I")
         self._end = c.END
         self._made: dict[int, Pattern] = {}  # by where their record lies
         self._fusing: dict[str, int] = {}
-        state.patterns = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        state.patterns = memory.address
         self._words[g.DISPATCH >> 2] = natives["dispatch"]
         self._words[g.STOP >> 2] = self._keep(Observed(lowering.stop(), [], {}))
         heads = [self._keep(Observed(lowering.head(n), [], {})) for n in range(g.MOST + 1 if lowering.counting else 1)]

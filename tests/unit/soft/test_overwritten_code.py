@@ -40,7 +40,7 @@ def call(made: Bench, at: int, store_at: int, value: int, rip: int = CODE) -> in
 
 def lines_of(made: Bench) -> dict[int, int]:
     """By page number: the lines that blocks of the table lie in."""
-    table, lines = memoryview(made.cpu.blocks._table).cast("Q"), dict[int, int]()
+    table, lines = made.cpu.blocks._table.view.cast("Q"), dict[int, int]()
     for at in range(0, len(table), 4):
         mode, code = table[at + 2] & 0xFFFFFFFF, table[at + 3] & 0xFFFFFFFF
         if code and mode != p.GONE:

@@ -1,0 +1,19 @@
+"""Standard input, output and error that were closed when we started become /dev/null, before anything else is opened.
+
+Otherwise whatever is opened next takes their number: the guest's output would go into a file, a socket or memory of ours.
+"""
+
+import os
+import sys
+
+STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+def fill() -> None:
+    """Open what is closed; OSError where there is no /dev/null. Again is harmless."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < len(STREAMS):
+        os.set_inheritable(descriptor, True)  # programs that we start have their three streams as well
+    os.close(descriptor)
+    for number, (name, mode) in enumerate(STREAMS):
+        if getattr(sys, name) is None:  # as Python leaves it where the descriptor was closed
+            setattr(sys, name, os.fdopen(number, mode, closefd=False, errors="replace"))
