@@ -21,6 +21,10 @@ REMEDIES = {
 }
 
 
+SCARCE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS))
+"""Reasons that blame no file and no argument: the host, or a limit of this process, has no more to give."""
+
+
 class HostError(Exception):
     """The host refused what trapgate needs. The text is one line: the call, the reason and, where one is known, the remedy."""
 

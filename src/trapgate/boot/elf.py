@@ -13,6 +13,7 @@ from trapgate.boot.regions import Regions
 
 MAX_PROGRAM_HEADERS = 256
 MAX_NOTES = 256
+MAX_OWNER = 64  # bytes of a note's name: a longer one is cut, for none that matters is so long
 PT_LOAD, PT_NOTE = 1, 4
 EXECUTABLE_TYPES = (2, 3)  # ET_EXEC, ET_DYN
 MACHINES = {1: 3, 2: 62}  # EI_CLASS to e_machine: EM_386, EM_X86_64
@@ -66,13 +67,13 @@ class Elf:
                 name_size, size, kind = notes.unpack("III", at, "a note header")
                 name = notes.slice(at + 12, name_size, "a note's name")
                 at += 12 + (name_size + 3 & ~3)
-                yield bytes(name).rstrip(b"\0"), kind, notes.slice(at, size, "a note's description")
+                yield bytes(name[:MAX_OWNER]).rstrip(b"\0"), kind, notes.slice(at, size, "a note's description")
                 at += size + 3 & ~3
 
 
 def is_elf(image: Image) -> bool:
     """Whether the file begins as an ELF file does."""
-    return bytes(image.data[:4]) == b"\x7fELF"
+    return image.has(0, b"\x7fELF")
 
 
 def parse(image: Image) -> Elf:

@@ -1,8 +1,13 @@
 """An image file as bytes behind one range check, and the one error that every loader raises."""
 
+import mmap
+import os
+import stat
 import struct
 from pathlib import Path
 from typing import Any
+
+from trapgate.hostcall import SCARCE, HostError
 
 MAX_IMAGE_BYTES = 1 << 32  # nothing larger could be loaded below 4 GiB
 
@@ -28,6 +33,10 @@ class Image:
             raise ImageError(f"{self.name} is cut short: {what} lies at {offset:#x}+{size:#x}, the file has {have:#x} bytes")
         return self.data[offset : offset + size]
 
+    def has(self, offset: int, magic: bytes) -> bool:
+        """Whether the file has these bytes at `offset`; no error where it ends before."""
+        return bytes(self.data[offset : offset + len(magic)]) == magic
+
     def unpack(self, layout: str, offset: int, what: str) -> tuple[Any, ...]:
         """Little-endian fields at `offset`, as `struct` describes them."""
         layout = "<" + layout
@@ -43,17 +52,35 @@ class Image:
 
 
 def read_image(path: str | Path) -> Image:
-    """The contents of a regular file; ImageError when there is none, or it cannot be read, or nothing could hold it."""
-    path, name = Path(path), _printable(str(path))
+    """A regular file, mapped: of a large one only what a loader looks at is read. Opened without waiting for anybody.
+
+    ImageError when there is none, or it cannot be read, or nothing could hold it; HostError when the host has no descriptor or
+    no room for it.
+    """
+    name = _printable(str(path))
     try:
-        if not path.is_file():
-            raise ImageError(f"{name} is not a file" if path.exists() else f"{name} does not exist")
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise ImageError(f"{name} is larger than 4 GiB: it is no guest image")
-        return Image(path.read_bytes(), name)
-    except (OSError, ValueError, MemoryError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "not enough memory"
-        raise ImageError(f"{name} cannot be read: {reason}") from error
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(f"{name} is not a file")
+            if status.st_size > MAX_IMAGE_BYTES:
+                raise ImageError(f"{name} is larger than 4 GiB: it is no guest image")
+            return Image(_mapped(descriptor, status.st_size), name)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in SCARCE:
+            raise HostError(f"to open {name}", error.errno) from error
+        if isinstance(error, FileNotFoundError):
+            raise ImageError(f"{name} does not exist") from error
+        raise ImageError(f"{name} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL in its name
+        raise ImageError(f"{name} does not exist") from error
+
+
+def _mapped(descriptor: int, size: int) -> memoryview:
+    return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
 
 
 def _printable(name: str) -> str:

@@ -56,7 +56,7 @@ class Header:
 
 def is_linux(image: Image) -> bool:
     """Whether the file has the magic of a Linux setup header."""
-    return bytes(image.data[MAGIC_OFFSET : MAGIC_OFFSET + 4]) == MAGIC
+    return image.has(MAGIC_OFFSET, MAGIC)
 
 
 def parse(image: Image) -> Header:

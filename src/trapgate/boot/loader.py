@@ -46,7 +46,7 @@ def _plan(image: Image, options: BootOptions) -> BootPlan:
         _no_load_address(image, options)
         return multiboot.plan(image, header, options)
     for offset, magic, what in _FOREIGN:
-        if bytes(image.data[offset : offset + len(magic)]) == magic:
+        if image.has(offset, magic):
             raise image.error(what)
     if not len(image):
         raise image.error("an empty file")
@@ -57,7 +57,7 @@ def _plan(image: Image, options: BootOptions) -> BootPlan:
 
 def _is_boot_sector(image: Image) -> bool:
     """Whether the first sector ends with the signature 55h AAh, or the file is smaller than a sector."""
-    return len(image) < 512 or bytes(image.data[510:512]) == b"\x55\xaa"
+    return len(image) < 512 or image.has(510, b"\x55\xaa")
 
 
 def _no_load_address(image: Image, options: BootOptions) -> None:

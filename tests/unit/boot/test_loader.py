@@ -1,13 +1,18 @@
 """Recognition by content, flat binaries, files that cannot be read, and header fuzzing: nothing but ImageError ever comes out."""
 
 import itertools
+import os
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trapgate.boot import BootOptions, BootPlan, Image, ImageError, Module, load, plan_boot, read_image
+from trapgate.boot import BootOptions, BootPlan, Image, ImageError, Module, Piece, load, plan_boot, read_image
+from trapgate.boot.plan import CHUNK
+from trapgate.hostcall import HostError
 from trapgate.memory import Ram
 from unit.boot.images import MIB, bzimage, multiboot_elf, multiboot_header, options, pvh
 
@@ -59,6 +64,52 @@ def test_ram_below_1_mib_has_no_acpi_tables() -> None:
 def test_what_cannot_be_booted_is_said_in_one_line(image: bytes, wanted: BootOptions, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         plan_boot(Image(image, "disk.img"), wanted)
+
+
+def test_a_large_file_is_not_read(tmp_path: Path) -> None:
+    """Three GiB without anything in them: refused, or loaded, by what a loader looks at."""
+    kernel, initrd = tmp_path / "kernel", tmp_path / "initrd"
+    kernel.write_bytes(bzimage())
+    for path in (kernel, initrd):
+        with path.open("ab") as file:
+            file.truncate(3 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match="no room for kernel"):
+        plan_boot(read_image(kernel), options())
+    with pytest.raises(ImageError, match="unknown kind"):
+        plan_boot(read_image(initrd), options())
+    kernel.write_bytes(bzimage())
+    with pytest.raises(ImageError, match="no room for initrd"):
+        plan_boot(read_image(kernel), replace(options(), initrd=read_image(initrd)))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (64 << 10)  # KiB
+
+
+def test_what_is_zero_in_a_piece_takes_no_memory() -> None:
+    ram = Ram(1 << 30)
+    pieces = (Piece(1 << 20, memoryview(bytes(5) + b"x" + bytes(CHUNK * 3)), "a"), Piece(8, b"short", "b"))
+    written: list[tuple[int, int]] = []
+    ram.on_write = lambda address, length: written.append((address, length))
+    load(BootPlan("test", pieces, plan_boot(Image(b"\xf4"), options()).start, ()), ram)
+    assert written == [(1 << 20, CHUNK), (8, 5)]
+    assert ram.read((1 << 20) + 5, 1) == b"x"
+    assert ram.read(8, 5) == b"short"
+
+
+def test_nobody_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImageError, match="is not a file"):
+        read_image(tmp_path / "pipe")
+
+
+def test_a_process_without_descriptors_is_no_fault_of_the_image(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    (tmp_path / "image").write_bytes(b"x")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(HostError, match="Too many open files; raise the limit"):
+            read_image(tmp_path / "image")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
