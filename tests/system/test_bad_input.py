@@ -4,6 +4,7 @@ import os
 import pty
 import resource
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from trapgate import guests
+from trapgate.stencil import identity
+from trapgate.stencil.cache import Cache, default_directory
+from trapgate.stencil.library import load_library
 
 TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
 ELF = guests.DEMO.read_bytes()
@@ -153,6 +157,24 @@ def test_a_full_disk_under_the_cache(tiny_disk: Path) -> None:
     assert "could not be written: No space left" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path for path in tiny_disk.rglob("*") if path.is_file() and path.stat().st_size > 1 << 16] == []
+
+
+def test_a_read_only_cache_with_a_damaged_file(tiny_disk: Path) -> None:
+    """It cannot be removed, so each start says so; the guest runs."""
+    key = f"stencils-{identity.digest(identity.STENCILS)}"
+    load_library(Cache())  # so that there is one to copy
+    subprocess.run(["mount", "-o", "remount,size=8m", str(tiny_disk)], check=True)
+    shutil.copy(default_directory() / key, tiny_disk / key)
+    loops = tiny_disk / f"loops-{identity.digest(identity.BLOCKS)}"
+    loops.write_bytes(bytes(100))
+    loops.chmod(0o600)
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    for _ in range(2):
+        done = trapgate(str(guests.DEMO), TRAPGATE_CACHE=str(tiny_disk))
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert "is damaged, and cannot be removed: Read-only file system; it is built again at each start" in done.stderr
+        assert "0 wrong" in done.stdout
+    assert loops.exists()
 
 
 def test_a_host_that_gives_no_memory_for_code() -> None:

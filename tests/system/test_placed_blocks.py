@@ -98,7 +98,7 @@ def test_a_kernel_with_the_blocks_of_another_one() -> None:
         vcpu = machine.vcpu
         assert isinstance(vcpu, SoftVcpu)
         if known:
-            vcpu.translator.known_blocks.unpack(known)
+            vcpu.translator.learn(memoryview(known))
         load_guest(machine, str(files.kernel), "console=ttyS0 trapgate.run=true", str(files.initramfs))
         try:
             machine.run()

@@ -6,24 +6,15 @@ looks like. It is loaded whole and written back whole when a run has added enoug
 """
 
 import hashlib
-from functools import lru_cache
-from pathlib import Path
 
 from trapgate.arch.models import CpuModel
 from trapgate.soft.known import KnownBlocks
+from trapgate.soft.translate import Translator
+from trapgate.stencil import identity
 from trapgate.stencil.cache import Cache
-from trapgate.stencil.library import digest
 
 WORTH_KEEPING = 200  # new blocks
 LIMIT = 128 << 20  # bytes of a file: past that the run starts a new one
-
-
-@lru_cache
-def _sources() -> bytes:
-    total = hashlib.sha256(digest().encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        total.update(path.read_bytes())
-    return total.digest()
 
 
 class TranslationCache:
@@ -31,14 +22,12 @@ class TranslationCache:
 
     def __init__(self, cache: Cache, model: CpuModel) -> None:
         self._cache = cache
-        identity = " ".join((model.name, *sorted(model.enabled)))
-        self._key = "translations-" + hashlib.sha256(_sources() + identity.encode()).hexdigest()[:32]
+        decides = " ".join((identity.digest(identity.BLOCKS), model.name, *sorted(model.enabled)))
+        self._key = "translations-" + hashlib.sha256(decides.encode()).hexdigest()[:32]
 
-    def load(self, blocks: KnownBlocks) -> None:
-        """Fill in what earlier runs translated, if anything."""
-        data = self._cache.load(self._key)
-        if data is not None:
-            blocks.unpack(data)
+    def load(self, translator: Translator) -> None:
+        """Let it know what earlier runs translated, if anything. What is no such thing leaves a note with the cache."""
+        self._cache.read(self._key, translator.learn)
 
     def store(self, blocks: KnownBlocks) -> None:
         """Keep what this run has translated, when that is enough to matter. A disk that refuses leaves a note with the cache."""

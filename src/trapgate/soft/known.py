@@ -4,14 +4,16 @@ They are records in one stretch of memory that native code searches by itself (`
 on disk lies a copy of that stretch. What this run has used bears its number, so that the rest goes when there is too much.
 """
 
-import marshal
+import re
 import struct
+from collections.abc import Callable
 
 from iced_x86 import Decoder, Instruction
 
 from trapgate.isa import state as s
 from trapgate.isa.native import placing as p
 from trapgate.mapping import Mapping
+from trapgate.stencil.cache import WrongContent, pack, unpack
 
 KEPT = 96 << 20  # bytes packed: past that only what this run has used
 _INDEX = 4 * s.KNOWN_PLACES
@@ -133,19 +135,29 @@ class KnownBlocks:
     # --- as bytes
 
     def pack(self) -> bytes:
-        """All of them as bytes, or those that this run has used where all would be too much."""
+        """All of them as bytes, or those that this run has used where all would be too much. They are indexed anew when read."""
         if self.end > KEPT:
             self._keep_used()
-        head = marshal.dumps(self.instructions.raws)
-        return len(head).to_bytes(8, "little") + head + bytes(self._view[: self.end])
+        raws = [(raw.hex(), bits) for raw, bits in self.instructions.raws]
+        return pack((self.run, raws), self._view[_FIRST : self.end])
 
-    def unpack(self, data: bytes | memoryview) -> None:
-        """Know what `pack` gave. For the start of a run: what is known already would be lost."""
-        assert not self.added and len(data) <= p.KNOWN_ROOM, "blocks were translated before the kept ones were read"
-        start = 8 + int.from_bytes(data[:8], "little")
-        self.instructions.fill(marshal.loads(data[8:start]))
-        self._view[: len(data) - start] = data[start:]
-        self.end, self.added, self.run = len(data) - start, 0, self.run % 0xFFFF + 1
+    def unpack(self, data: bytes | memoryview, adopt: Callable[[int, int], int]) -> None:
+        """Know what `pack` gave; WrongContent, and nothing is known, when these bytes are no such thing.
+
+        For the start of a run: what is known already would be lost. `adopt` is the native function on these records.
+        """
+        assert not self.added, "blocks were translated before the kept ones were read"
+        head, records = unpack(data)
+        run, raws = _checked(head)
+        size = len(records)
+        if size > p.KNOWN_ROOM - _FIRST or size % 16:
+            raise WrongContent
+        self._view[_FIRST : _FIRST + size] = records
+        if not adopt(_FIRST, _FIRST + size):
+            self._view[:_INDEX] = bytes(_INDEX)
+            raise WrongContent
+        self.instructions.fill(raws)
+        self.end, self.added, self.run = _FIRST + size, 0, run % 0xFFFF + 1
 
     def _keep_used(self) -> None:
         """Move the records that this run has used together, and index them anew."""
@@ -165,6 +177,21 @@ class KnownBlocks:
                     self._words[before >> 2] = self.end
                 self.end += size
             at += size
+
+
+def _checked(head: object) -> tuple[int, list[tuple[bytes, int]]]:
+    """(number of the run, instructions) in front of the records; WrongContent when it is not that."""
+    match head:
+        case [int() as run, list() as raws] if 0 <= run <= 0xFFFF:
+            return run, [_instruction(raw) for raw in raws]
+    raise WrongContent
+
+
+def _instruction(raw: object) -> tuple[bytes, int]:
+    match raw:
+        case [str() as digits, int() as bits] if re.fullmatch("([0-9a-f]{2}){1,15}", digits) and bits in (16, 32, 64):
+            return bytes.fromhex(digits), bits
+    raise WrongContent
 
 
 assert _HEADER.size == p.BYTES

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from iced_x86 import Decoder
@@ -40,6 +41,7 @@ class Translator:
         self._ram, self._memory = ram, ram._view
         self._both = (ctypes.c_char * (2 * MAX_LENGTH))()  # the bytes at the end of a page and those behind it
         self._find, self._compose = code.function("find_block", 64, 3), code.function("compose_block", 64, 4)
+        self._adopt = code.function("adopt_records", 64, 2)
         self._address = ctypes.addressof(state)
         self.block_limit = MOST
         self.lowering = Lowering(code.library, model)
@@ -131,6 +133,11 @@ class Translator:
     def crowded(self) -> bool:
         """A guest that makes ever new code must not fill the host's memory."""
         return self.known_blocks.full or self.patterns.full or len(self.instructions) > MOST_INSTRUCTIONS
+
+    def learn(self, data: memoryview) -> bool:
+        """Know what an earlier run's `known_blocks.pack` gave; WrongContent, and nothing is known, when it is no such thing."""
+        self.known_blocks.unpack(data, partial(self._adopt, self._address))
+        return True
 
     def forget(self) -> None:
         """Start over, together with all blocks: their entries name records."""

@@ -1,16 +1,13 @@
 """The stencil library: every form and the native functions, compiled once and kept on disk under a digest of all that went in."""
 
 import ctypes
-import hashlib
-import importlib.util
-import marshal
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from trapgate.stencil.cache import Cache
+from trapgate.stencil import identity
+from trapgate.stencil.cache import Cache, WrongContent, pack, unpack
 from trapgate.stencil.stencil import Hole, Stencil
 
 CHUNK = 60  # forms in one LLVM module: fewer cost start-up, more cost parallelism
@@ -40,37 +37,12 @@ class Library:
     entries: dict[str, int]
 
 
-def digest() -> str:
-    """Changes whenever any input of the library changes: our sources, LLVM, the host CPU."""
-    total = hashlib.sha256()
-    root = Path(__file__).parent.parent
-    for folder in ("isa", "stencil"):
-        for path in sorted((root / folder).rglob("*.py")):
-            total.update(path.read_bytes())
-    total.update(_llvm().encode())
-    total.update(_host_cpu().encode())
-    return total.hexdigest()[:32]
-
-
-def _llvm() -> str:
-    """Which llvmlite is installed, without importing it: a run with a warm cache needs none."""
-    spec = importlib.util.find_spec("llvmlite")
-    assert spec is not None and spec.origin is not None
-    binding = Path(spec.origin).parent / "binding"
-    return " ".join(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in sorted(binding.glob("*.so")))
-
-
-def _host_cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags"))
-
-
 def load_library(cache: Cache, progress: Callable[[int, int], None] = lambda done, total: None) -> Library:
     """The library from the cache, or built (and then cached). `progress` hears how many forms of how many are done."""
-    key = f"stencils-{digest()}"
-    stored = cache.load(key)
+    key = f"stencils-{identity.digest(identity.STENCILS)}"
+    stored = cache.read(key, _unpack)
     if stored is not None:
-        return _unpack(stored)
+        return stored
     library = build_library(progress)
     cache.store(key, _pack(library))
     return library
@@ -86,14 +58,20 @@ def build_library(progress: Callable[[int, int], None] = lambda done, total: Non
     assert len(names) == len(set(names)), f"two forms share a name: {[n for n in names if names.count(n) > 1][:3]}"
     total = len(names) + len(catalog.native_flows()) + len(catalog.native_functions())
     stencils: dict[str, Stencil] = {}
-    with ProcessPoolExecutor(os.cpu_count(), initializer=_end_with_parent) as pool:
-        native = pool.submit(compile_native)
-        jobs = [pool.submit(compile_forms, names[at : at + CHUNK]) for at in range(0, len(names), CHUNK)]
-        for job in as_completed(jobs):
-            stencils.update(job.result())
+    chunks = [names[at : at + CHUNK] for at in range(0, len(names), CHUNK)]
+    try:
+        with ProcessPoolExecutor(os.cpu_count(), initializer=_end_with_parent) as pool:
+            native = pool.submit(compile_native)
+            for job in as_completed([pool.submit(compile_forms, chunk) for chunk in chunks]):
+                stencils.update(job.result())
+                progress(len(stencils), total)
+            blob, entries = native.result()
+    except (OSError, ImportError, RuntimeError):  # no processes, threads or semaphores (/dev/shm) to be had, or one was killed
+        for chunk in chunks:
+            stencils.update(compile_forms(chunk))
             progress(len(stencils), total)
-        blob, entries = native.result()
-        progress(total, total)
+        blob, entries = compile_native()
+    progress(total, total)
     return Library(stencils, blob, entries)
 
 
@@ -162,23 +140,29 @@ def compile_native() -> tuple[bytes, dict[str, int]]:
 
 
 def _pack(library: Library) -> bytes:
-    stencils = {
-        name: (s.code, tuple((h.offset, h.size, h.relative, h.name, h.addend) for h in s.holes), s.reads_flags, s.sets_flags)
-        for name, s in library.stencils.items()
-    }
-    return marshal.dumps((stencils, library.blob, library.entries))
+    stencils, body = dict[str, object](), bytearray()
+    for name, s in library.stencils.items():
+        holes = [(h.offset, h.size, h.relative, h.name, h.addend) for h in s.holes]
+        stencils[name] = len(body), len(s.code), holes, s.reads_flags, s.sets_flags
+        body += s.code
+    return pack((stencils, library.entries), bytes(body) + library.blob)
+
+
+_Hole = tuple[int, int, bool, str, int]
+_Stencil = tuple[int, int, list[_Hole], bool, bool]  # its code by place and length
 
 
 class _Packed(Mapping[str, Stencil]):
     """Stencils as they lie in the cache, each made when it is first asked for: a guest uses a small part of them."""
 
-    def __init__(self, packed: dict[str, tuple[bytes, tuple[tuple[int, int, bool, str, int], ...], bool, bool]]) -> None:
-        self._packed, self._made = packed, dict[str, Stencil]()
+    def __init__(self, packed: dict[str, _Stencil], code: memoryview) -> None:
+        self._packed, self._code, self._made = packed, code, dict[str, Stencil]()
 
     def __getitem__(self, name: str) -> Stencil:
         made = self._made.get(name)
         if made is None:
-            code, holes, *flags = self._packed[name]
+            at, length, holes, *flags = self._packed[name]
+            code = bytes(self._code[at : at + length])
             made = self._made[name] = Stencil(code, tuple(Hole(*hole) for hole in holes), *flags)
         return made
 
@@ -193,5 +177,25 @@ class _Packed(Mapping[str, Stencil]):
 
 
 def _unpack(data: memoryview) -> Library:
-    stencils, blob, entries = marshal.loads(data)
-    return Library(_Packed(stencils), blob, entries)
+    """The library that `_pack` was given; WrongContent when these bytes are none."""
+    head, body = unpack(data)
+    match head:
+        case [dict() as stencils, dict() as entries] if all(_is_stencil(one, len(body)) for one in stencils.values()):
+            end = max((one[0] + one[1] for one in stencils.values()), default=0)
+            if "enter" in entries and all(isinstance(at, int) and 0 <= at < len(body) - end for at in entries.values()):
+                return Library(_Packed(stencils, body), bytes(body[end:]), entries)
+    raise WrongContent
+
+
+def _is_stencil(one: object, room: int) -> bool:  # no patterns here: there are thousands, at each start
+    if type(one) is not list or [type(value) for value in one] != [int, int, list, bool, bool]:
+        return False
+    at, length, holes, _, _ = one
+    return at >= 0 and 0 <= length <= room - at and all(_is_hole(hole, length) for hole in holes)
+
+
+def _is_hole(hole: object, room: int) -> bool:
+    if type(hole) is not list or [type(value) for value in hole] != [int, int, bool, str, int]:
+        return False
+    offset, size = hole[:2]
+    return bool(offset >= 0 and 0 < size <= room - offset)

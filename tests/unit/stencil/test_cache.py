@@ -1,11 +1,14 @@
 """The cache holds code that will be executed: what is damaged, foreign or half-written is never handed out."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from trapgate.stencil.cache import KEPT, Cache, CacheError
+from trapgate.stencil.cache import KEPT, LITTER, Cache, CacheError, WrongContent, default_directory, pack, unpack
 
 
 @pytest.fixture
@@ -91,3 +94,111 @@ def test_old_versions_go_and_other_kinds_stay(cache: Cache) -> None:
     assert "other-1" in names and "kind-last" in names
     assert len(names) == KEPT + 1
     assert "kind-0" not in names
+
+
+def test_what_is_right_under_one_name_is_not_under_another(cache: Cache) -> None:
+    cache.store("kind-1", b"code")
+    os.rename(cache.directory / "kind-1", cache.directory / "kind-2")
+    assert cache.load("kind-2") is None
+    assert "damaged" in cache.notes[0]
+
+
+def test_content_that_its_reader_refuses_goes(cache: Cache) -> None:
+    def refuse(data: memoryview) -> None:
+        raise WrongContent
+
+    cache.store("kind-1", b"a letter home")
+    assert cache.read("kind-1", bytes) == b"a letter home"
+    assert cache.read("kind-1", refuse) is None
+    assert "does not hold what it should; it is built again" in cache.notes[0]
+    assert not (cache.directory / "kind-1").exists()
+    assert cache.read("kind-1", bytes) is None
+
+
+@pytest.mark.parametrize("head", [b"", b"[1", b"[" * 5000, b"\xff" * 50, b"9" * 5000], ids=lambda head: head[:5].decode("latin-1"))
+def test_what_is_not_packed_is_wrong(head: bytes) -> None:
+    assert unpack(pack([1, "x"], b"body")) == ([1, "x"], b"body")
+    for length in (len(head), len(head) + 1, 1 << 63):
+        with pytest.raises(WrongContent):
+            unpack(length.to_bytes(8, "little") + head)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "directory", "second name", "writable by others", "socketless link"])
+def test_only_plain_files_of_ours_are_used(cache: Cache, tmp_path: Path, kind: str) -> None:
+    cache.store("kind-1", b"code")
+    path = cache.directory / "kind-1"
+    match kind:
+        case "pipe":
+            path.unlink()
+            os.mkfifo(path)
+        case "directory":
+            path.unlink()
+            path.mkdir()
+        case "second name":
+            os.link(path, tmp_path / "other")
+        case "writable by others":
+            path.chmod(0o622)
+        case _:
+            path.unlink()
+            path.symlink_to("/dev/zero")
+    assert cache.load("kind-1") is None
+    assert "is not used: it is no plain file" in cache.notes[0] or "cannot be read" in cache.notes[0]
+    assert os.path.lexists(path)
+    assert cache.store("kind-1", b"code") == (kind != "directory")
+
+
+def test_a_damaged_file_that_cannot_be_removed(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(30, "Read-only file system")
+
+    cache.store("kind-1", b"code that was good")
+    path = cache.directory / "kind-1"
+    path.write_bytes(path.read_bytes()[:-1])
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert cache.load("kind-1") is None
+    assert "cannot be removed: Read-only file system; it is built again at each start" in cache.notes[0]
+
+
+def test_half_written_files_go_when_they_are_old(cache: Cache) -> None:
+    now = time.time()
+    names = {".kind-1.abc": now - LITTER - 60, ".kind-1.def": now - 60, ".profile": 0.0, "kind-1": 0.0, "letter": 0.0}
+    for name, moment in names.items():
+        (cache.directory / name).write_bytes(b"x")
+        (cache.directory / name).chmod(0o600)
+        os.utime(cache.directory / name, (moment, moment))
+    Cache(cache.directory)
+    assert {path.name for path in cache.directory.iterdir()} == set(names) - {".kind-1.abc"}
+
+
+BUSY = """
+import sys
+from trapgate.stencil.cache import Cache
+cache = Cache()
+for turn in range(200):
+    key = f"kind-{turn % 9}"
+    assert cache.store(key, key.encode() * 5000)
+    found = cache.load(key)
+    assert found is None or found == key.encode() * 5000
+assert not cache.notes, cache.notes
+"""
+
+
+def test_many_processes_at_once(private_caches: Path) -> None:
+    """Each stores, loads and removes old ones, and sees nothing but whole files, and no complaint."""
+    running = [subprocess.Popen([sys.executable, "-c", BUSY], stderr=subprocess.PIPE) for _ in range(6)]
+    for process in running:
+        _, text = process.communicate(timeout=60)
+        assert (process.returncode, text) == (0, b"")
+    assert 1 <= len(list(private_caches.iterdir())) <= 9
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TRAPGATE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(number: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert default_directory() == Path(f"/tmp/trapgate-{os.geteuid()}")
