@@ -3,8 +3,9 @@
 import contextlib
 import errno
 import os
+import selectors
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
@@ -45,9 +46,33 @@ def asking(call: str) -> Iterator[None]:
         raise HostError(call, error.errno or errno.EIO) from error
 
 
-def start_thread(thread: threading.Thread) -> None:
-    """Start a thread; HostError when there can be no more."""
-    try:
-        thread.start()
-    except RuntimeError as error:  # what Python makes of a pthread_create that failed; which errno, it does not tell
-        raise HostError(f"a thread ({thread.name})", errno.EAGAIN) from error
+class Helper(threading.Thread):
+    """A thread beside the one that matters. What its body raises goes to `failed`, on that thread: nobody relies on it for ever.
+
+    Without `failed` it is reported as Python does.
+    """
+
+    def __init__(self, name: str, body: Callable[[], None], failed: Callable[[BaseException], None] | None = None) -> None:
+        super().__init__(name=name, daemon=True)
+        self._body, self._failed = body, failed
+
+    def start(self) -> None:
+        """Start it; HostError when there can be no more threads."""
+        try:
+            super().start()
+        except RuntimeError as error:  # what Python makes of a pthread_create that failed; which errno, it does not tell
+            raise HostError(f"a thread for {self.name}", errno.EAGAIN) from error
+
+    def run(self) -> None:
+        """The body, until it returns or fails."""
+        try:
+            self._body()
+        except BaseException as error:
+            if self._failed is None:
+                raise
+            self._failed(error)
+
+
+def poll_selector() -> selectors.BaseSelector:
+    """A selector that takes no descriptor of its own, and any number of them; it can wait for plain files as well."""
+    return selectors.PollSelector()

@@ -32,7 +32,7 @@ from trapgate.exits import (
 )
 from trapgate.memory import Ram
 from trapgate.stops import BreakpointHit, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, SoftwareHit, StepDone, Stop
-from trapgate.vcpu import Owner, Vcpu
+from trapgate.vcpu import CountingVcpu, Owner, Vcpu
 
 RFLAGS_IF = 1 << 9
 FIXED_WALL_START = 1_735_689_600 * 1_000_000_000  # 2025-01-01: where repeatable runs begin
@@ -72,18 +72,6 @@ class VcpuFactory(Protocol):
 
     def __call__(self, ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic) -> Vcpu:
         """A vCPU in its reset state."""
-        ...
-
-
-class CountingVcpu(Vcpu, Protocol):
-    """What an instruction clock asks of a vCPU besides."""
-
-    def executed(self) -> int:
-        """Instructions executed so far."""
-        ...
-
-    def budget(self, instructions: int) -> None:
-        """`run` returns Interrupted after so many more instructions (or sooner)."""
         ...
 
 
@@ -127,7 +115,7 @@ class Machine:
         self.bus_locks = BusLockLog(config.bus_locks, self.clock.now, config.bus_lock_limit)
         self._mailbox = Mailbox()
         self._mailbox.kick = self.vcpu.kick
-        self._deadlines = DeadlineThread(self.clock, self.vcpu.kick)
+        self._deadlines = DeadlineThread(self.clock, self.vcpu.kick, self.fail)
         self._inputs: list[InputThread] = []
         self._ports: dict[int, Access | None] = {}
         self._registers: dict[int, Access] = {}
@@ -135,6 +123,10 @@ class Machine:
         self._pausing = False
         self._stepping = False
         self._halted = False
+        self._unread = set[str]()  # outputs of which so much waits that the guest must
+        self._broken: BaseException | None = None  # what a thread failed with that the guest cannot do without
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called, from any thread, with `fail`: for whoever waits for other things than `resume`. Then `check` raises."""
         self._held: int | None = None  # bus locks came too fast: the moment until which the guest does not run
         self._attention = True  # an interrupt may be pending
         self._stopped_on: int | None = None  # RIP of the instruction whose execution breakpoint stopped us
@@ -162,11 +154,27 @@ class Machine:
     def _pause(self) -> None:
         self._pausing = True
 
+    def hold(self, output: str, unread: bool) -> None:
+        """While much of an output is unread, the guest does not run, and its time stands still; a step is made all the same."""
+        (self._unread.add if unread else self._unread.discard)(output)
+        self.post(lambda: None)
+
+    def fail(self, error: BaseException) -> None:
+        """Have `resume` raise what a thread failed with that the guest cannot do without."""
+        self._broken = error
+        self.post(lambda: None)
+        self.on_failure()
+
+    def check(self) -> None:
+        """Raise what `fail` was given, if it was called."""
+        if self._broken is not None:
+            raise self._broken
+
     # For the owner
 
     def attach_input(self, descriptor: int) -> None:
         """Feed what a file descriptor brings to the serial port, as fast as the guest takes it."""
-        self._inputs.append(InputThread(descriptor, self._mailbox, self.board.uart.feed, self._has_room))
+        self._inputs.append(InputThread(descriptor, self._mailbox, self.board.uart.feed, self._has_room, self.fail))
 
     def _has_room(self) -> bool:
         return self.board.uart.waiting() < INPUT_LIMIT
@@ -224,6 +232,11 @@ class Machine:
         run, handlers = self.vcpu.run, self._handlers
         while True:
             stop = self._settle()
+            if stop is None and self._unread and not self._stepping:
+                self.clock.pause()
+                self._mailbox.wait(None)
+                self.clock.resume()
+                continue
             if stop is None and self._held is not None:
                 self._hold(self._held)
                 continue
@@ -258,6 +271,7 @@ class Machine:
         except Exception as error:
             return self._failed(_culprit(error) or "(none: a posted call)", "between runs of the vCPU", error)
         self.clock.fresh = False
+        self.check()
         if self._ending is not None:
             return self._ending
         if self._pausing:

@@ -152,3 +152,15 @@ class Vcpu(Protocol):
     def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
         """Deliver #DB to the guest with its share of the last DebugException: causes active high, `hits` bit n = its DR n."""
         ...
+
+
+class CountingVcpu(Vcpu, Protocol):
+    """What an instruction clock asks of a vCPU besides."""
+
+    def executed(self) -> int:
+        """Instructions executed so far."""
+        ...
+
+    def budget(self, instructions: int) -> None:
+        """`run` returns Interrupted after so many more instructions (or sooner)."""
+        ...

@@ -1,65 +1,89 @@
-"""What the guest sends byte by byte, in fewer pieces: each costs the host a system call, and whoever reads it a wake-up."""
+"""What the guest sends byte by byte, in fewer pieces, from a thread of its own: who does not read it keeps nobody waiting."""
 
 import threading
 import time
 from collections.abc import Callable
 
-DELAY = 0.005  # seconds that a byte waits at most for the end of its line
+from trapgate.hostcall import Helper
+
+DELAY = 0.002  # seconds that a byte waits for more: each piece costs the host a system call, and its reader a wake-up
+LIMIT = 1 << 18  # bytes that wait until the guest has to
 PATIENCE = 1.0  # seconds for a sink that takes nothing any more when all is to end
 
 
 class Gathered:
-    """Hands bytes on to a sink a line at a time, and what is no line yet after a short while.
+    """Hands bytes on to a sink, in order, and leaves nothing out. `write` never waits for the sink, which one thread alone calls.
 
-    The sink is called by the thread that writes or by one of its own, never by two at once.
+    `backlog(True)` says that more should not come, `backlog(False)` that it may again. More is taken all the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "serial output") -> None:
+        self.name = name
         self._sink: Callable[[bytes], None] = lambda data: None
-        self._waiting = bytearray()
-        self._lock = threading.Lock()
-        self._some, self._closing = threading.Event(), False
-        self._thread = threading.Thread(target=self._late, name="serial output", daemon=True)
+        self._backlog: Callable[[bool], None] = lambda waits: None
+        self._waiting, self._much = bytearray(), False
+        self._lock, self._some = threading.Lock(), threading.Event()  # something is not handed on yet
+        self._ending = threading.Event()  # nothing more is waited for
+        self._closed: bool | None = None  # whether the sink had taken all
+        self._thread: Helper | None = None
 
-    def lead_to(self, sink: Callable[[bytes], None]) -> None:
-        """Where bytes go from now on. Until `close` there is a thread besides."""
-        self._sink = sink
+    def lead_to(
+        self,
+        sink: Callable[[bytes], None],
+        backlog: Callable[[bool], None] = lambda waits: None,
+        failed: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """Where bytes go from now on, until `close`. `failed` gets what the sink raises; all is lost from then on. HostError."""
+        self._sink, self._backlog = sink, backlog
+        self._thread = Helper(self.name, self._work, failed)
         self._thread.start()
 
     def write(self, data: bytes) -> None:
-        """Take bytes."""
+        """Take bytes; from any thread. After `close` they go to the sink at once, if it had taken all until then."""
+        if self._closed is not None:
+            if self._closed:
+                self._sink(data)
+            return
         with self._lock:
             self._waiting += data
-            if data.endswith(b"\n"):
-                self._send()
-            elif not self._some.is_set():
+            if not self._some.is_set():
                 self._some.set()
+            if len(self._waiting) > LIMIT and not self._much:
+                self._much = True
+                self._backlog(True)
 
-    def flush(self) -> None:
-        """Hand on what waits, now; lost when the sink takes nothing for too long."""
-        if self._lock.acquire(timeout=PATIENCE):
-            try:
-                self._send()
-            finally:
-                self._lock.release()
+    def close(self, given_up: Callable[[], bool] = lambda: True) -> bool:
+        """Hand on what waits; False when some of it is lost, which is after `PATIENCE` if nobody wants to wait any longer.
 
-    def close(self) -> None:
-        """Hand on what waits; nothing comes any more."""
-        self._closing = True
-        self._some.set()
-        self._thread.join(PATIENCE)
-        self.flush()
-
-    def _send(self) -> None:
-        if self._waiting:
-            data = bytes(self._waiting)
-            self._waiting.clear()
-            self._sink(data)
-
-    def _late(self) -> None:
-        while not self._closing:
-            self._some.wait()
-            time.sleep(DELAY)
-            self._some.clear()  # first: what comes from here on waits anew
+        Again is harmless.
+        """
+        if self._closed is None:
+            self._ending.set()
+            end = time.monotonic() + PATIENCE
+            while self._some.is_set() and self._thread is not None and self._thread.is_alive():
+                if given_up() and time.monotonic() > end:
+                    break
+                time.sleep(DELAY)
             with self._lock:
-                self._send()
+                self._closed = not self._some.is_set()
+                self._some.set()
+            if self._closed and self._thread is not None:
+                self._thread.join()
+        return self._closed
+
+    def _work(self) -> None:
+        while True:
+            self._some.wait()
+            if self._closed is not None:
+                return
+            self._ending.wait(DELAY)
+            with self._lock:
+                data = bytes(self._waiting)
+                self._waiting.clear()
+            self._sink(data)
+            with self._lock:
+                if not self._waiting and self._closed is None:
+                    self._some.clear()
+                if self._much and len(self._waiting) <= LIMIT // 2:
+                    self._much = False
+                    self._backlog(False)

@@ -91,7 +91,7 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
     vcpu.state.bus_lock_report = config.bus_locks is not Mode.OFF
     if not counting:  # where blocks end must not depend on earlier runs when time is counted by blocks
         TranslationCache(cache, vcpu.model).load(vcpu.translator)
-        vcpu.hot = HotLoops(vcpu)
+        vcpu.hot = HotLoops(vcpu, failed=machine.fail)
         vcpu.hot.known.load(cache)
     tell_notes(cache)
     return machine

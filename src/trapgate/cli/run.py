@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from trapgate.arch.models import DEFAULT_MODEL
@@ -15,6 +16,7 @@ from trapgate.cli.guest import keep_translations, load_guest, make_machine
 from trapgate.cli.options import BusLockChoice, SerialChoice
 from trapgate.cli.serial import SerialFile, SerialPty
 from trapgate.cli.terminal import Terminal
+from trapgate.hostcall import Helper
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.stops import ExitKind, MachineExit
 
@@ -50,8 +52,11 @@ class Request:
 def tell(text: str) -> None:
     """One or more lines for the user, on standard error."""
     with contextlib.suppress(OSError, ValueError):
-        for line in text.splitlines():
-            print(f"trapgate: {line}", file=sys.stderr, flush=True)
+        print(_lines(text), end="", file=sys.stderr, flush=True)
+
+
+def _lines(text: str) -> str:
+    return "".join(f"trapgate: {line}\n" for line in text.splitlines())
 
 
 class Runner:
@@ -62,19 +67,24 @@ class Runner:
         self._done = threading.Event()
         self._end: MachineExit | None = None
         self._error: BaseException | None = None
-        self._quit: int | None = None
+        self.asked: int | None = None
+        """The status that somebody wants to quit with."""
         self.stuck = False
         """Whether the machine did not stop when it was asked to: its thread still runs."""
 
+    def quitting(self) -> bool:
+        """Whether somebody wants to quit."""
+        return self.asked is not None
+
     def quit(self, status: int) -> None:
         """Ask the machine to stop; `run` gives this status. From any thread, and from signal handlers."""
-        self._quit = status
+        self.asked = status
         self._stop()
         self._done.set()
 
     def run(self) -> MachineExit | int:
         """How the machine ended, or the status that the user quit with."""
-        thread = threading.Thread(target=self._work, name="machine", daemon=True)
+        thread = Helper("machine", self._work)
         thread.start()
         while not self._done.wait(LOOK):  # a signal that the kernel gave to another thread is seen only when this one wakes
             pass
@@ -82,8 +92,8 @@ class Runner:
         self.stuck = thread.is_alive()
         if self._error is not None:
             raise self._error
-        if self._quit is not None:
-            return self._quit
+        if self.asked is not None:
+            return self.asked
         assert self._end is not None
         return self._end
 
@@ -105,7 +115,8 @@ def run(request: Request) -> int:
 
 
 def _run(request: Request, stack: contextlib.ExitStack) -> int:
-    output = Gathered()
+    output, reports = Gathered(), Gathered("reports")
+    report: Callable[[str], None] = lambda text: reports.write(_lines(text).encode())  # noqa: E731
     config = MachineConfig(
         memory=request.memory,
         cpu=request.cpu or _default_cpu(request.engine),
@@ -113,25 +124,30 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         serial=output.write,
         bus_locks=request.bus_locks.mode,
         bus_lock_limit=request.bus_locks.limit,
-        report=tell,
+        report=report,
     )
     machine = make_machine(config, request.engine)
     load_guest(machine, request.image, request.command_line, request.initrd, request.cpus, request.modules)
-    profiler = _profiler(machine, request, stack)
+    profiler = _profiler(machine, request, report, stack)
     runner = _runner(machine, request, profiler)
     terminal = Terminal(
         on_input=lambda data: machine.post(lambda: machine.board.uart.feed(data)),
         on_quit=runner.quit,
+        show=output.write,
+        failed=machine.fail,
         stdin=0 if request.serial.kind == "stdio" else None,
     )
-    output.lead_to(_sink(request.serial, machine, terminal, stack))
-    stack.callback(output.close)
+    for gathered, sink in ((output, _sink(request.serial, machine, terminal, stack)), (reports, _to_standard_error)):
+        gathered.lead_to(sink, partial(machine.hold, gathered.name), machine.fail)
+        stack.callback(gathered.close)
     stack.callback(machine.close)  # before anything that its threads use
     with terminal:
         if request.serial.kind == "stdio" and not os.isatty(0):
             machine.attach_input(0)
         end = runner.run()
-        output.flush()
+        for gathered in (output, reports):
+            if not gathered.close(runner.quitting) and runner.asked is not None:
+                end = runner.asked
     for line in machine.bus_locks.summary():
         tell(line)
     status = end if isinstance(end, int) else _status(end)
@@ -152,12 +168,18 @@ def _default_cpu(engine: str) -> str:
     return guest_kvm.default_cpu()
 
 
-def _profiler(machine: Machine, request: Request, stack: contextlib.ExitStack) -> "Profiler | None":
+def _to_standard_error(data: bytes) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(data.decode(errors="replace"))
+        sys.stderr.flush()
+
+
+def _profiler(machine: Machine, request: Request, report: Callable[[str], None], stack: contextlib.ExitStack) -> "Profiler | None":
     if not request.profile:
         return None
     from trapgate.cli.profile import Profiler  # most runs are not profiled
 
-    profiler = Profiler(machine, request.image, request.symbols, tell)
+    profiler = Profiler(machine, request.image, request.symbols, report)
     stack.callback(profiler.profile.close)
     return profiler
 

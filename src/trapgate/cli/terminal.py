@@ -3,16 +3,17 @@
 import atexit
 import contextlib
 import os
-import select
+import selectors
 import signal
 import termios
-import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from trapgate.cli.errors import OUTPUT_CLOSED
 from trapgate.cli.keys import HELP, Escape, Key
+from trapgate.hostcall import Helper, asking, poll_selector
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -23,17 +24,25 @@ class Terminal:
     A terminal is made raw: Ctrl-C and all else that is typed goes to `on_input`, from a thread of its own, but for Ctrl-A x, which
     quits. Any other standard input is left alone (`raw` is False), and SIGINT quits. `on_quit` gets an exit status, at most once,
     from that thread or from a signal handler: it must only ask the machine to stop. Without `stdin` only signals are dealt with.
+    `show` takes what is for the user and must not wait: the help. `failed` gets what goes wrong on the thread. HostError when the
+    host has no pipe or thread for it.
     """
 
     def __init__(
-        self, on_input: Callable[[bytes], None], on_quit: Callable[[int], None], stdin: int | None = 0, stdout: int = 1
+        self,
+        on_input: Callable[[bytes], None],
+        on_quit: Callable[[int], None],
+        stdin: int | None = 0,
+        stdout: int = 1,
+        show: Callable[[bytes], None] | None = None,
+        failed: Callable[[BaseException], None] | None = None,
     ) -> None:
-        self._on_input, self._on_quit = on_input, on_quit
+        self._on_input, self._on_quit, self._show, self._failed = on_input, on_quit, show or self.write, failed
         self._stdin, self._stdout = stdin, stdout
         self._saved: list[Any] | None = None
         self._handlers: dict[int, Any] = {}
         self._wake: tuple[int, int] | None = None
-        self._reader: threading.Thread | None = None
+        self._reader: Helper | None = None
         self._quitting = False
         self._broken = False
 
@@ -47,7 +56,11 @@ class Terminal:
         for number in ENDING:
             self._handlers[number] = signal.signal(number, self._ended)
         self._handlers[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._continued)
-        self._make_raw()
+        try:
+            self._make_raw()
+        except BaseException:
+            self.restore()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -68,7 +81,9 @@ class Terminal:
             try:
                 data = data[os.write(self._stdout, data) :]
             except BlockingIOError:
-                select.select([], [self._stdout], [])
+                with poll_selector() as selector:
+                    selector.register(self._stdout, selectors.EVENT_WRITE)
+                    selector.select()
             except OSError:  # EPIPE, EIO: the pipe or the terminal is gone
                 self._broken = True
                 self._quit(OUTPUT_CLOSED)
@@ -78,7 +93,7 @@ class Terminal:
         saved, self._saved = self._saved, None
         if saved is not None and self._stdin is not None:
             with contextlib.suppress(termios.error):  # it was hung up: nothing is left to restore
-                termios.tcsetattr(self._stdin, termios.TCSADRAIN, saved)
+                termios.tcsetattr(self._stdin, termios.TCSANOW, saved)  # what is written already may never be read
 
     def _make_raw(self) -> None:
         """Take over the terminal and start reading it, if it is one and ours: the terminal of a background job stays untouched."""
@@ -99,9 +114,11 @@ class Terminal:
         self._saved = before
         termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
         if self._reader is None:
-            self._wake = os.pipe()
-            self._reader = threading.Thread(target=self._read, args=(self._stdin, self._wake[0]), name="terminal", daemon=True)
-            self._reader.start()
+            with asking("a pipe"):
+                self._wake = os.pipe()
+            reader = Helper("terminal", partial(self._read, self._stdin, self._wake[0]), self._failed)
+            reader.start()
+            self._reader = reader
 
     def _ended(self, number: int, frame: FrameType | None) -> None:
         self.restore()
@@ -118,9 +135,11 @@ class Terminal:
 
     def _read(self, stdin: int, wake: int) -> None:
         escape = Escape()
+        selector = poll_selector()
+        selector.register(stdin, selectors.EVENT_READ)
+        selector.register(wake, selectors.EVENT_READ)
         while True:
-            ready, _, _ = select.select([stdin, wake], [], [])
-            if wake in ready:
+            if wake in [key.fileobj for key, _ in selector.select()]:
                 return
             try:
                 data = os.read(stdin, 4096)
@@ -134,7 +153,7 @@ class Terminal:
                 if part is Key.QUIT:
                     self._quit(0)
                 elif part is Key.HELP:
-                    self.write(HELP.encode())
+                    self._show(HELP.encode())
                 else:
                     assert isinstance(part, bytes)
                     self._on_input(part)

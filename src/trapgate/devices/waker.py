@@ -3,7 +3,6 @@
 Neither thread touches a device: they leave a callable in the mailbox, or kick, and the machine's own thread does the work.
 """
 
-import contextlib
 import os
 import selectors
 import threading
@@ -12,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from trapgate.clock import Clock
+from trapgate.hostcall import Helper, asking, poll_selector
 
 CHUNK = 4096  # bytes of input taken at a time
 FULL_WAIT = 0.05  # s between looks while the guest has no room for more input
@@ -46,19 +46,22 @@ class Mailbox:
 
 
 class DeadlineThread:
-    """Calls `fire` (on its own thread) when an armed moment of the clock passes. Re-arming for later costs no wake-up."""
+    """Calls `fire` (on its own thread) when an armed moment of the clock passes. Re-arming for later costs no wake-up.
 
-    def __init__(self, clock: Clock, fire: Callable[[], None]) -> None:
-        self._clock, self._fire = clock, fire
+    `failed` gets what goes wrong on that thread.
+    """
+
+    def __init__(self, clock: Clock, fire: Callable[[], None], failed: Callable[[BaseException], None] | None = None) -> None:
+        self._clock, self._fire, self._failed = clock, fire, failed
         self._condition = threading.Condition()
         self._armed: int | None = None  # moment of guest time
         self._until = 0  # the same on the host's monotonic clock, ns
         self._sleeping_until: int | None = None  # None: until notified
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._thread: Helper | None = None
 
     def arm(self, deadline: int | None) -> None:
-        """The next moment to fire at, or None."""
+        """The next moment to fire at, or None. HostError when the thread that it takes cannot be had."""
         if deadline == self._armed:
             return
         with self._condition:
@@ -67,8 +70,9 @@ class DeadlineThread:
                 return
             self._until = time.monotonic_ns() + deadline - self._clock.now()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="trapgate deadlines", daemon=True)
-                self._thread.start()
+                thread = Helper("trapgate deadlines", self._run, self._failed)
+                thread.start()
+                self._thread = thread
             elif self._sleeping_until is None or self._until < self._sleeping_until:
                 self._condition.notify()
 
@@ -99,27 +103,35 @@ class DeadlineThread:
 
 
 class InputThread:
-    """Reads a file descriptor and posts `take(data)`; `take(b"")` tells the end. It reads only while `room()` is true."""
+    """Reads a file descriptor and posts `take(data)`; `take(b"")` tells the end. It reads only while `room()` is true.
 
-    def __init__(self, descriptor: int, mailbox: Mailbox, take: Callable[[bytes], None], room: Callable[[], bool]) -> None:
+    `failed` gets what goes wrong on its thread. HostError when the host has no pipe or thread for it.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        mailbox: Mailbox,
+        take: Callable[[bytes], None],
+        room: Callable[[], bool],
+        failed: Callable[[BaseException], None] | None = None,
+    ) -> None:
         self._descriptor, self._mailbox, self._take, self._room = descriptor, mailbox, take, room
         self._closing = threading.Event()
-        self._wake_read, self._wake_write = os.pipe()
-        self._thread = threading.Thread(target=self._run, name="trapgate input", daemon=True)
+        with asking("a pipe"):
+            self._wake_read, self._wake_write = os.pipe()
+        self._thread = Helper("trapgate input", self._run, failed)
         self._thread.start()
 
     def _run(self) -> None:
-        with selectors.DefaultSelector() as selector:
+        with poll_selector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ)
-            # A plain file cannot be polled, and is always ready.
-            with contextlib.suppress(PermissionError):
-                selector.register(self._descriptor, selectors.EVENT_READ)
-            pollable = self._descriptor in selector.get_map()
+            selector.register(self._descriptor, selectors.EVENT_READ)
             while not self._closing.is_set():
                 if not self._room():
                     self._closing.wait(FULL_WAIT)
                     continue
-                selector.select(None if pollable else 0)
+                selector.select()
                 if self._closing.is_set():
                     return
                 try:

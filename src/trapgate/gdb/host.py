@@ -36,7 +36,8 @@ class DebugHost:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._looked = False
         self.target = MachineTarget(machine, going=not wait, reset=reset)
-        self._stub = Stub(address, self.target, self.post)
+        machine.on_failure = lambda: self._inbox.put(machine.check)
+        self._stub = Stub(address, self.target, self.post, failed=machine.fail)
 
     @property
     def address(self) -> Address:
@@ -66,6 +67,11 @@ class DebugHost:
                 if (end := self._stopped(stop)) is not None:
                     return end
             return MachineExit(ExitKind.STOPPED, 0, "ended by the debugger")
+        except BaseException as error:
+            if self.target.going:  # it waits for a stop
+                self._stub.say(f"trapgate: {error}\n")
+                self._stub.stopped(Killed())
+            raise
         finally:
             self._stub.close()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from trapgate.gdb.address import Address, forget, listen
+from trapgate.hostcall import SCARCE, Helper, asking, poll_selector
 
 PATIENCE = 10.0
 """Seconds that a client may leave its replies unread."""
@@ -24,6 +25,7 @@ _MOST_UNHANDLED = 2  # chunks given to the machine's thread and not yet taken: t
 _ENOUGH_QUEUED = 1 << 20  # bytes of replies: before more is asked, these have to be read
 _MOST_QUEUED = 64 << 20
 _FAREWELL = 1.0
+_SCARCE = 0.1  # seconds until a client is let in for whom there was no descriptor
 _KEEPALIVE = 60  # seconds of silence before a peer is asked whether it is still there
 
 
@@ -47,6 +49,8 @@ class Server:
     """Listens at once (AddressError when it cannot) and serves one client after another until `close`.
 
     `post` hands a callable to the machine's thread, soon, also while the guest runs; it may be called from any thread.
+    `failed` gets what goes wrong on the server's own thread; the client is gone then. HostError when the host has no sockets or
+    threads for it.
     """
 
     def __init__(
@@ -55,8 +59,15 @@ class Server:
         connection: Connection,
         post: Callable[[Callable[[], None]], None],
         patience: float = PATIENCE,
+        failed: Callable[[BaseException], None] | None = None,
     ) -> None:
-        self._listener, self.address = listen(address)
+        with asking("a pair of sockets for gdb (socketpair)"):
+            self._wake_reader, self._wake_writer = socket.socketpair()
+        try:
+            self._listener, self.address = listen(address)
+        except BaseException:
+            self._close_wakers()
+            raise
         self._listener.setblocking(False)
         self._connection = connection
         self._post = post
@@ -71,11 +82,14 @@ class Server:
         self._unhandled = 0
         self._hang_up = False
         self._closing = False
-        self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
-        self._thread = threading.Thread(target=self._serve, name="gdb", daemon=True)
-        self._thread.start()
+        self._thread = Helper("gdb", self._serve, failed)
+        try:
+            self._thread.start()
+        except BaseException:
+            self._close_all()
+            raise
 
     def send(self, data: bytes) -> None:
         """Queue bytes for the client, if there is one. Never waits."""
@@ -109,21 +123,29 @@ class Server:
 
     def _serve(self) -> None:
         deadline = None
-        while True:
-            if self._closing:
-                deadline = deadline or time.monotonic() + _FAREWELL
-                if self._client is None or not self._queue or time.monotonic() > deadline:
-                    break
-            self._wait()
-        self._drop(tell=False)
+        try:
+            while True:
+                if self._closing:
+                    deadline = deadline or time.monotonic() + _FAREWELL
+                    if self._client is None or not self._queue or time.monotonic() > deadline:
+                        break
+                self._wait()
+        finally:  # also when it fails: no client must wait for answers that nobody will give
+            self._drop(tell=False)
+            self._close_all()
+
+    def _close_all(self) -> None:
         self._listener.close()
         forget(self.address)
+        self._close_wakers()
+
+    def _close_wakers(self) -> None:
         self._wake_reader.close()
         self._wake_writer.close()
 
     def _wait(self) -> None:
         """Sleep until a socket can be served, and serve it."""
-        with selectors.DefaultSelector() as selector:
+        with poll_selector() as selector:
             selector.register(self._wake_reader, selectors.EVENT_READ)
             selector.register(self._listener, selectors.EVENT_READ)
             client = self._client
@@ -194,7 +216,9 @@ class Server:
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in SCARCE:  # who knocks does so until there is a descriptor for it
+                time.sleep(_SCARCE)
             return
         if self._client is not None or self._closing:
             client.close()

@@ -10,14 +10,22 @@ from trapgate.gdb.target import Stop, Target
 
 
 class Stub:
-    """Listens from the start; AddressError when it cannot. `post` hands a callable to the machine's thread, whatever that does."""
+    """Listens from the start; AddressError when it cannot. `post` hands a callable to the machine's thread, whatever that does.
+
+    `failed` gets what goes wrong on the server's thread.
+    """
 
     def __init__(
-        self, address: Address, target: Target, post: Callable[[Callable[[], None]], None], patience: float = PATIENCE
+        self,
+        address: Address,
+        target: Target,
+        post: Callable[[Callable[[], None]], None],
+        patience: float = PATIENCE,
+        failed: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._target = target
         self._session: Session | None = None
-        self._server = Server(address, self, post, patience)
+        self._server = Server(address, self, post, patience, failed)
 
     @property
     def address(self) -> Address:

@@ -9,8 +9,10 @@ import queue
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
+from trapgate.hostcall import Helper
 from trapgate.isa import state as s
 from trapgate.soft.fault import GuestFault
 from trapgate.soft.loopcache import KnownLoops
@@ -31,18 +33,22 @@ Key = tuple[int, int]  # RIP, mode
 
 
 class HotLoops:
-    """Watches one core from now on; `close` ends the threads. `known`: loops of earlier runs, and of this one."""
+    """Watches one core from now on; `close` ends the threads. `known`: loops of earlier runs, and of this one.
 
-    def __init__(self, core: TranslatingCore, interval: float = INTERVAL) -> None:
+    `failed` gets what goes wrong on its threads. HostError when the host has no more threads.
+    """
+
+    def __init__(
+        self, core: TranslatingCore, interval: float = INTERVAL, failed: Callable[[BaseException], None] | None = None
+    ) -> None:
         self._core, self._samples, self.known = core, Counter[Key](), KnownLoops()
         self._wanted: queue.SimpleQueue[Graph | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[tuple[Graph, Loop, int]] = queue.SimpleQueue()
         self._looked_at = self._generation = 0
         closing = threading.Event()
-        self._sampler = threading.Thread(target=_sample, args=(core.state, interval, closing), name="trapgate samples", daemon=True)
-        self._compiler = threading.Thread(
-            target=_compile, args=(self.known, self._wanted, self._ready, closing), name="trapgate loops", daemon=True
-        )
+        self._sampler = Helper("trapgate samples", partial(_sample, core.state, interval, closing), failed)
+        compile_ = partial(_compile, self.known, self._wanted, self._ready, closing)
+        self._compiler = Helper("trapgate loops", compile_, failed)
         self._end = weakref.finalize(self, _end, closing, self._wanted)  # the threads do not keep a core alive
         self._sampler.start()
 
