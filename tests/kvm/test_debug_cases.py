@@ -8,12 +8,12 @@ from functools import cache, partial
 
 import pytest
 
-from kvm.guest import KVM
-from kvm.states import copy, differences, registers
+from kvm.guest import KVM, Guest
+from kvm.states import Hidden, copy, differences, registers
 from programs.debug import harness
 from programs.debug.cases import CASES, Case
 from silicon.assemble import assemble
-from trapgate.arch.debugregs import DR7_GD, SLOTS, slot
+from trapgate.arch.debugregs import DR6_RTM, DR7_GD, SLOTS, slot
 from trapgate.arch.models import CpuModel
 from trapgate.debug import slots
 from trapgate.kvm import cpu as kvm
@@ -34,6 +34,22 @@ def lacks() -> set[str]:
     """What this host's KVM was not seen to do."""
     probes = (probe.iret, probe.int1, probe.int3, probe.interrupt, probe.watchpoint, probe.detect)
     return {one.name for one in (ask() for ask in probes) if not one.holds}
+
+
+@pytest.fixture(scope="module")
+def open_bits() -> int:
+    """The bits of DR6 that are the host's own: RTM, where its CPU has that. KVM does not stand between the guest and DR6, so it can
+    be written though the guest's CPUID has no RTM (SDM vol. 3, 18.2.3: bit 16 is reserved there)."""
+    guest = Guest("mov eax, 0xFFFE0FF0\nmov dr6, rax\nmov rbx, dr6")
+    guest.run()
+    read = guest.vcpu.get("rbx")
+    assert read | DR6_RTM == 0xFFFF0FF0
+    return 0 if read & DR6_RTM else DR6_RTM
+
+
+def without(bits: int, values: dict[str, int | Hidden]) -> dict[str, int | Hidden]:
+    """Registers, where a case on DR6 leaves it, with some bits of it set."""
+    return values | {name: value | bits for name in ("rax", "dr6") if isinstance(value := values[name], int)}
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +88,7 @@ def on_kvm(case: Case, guest: harness.Guest) -> Machine:
 
 @pytest.mark.parametrize("how", ["alone", "beside a breakpoint", "stepped"])
 @pytest.mark.parametrize("case", TESTABLE, ids=lambda case: case.name)
-def test_case(case: Case, how: str, lacks: set[str]) -> None:
+def test_case(case: Case, how: str, lacks: set[str], open_bits: int) -> None:
     if missing := sorted(lacks & set(needs(case, how))):
         pytest.skip(f"this host's KVM does not do {', '.join(missing)}")
     guest = harness.Guest(case.text, case.armed, case.cpu, LAST if case.resume_at == -1 else case.resume_at)
@@ -87,5 +103,10 @@ def test_case(case: Case, how: str, lacks: set[str]) -> None:
     while not isinstance(stop, (MachineExit, Paused)):
         stop = machine.resume(step=how == "stepped")
     assert isinstance(stop, MachineExit), stop
-    assert registers(machine.vcpu) == registers(guest.vcpu)  # type: ignore[arg-type]
-    assert differences(machine.ram, guest.machine.ram) == []
+    found, expected = registers(machine.vcpu), registers(guest.vcpu)  # type: ignore[arg-type]
+    wrong = differences(machine.ram, guest.machine.ram)
+    if case.name.startswith("DR6"):  # the others read no bit of DR6 that they have written
+        found, expected = without(open_bits, found), without(open_bits, expected)
+        wrong = [one for one in wrong if (one[1] ^ one[2]) & ~open_bits]
+    assert found == expected
+    assert wrong == []
