@@ -61,6 +61,19 @@ def rep_next(m: Trace, width: int, until: str) -> None:
         m.jump("TAKEN")
 
 
+def rep_while(m: Trace, size: int, width: int, until: str) -> None:
+    """Count down; on to the seam (TAKEN) while the elements in T0 and T1 agree (`until` e) or differ (ne) and the count is not 0.
+
+    Flags are not touched: those of the last comparison are stored behind it.
+    """
+    left = m.get("rcx", 64) - 1
+    _put_cut(m, "rcx", left, width)
+    same = m["T0"].trunc(size) == m["T1"].trunc(size)
+    with m.when((same if until == "e" else ~same) & (left.trunc(width) != 0), likely=True):
+        m.jump("TAKEN")
+    m.jump("NEXT")
+
+
 def rep_seam(m: Trace, counting: bool) -> None:
     """Between two iterations: leave when something waits. `counting`: the next one is taken off the budget (instruction clock)."""
     stop = m.get("request", 32) != 0
@@ -123,6 +136,10 @@ def forms() -> Iterator[Form]:
         yield Form(f"rep_head.{width}", partial(rep_head, width=width))
         for until in ("", "e", "ne"):
             yield Form(f"rep_next{until}.{width}", partial(rep_next, width=width, until=until))
+        for size in (8, 16, 32, 64):
+            for until in ("e", "ne"):
+                name = f"rep_while{until}.{size}.{width}"
+                yield Form(name, partial(rep_while, size=size, width=width, until=until))
     for size in (1, 2, 4, 8):
         yield Form(f"cmps.{size * 8}", partial(compare_transients, width=size * 8))
         for name in ("movs", "stos"):
