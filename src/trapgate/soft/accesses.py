@@ -11,7 +11,9 @@ from trapgate.arch.debugregs import DR6_BLD
 from trapgate.exits import BusLock, Exit, MmioRead, MmioWrite
 from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
+from trapgate.soft import mmxstate
 from trapgate.soft.fault import GuestFault
+from trapgate.soft.stackfault import refuse_wrap
 
 if TYPE_CHECKING:
     from trapgate.soft.cpu import SoftVcpu
@@ -30,7 +32,7 @@ class NeedsStep(Exception):
 def perform(cpu: "SoftVcpu") -> Activity:
     """Do what EXIT_ACCESS left to us, then leave the transients ready for `resume`."""
     st = cpu.state
-    kind, address, size = st.access_kind, st.saved_EA, st.access_size
+    kind, address, size, mmx = st.access_kind, st.saved_EA, st.access_size, False
     wanted = cpu.rights()
     if kind == s.KIND_COMMIT:
         yield from _write(cpu, st.bounce_address, bytes(st.bounce)[: st.bounce_size], wanted)
@@ -38,9 +40,16 @@ def perform(cpu: "SoftVcpu") -> Activity:
     if kind == s.KIND_REFERENCE:
         request = st.saved_X
         size, writes, reads, locked = request & 0xFFFF, bool(request >> 16 & 1), bool(request >> 17 & 1), bool(request >> 18 & 1)
+        mmx = bool(request >> 19 & 1)
     else:
         writes, reads, locked = kind != s.KIND_LOAD, kind != s.KIND_STORE, kind == s.KIND_LOCK
-    pieces = cpu.pieces(address, size, wanted | (s.ACCESS_WRITE if writes else 0))
+    refuse_wrap(cpu, address, size)
+    try:
+        pieces = cpu.pieces(address, size, wanted | (s.ACCESS_WRITE if writes else 0))
+    except GuestFault:
+        if mmx:
+            mmxstate.faulted_store(cpu)
+        raise
     if not cpu.in_step:
         watched = (reads and cpu.watched(address, size, False)) or (writes and cpu.watched(address, size, True))
         device = any(not cpu.ram.contains(at, n) for at, n in pieces)  # a debugger may stop the guest while it waits for one

@@ -24,6 +24,7 @@ from trapgate.isa import state as s
 from trapgate.isa.families import hosted, sse, x87
 from trapgate.soft.fault import GuestFault
 from trapgate.soft.instructions import handles, handles_the_rest
+from trapgate.soft.mmxstate import as_mmx, faulted_store
 from trapgate.soft.operands import effective_address, read_register, string_address, write_register
 from trapgate.soft.state import STATUS
 
@@ -82,15 +83,13 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
         return None
     memory = p.memory if p is not None and p.memory is not None and i.op_kind(p.memory) == OpKind.MEMORY else None
     address, data = 0, bytearray(128)
-    writes = False
+    writes = late = False
     if p is not None and memory is not None:
         writes = p.written[memory]
-        address = effective_address(cpu, i, p.size, writes)
-        if p.aligned and address & 15:
-            raise GuestFault(GP, 0)
-        if writes:
-            cpu.pieces(address, p.size, cpu.rights() | s.ACCESS_WRITE)
-        else:
+        late = writes and not cpu.model.amd and _is_x87(i) and i.mnemonic not in CONTROL
+        if not late:
+            address = _reach(cpu, i, p, writes)
+        if not writes:
             data[: p.size] = cpu.read_bytes(address, p.size)
     before = bytes(st.fxsave)
     host_mxcsr = get_mxcsr(cpu) | MASKS
@@ -113,13 +112,18 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
         raised = _raised(cpu, i, lambda: _operands(i, before_xmm, bytes(data[:16])))
     if raised & st.mxcsr_unmasked >> 7:
         st.guest_mxcsr |= raised
-        image[:] = _as_mmx(before) if on_x87 else before
+        image[:] = as_mmx(before) if on_x87 else before
         raise GuestFault(XM if st.cr4 & CR4_OSXMMEXCPT else UD)
     st.guest_mxcsr |= raised
     for n in range(16):
         getattr(st, f"xmm{n}")[:] = image[XMM + 16 * n : XMM + 16 * n + 16]
     failed = on_x87 and i.mnemonic not in CONTROL and image[FSW] & ~image[FCW] & FLAGS & ~PE
     if p is not None and writes and not failed:
+        try:
+            address = _reach(cpu, i, p, writes) if late else address
+        except GuestFault:
+            image[:] = before
+            raise
         cpu.write_bytes(address, bytes(data[: p.size]))
     if p is not None and general is not None and p.written[general]:
         write_register(cpu, i.op_register(general), registers[0])
@@ -132,15 +136,38 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     return None
 
 
+def _reach(cpu: "SoftVcpu", i: Instruction, p: hosted.Plan, writes: bool) -> int:
+    """The linear address of the operand in memory; GuestFault where a store would fault, or it is not aligned as it must be.
+
+    AMD's x87 stores come here before they compute, Intel's behind that, and not at all where an unmasked exception means that
+    nothing is stored (as measured: docs/vendors.md).
+    """
+    try:
+        address = effective_address(cpu, i, p.size, writes)
+        if p.aligned and address & 15:
+            raise GuestFault(GP, 0)
+        if writes:
+            cpu.pieces(address, p.size, cpu.rights() | s.ACCESS_WRITE)
+    except GuestFault:
+        if writes and p.live and not _is_x87(i) and not cpu.model.amd:
+            faulted_store(cpu)
+        raise
+    return address
+
+
 @handles(Mnemonic.MASKMOVQ)
 def masked_move(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
-    """MASKMOVQ; #MF when one is pending. It moves the x87 into MMX state (TOP 0, all valid)."""
+    """MASKMOVQ; #MF when one is pending. It moves the x87 into MMX state (TOP 0, all valid), on Intel even where it faults."""
     if pending(cpu):
         raise GuestFault(MF)
+    new = as_mmx(bytes(cpu.state.fxsave))
+    if not cpu.model.amd:
+        cpu.state.fxsave[:] = new
     address = string_address(cpu, i, 0, 8, write=True)
+    cpu.pieces(address, 8, cpu.rights() | s.ACCESS_WRITE)
+    cpu.state.fxsave[:] = image = new
     data = bytearray(cpu.read_bytes(address, 8))
-    image = cpu.state.fxsave
-    first, second = (ST0 + 16 * (r - Register.MM0 - (image[FSW + 1] >> 3) & 7) for r in (i.op1_register, i.op2_register))
+    first, second = (ST0 + 16 * (r - Register.MM0) for r in (i.op1_register, i.op2_register))
     for n in range(8):
         if image[second + n] & 0x80:
             data[n] = image[first + n]
@@ -224,17 +251,6 @@ def _operands(i: Instruction, registers: bytes, data: bytes) -> tuple[bytes, byt
 def _memory_source(i: Instruction) -> bool:
     """CVTPI2PS and CVTPI2PD with an operand in memory touch no MMX register (SDM vol. 2): no #MF either."""
     return i.mnemonic in (Mnemonic.CVTPI2PS, Mnemonic.CVTPI2PD) and i.op1_kind == OpKind.MEMORY
-
-
-def _as_mmx(image: bytes) -> bytes:
-    """The image in MMX state, which conversions enter even when they raise #XM: TOP 0, all tags valid, ST0 is register 0."""
-    new, top = bytearray(image), image[FSW + 1] >> 3 & 7
-    for n in range(8):
-        source = ST0 + 16 * (n - top & 7)
-        new[ST0 + 16 * n : ST0 + 16 * n + 10] = image[source : source + 10]
-    new[FSW + 1] &= ~0x38
-    new[4] = 0xFF
-    return bytes(new)
 
 
 def _is_x87(i: Instruction) -> bool:

@@ -77,6 +77,8 @@ class SoftCore:
         """(linear address, length) of the parts of an operand in each page that it touches."""
         space = NOWHERE if self.state.efer & EFER_LMA else 0xFFFFFFFF
         linear &= space
+        if not linear >> 32 and not self.state.mode & s.MODE_CODE64:
+            space = 0xFFFFFFFF  # compatibility mode has addresses of 32 bits, all but those of its descriptor tables
         first = min(size, 4096 - (linear & 4095))
         return [(linear, first), (linear + first & space, size - first)][: 1 + (first < size)]
 

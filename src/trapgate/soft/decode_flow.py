@@ -107,10 +107,17 @@ def _call(b: Builder, i: Instruction) -> None:
             b.jump(branch_target(b, i))
     elif i.is_call_near_indirect:
         width = _target_to_t0(b, i)
+        size = -i.stack_pointer_increment
+        check = f"{'canonical' if b.long else 'limit'}.T2"
+        stores_first = b.long and not b.amd  # as measured: Intel's have stored the return address when #GP comes (docs/vendors.md)
         b.op("T2=T0")
-        b.op(f"{'canonical' if b.long else 'limit'}.T2")
+        if not stores_first:
+            b.op(check)
         b.op("mov.TQ", Qimm=Rip(b.length))
-        b.push(-i.stack_pointer_increment)
+        b.store_pushed(size)
+        if stores_first:
+            b.op(check)
+        b.move_stack(-size)
         b.go("T2", width)
     else:
         b.python(i)

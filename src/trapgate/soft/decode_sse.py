@@ -50,7 +50,8 @@ def lower_hosted(i: Instruction, b: Builder) -> None:
         b.memory(i, p.size, write=writes)
         if p.aligned and not (b.amd and i.mnemonic in _SHA):
             b.aligned()
-        b.ref(p.size, ("rw" if p.read[p.memory] else "w") if writes else "r")
+        enters = p.live and writes and not b.amd  # Intel's enter MMX state even where they fault (as measured)
+        b.ref(p.size, "mmx" if enters else ("rw" if p.read[p.memory] else "w") if writes else "r")
     if p.live:
         b.op("x87.live", Uop="python")
     b.op(p.form(memory), **hosted.holes(i, memory))
@@ -89,6 +90,8 @@ def _masked_move(i: Instruction, b: Builder) -> None:
     segment = SEGMENT_NAME[i.memory_segment]
     if size == 8:
         b.op("x87.live", Uop="python")
+        if not b.amd:  # in MMX state even where it faults (as measured)
+            b.op("mmx.enter")
     if b.long and segment in ("fs", "gs"):
         b.op(f"pointer.seg.{width}", R0=LAYOUT["rdi"].offset, Rseg=LAYOUT[f"{segment}_base"].offset)
     else:

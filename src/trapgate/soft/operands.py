@@ -123,17 +123,20 @@ def linear_address(cpu: SoftCore, segment: str, offset: int, size: int, write: b
             raise fault
         if not write and code and not attributes & TYPE_READABLE:
             raise fault
-    if not within(getattr(st, f"{segment}_limit"), attributes, offset, size):
+    if not within(cpu, getattr(st, f"{segment}_limit"), attributes, offset, size):
         raise fault
     return int((getattr(st, f"{segment}_base") + offset) & 0xFFFFFFFF)
 
 
-def within(limit: int, attributes: int, offset: int, size: int) -> bool:
-    """Whether `size` bytes at `offset` lie inside a segment with this byte limit and attribute word (SDM vol. 3, 5.3)."""
+def within(cpu: SoftCore, limit: int, attributes: int, offset: int, size: int) -> bool:
+    """Whether `size` bytes at `offset` lie inside a segment with this byte limit and attribute word (SDM vol. 3, 5.3).
+
+    With a limit of 4 GiB the manual leaves it to the processor whether an operand may wrap: Intel's go on at offset 0, AMD's fault.
+    """
     last = offset + size - 1
     if attributes & (TYPE_CODE | TYPE_EXPAND_DOWN) == TYPE_EXPAND_DOWN:
         return offset > limit and last <= (0xFFFFFFFF if attributes & ATTR_DB else 0xFFFF)
-    return last <= limit
+    return last <= limit or (limit == 0xFFFFFFFF and not cpu.model.amd)
 
 
 def effective_address(cpu: SoftCore, i: Instruction, size: int, write: bool = False, ahead: int = 0) -> int:

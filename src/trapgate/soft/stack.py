@@ -38,7 +38,7 @@ class Stack:
             if not paging.is_canonical(offset) or not paging.is_canonical((offset + size - 1) & ALL_64):
                 raise GuestFault(vectors.SS, self.error)
             return offset
-        if not within(self.limit, self.attributes, offset, size):
+        if not within(self.cpu, self.limit, self.attributes, offset, size):
             raise GuestFault(vectors.SS, self.error)
         return (self.base + offset) & 0xFFFFFFFF
 

@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 
 from iced_x86 import Decoder, MemorySizeExt, Mnemonic, OpKind, Register
 
+from trapgate.arch import vectors
 from trapgate.arch.paging import is_canonical
+from trapgate.isa import state as s
 from trapgate.soft.core import NOWHERE
+from trapgate.soft.fault import GuestFault
 from trapgate.soft.operands import effective_offset, is_64, read_register
 from trapgate.soft.registers import SEGMENT_NAME
 
 if TYPE_CHECKING:
     from trapgate.soft.cpu import SoftVcpu
 
+FOUR_GIB = 1 << 32
 _STACK_BASES = (Register.RSP, Register.RBP, Register.ESP, Register.EBP)
 _POPS = (Mnemonic.POP, Mnemonic.RET, Mnemonic.POPF, Mnemonic.POPFQ)
+_FIXED = (OpKind.MEMORY_ESDI, OpKind.MEMORY_ESEDI, OpKind.MEMORY_ESRDI)
 _BIT_TESTS = (Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC)
 
 
@@ -47,6 +52,27 @@ def by_stack(cpu: "SoftVcpu") -> bool:
         return _leaves(st.rbp, 8)
     below = 0 if i.mnemonic in _POPS else i.stack_pointer_increment
     return bool(i.is_stack_instruction) and _leaves(st.rsp + below, min(8, abs(i.stack_pointer_increment)))
+
+
+def refuse_wrap(cpu: "SoftVcpu", address: int, size: int) -> None:
+    """On AMD's CPUs #GP(0), or #SS(0) through SS, for an operand that goes on behind the last byte of a segment of 4 GiB.
+
+    Translated code does not check such segments where all are flat. `operands.within` has the rule, and where it comes from.
+    """
+    st = cpu.state
+    if address + size <= FOUR_GIB or address >= FOUR_GIB or not cpu.model.amd or not st.mode & s.MODE_FLAT:
+        return
+    i = Decoder(s.code_bits(st.mode), cpu.read_virtual(cpu.linear(st.rip), 15), ip=st.rip).decode()
+    explicit = [i.op_kind(n) for n in range(i.op_count) if i.op_kind(n) >= OpKind.MEMORY_SEG_SI]
+    segment = "ss" if not explicit else SEGMENT_NAME[i.memory_segment]
+    if OpKind.MEMORY in explicit and i.is_stack_instruction:  # PUSH and POP of memory, CALL: which of the two is it?
+        st.next_rip = i.next_ip
+        if effective_offset(cpu, i) != address:
+            segment = "ss"
+    if any(kind in _FIXED for kind in explicit) and st.rdi & 0xFFFFFFFF == address:
+        segment = "es"
+    if segment not in ("fs", "gs"):  # those are checked
+        raise GuestFault(vectors.SS if segment == "ss" else vectors.GP, 0)
 
 
 def _leaves(address: int, size: int) -> bool:

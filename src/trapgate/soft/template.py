@@ -179,7 +179,7 @@ class Builder:
         self.load(width)
 
     def ref(self, size: int, access: str) -> None:
-        """HOST = host address of `size` bytes at EA; access `r`, `w` or `rw`."""
+        """HOST = host address of `size` bytes at EA; access `r`, `w`, `rw`, or `mmx`: a store into MMX state even if it faults."""
         self.op(f"ref.{access}.{size}")
 
     def commit_ref(self) -> None:
@@ -194,10 +194,14 @@ class Builder:
 
     def push(self, size: int) -> None:
         """Push T0."""
+        self.store_pushed(size)
+        self.move_stack(-size)
+
+    def store_pushed(self, size: int) -> None:
+        """Store T0 where a push would, the pointer does not move yet."""
         self.op(f"push_ea.{size}.{self.stack_width}")
         self.segment("ss", size, True)
         self.store(8 * size)
-        self.move_stack(-size)
 
     def pop(self, size: int) -> None:
         """T0 = the top of the stack; the pointer does not move yet."""

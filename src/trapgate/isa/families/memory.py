@@ -117,12 +117,13 @@ def lock_end(m: Trace) -> None:
     m.jump("NEXT")
 
 
-def reference(m: Trace, size: int, write: bool, read: bool, locked: bool = False) -> None:
+def reference(m: Trace, size: int, write: bool, read: bool, locked: bool = False, mmx: bool = False) -> None:
     """HOST = host address of `size` bytes at EA, for bodies that take their operand there; `commit_reference` follows a write.
 
-    `locked` (CMPXCHG16B, whose operand is aligned and never split): uncached memory locks the bus.
+    `locked` (CMPXCHG16B, whose operand is aligned and never split): uncached memory locks the bus. `mmx`: a store that enters MMX
+    state even where it faults.
     """
-    m["X"] = m.const(size | (write << 16) | (read << 17) | (locked << 18), 64)
+    m["X"] = m.const(size | (write << 16) | (read << 17) | (locked << 18) | (mmx << 19), 64)
     if size <= 16:
         hit, host = probe(m, m["EA"], size, write)
         with m.when(hit, likely=True):
@@ -176,6 +177,8 @@ def forms() -> Iterator[Form]:
         yield Form(f"ref.r.{size}", partial(reference, size=size, write=False, read=True))
         yield Form(f"ref.w.{size}", partial(reference, size=size, write=True, read=False))
         yield Form(f"ref.rw.{size}", partial(reference, size=size, write=True, read=True))
+    for size in (4, 8):
+        yield Form(f"ref.mmx.{size}", partial(reference, size=size, write=True, read=False, mmx=True))
     yield Form("ref.lock.16", partial(reference, size=16, write=True, read=True, locked=True))
     yield Form("commit.ref", commit_reference)
     for size in (2, 4, 8):

@@ -66,6 +66,12 @@ def refuse_mmx(m: Trace) -> None:
     m.cold("raise_nm")
 
 
+def enter_mmx(m: Trace) -> None:
+    """The x87 registers become MMX state, by an instruction that only reads one of them: TOP 0, all valid (SDM vol. 1, 9.5.1)."""
+    m.asm("movd %mm0, %eax", "~{rax},~{memory}", 0)
+    m.jump("NEXT")
+
+
 def gate_wait(m: Trace) -> None:
     """WAIT while CR0.EM or CR0.TS is set: #NM if MP and TS are."""
     with m.when((m.get("cr0", 64) & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS)):
@@ -143,6 +149,7 @@ def forms() -> Iterator[Form]:
             common.append(code)
     yield from host_forms(iter(common))
     yield Form("emms", partial(plain, code=Code.EMMS))
+    yield Form("mmx.enter", enter_mmx)
     yield Form("x87.live", live)
     yield Form("mmx.gate", refuse_mmx)
     yield Form("wait.gate", gate_wait)

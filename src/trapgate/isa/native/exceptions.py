@@ -17,6 +17,7 @@ TF, IF, NT, RF, VM, AC = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17, 1 << 18
 AM = 1 << 18  # of CR0
 CODE64_KERNEL = 0xA09B  # attributes of a flat 64-bit code segment, DPL 0, accessed
 UNUSABLE = 1 << 16
+DATA_RIGHTS = 0b11 << 17  # of writable data: what `isa.families.memory.segment_check` tests, should compatibility mode follow
 ATTRIBUTES = 0xF0FF  # descriptor bits 40-55 without limit 19:16
 KEPT_MODE = s.MODE_NO_X87 | s.MODE_NO_SSE | s.MODE_SSE_UNMASKED
 
@@ -210,7 +211,7 @@ def iret64(m: Trace) -> None:
         data = (m.load(data_at, 64) >> 40) & ATTRIBUTES
         with m.when((data & 0xFB) != ((cpl << 5) | 0x93)):
             other()
-        stack_attributes.set(data)
+        stack_attributes.set(data | DATA_RIGHTS)
     with m.when(cpl == 3):
         for name in ("es", "ds", "fs", "gs"):  # segments that ring 3 may not keep: Python clears them
             held = m.get(f"{name}_attributes", 32).zext(64)
@@ -255,7 +256,7 @@ def syscall(m: Trace) -> None:
     m.put("cs_base", m.const(0, 64))
     m.put("cs_limit", m.const(0xFFFFFFFF, 32))
     m.put("ss_selector", cs + 8)
-    m.put("ss_attributes", m.const(0xC093, 32))
+    m.put("ss_attributes", m.const(0xC093 | DATA_RIGHTS, 32))
     m.put("ss_base", m.const(0, 64))
     m.put("ss_limit", m.const(0xFFFFFFFF, 32))
     m.put("mode", kernel_mode(m, new))
@@ -282,7 +283,7 @@ def sysret(m: Trace) -> None:
     m.put("cs_base", m.const(0, 64))
     m.put("cs_limit", m.const(0xFFFFFFFF, 32))
     m.put("ss_selector", (base + 8) | 3)
-    m.put("ss_attributes", m.const(0xC0F3, 32))
+    m.put("ss_attributes", m.const(0xC0F3 | DATA_RIGHTS, 32))
     m.put("ss_base", m.const(0, 64))
     m.put("ss_limit", m.const(0xFFFFFFFF, 32))
     m.put("mode", user_mode(m, new))

@@ -36,13 +36,16 @@ def hand_over(m: Trace, kind: int, size: Value) -> None:
     leave(m, s.EXIT_ACCESS)
 
 
-def reach(m: Trace, size: Value, wanted: Value | int, kind: int) -> Value:
+def reach(m: Trace, size: Value, wanted: Value | int, kind: int, faults_in_python: bool = False) -> Value:
     """The host address of EA, or the path ends here with a fault or in Python."""
     m.put("count_slow", m.get("count_slow", 64) + 1)
     wanted = m.lift(wanted, 64) | present_rights(m)
     host = m.call("access", 64, m["EA"], size, wanted)
     with m.when(host == s.ACCESS_FAULT):
-        m.jump("deliver")
+        if faults_in_python:
+            hand_over(m, kind, size)
+        else:
+            m.jump("deliver")
     with m.when(host == s.ACCESS_HARD):
         hand_over(m, kind, size)
     return host

@@ -68,10 +68,13 @@ def take(m: Trace, host: Value, width: int) -> None:
 
 
 def slow_reference(m: Trace) -> None:
-    """Behind `reference`: X = size, bit 16 write, bit 18 locked."""
+    """Behind `reference`: X = size, bit 16 write, bit 18 locked, bit 19: Python sees to a fault."""
     size = m["X"] & 0xFFFF
     with m.when(m["X"].bit(18), likely=False):
         m["HOST"] = reach_locked(m, size, s.KIND_REFERENCE)
+        m.jump_to(m["RESUME"])
+    with m.when(m["X"].bit(19), likely=False):
+        m["HOST"] = reach(m, size, s.ACCESS_WRITE, s.KIND_REFERENCE, faults_in_python=True)
         m.jump_to(m["RESUME"])
     m["HOST"] = reach(m, size, (m["X"] >> 16) & 1, s.KIND_REFERENCE)
     m.jump_to(m["RESUME"])
