@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from trapgate.arch.models import CpuModel
+from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.clock import HostClock
 from trapgate.memory import Ram
 from trapgate.soft.cpu import SoftVcpu
@@ -12,11 +12,17 @@ from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
 
 from . import guest_kernel as guest
+from .processor import host_processor
 from .soft_runner import SoftCpu
 
 BATCH = 64
 # Attribute words (descriptor bits 40-55) of the segments that the kernel starts with: as in its GDT.
 CODE64, DATA, BUSY_TSS, UNUSABLE = 0xA09B, 0xC093, 0x8B, 1 << 16
+
+
+def live_model() -> str:
+    """The CPU model that the host CPU may judge: that of its vendor. Where there is none nobody judges (fixture `host`)."""
+    return host_processor().guest_model or DEFAULT_MODEL
 
 
 def start(vcpu: SoftVcpu, registers: dict[str, int]) -> None:
@@ -36,14 +42,14 @@ def start(vcpu: SoftVcpu, registers: dict[str, int]) -> None:
 
 
 def make_soft_cpu(
-    model: str = "EPYC-Turin",
+    model: str | None = None,
     fx: bool = True,
     prepare: Callable[[Translator], None] = lambda translator: None,
     timeout: float = 5.0,
 ) -> SoftCpu[SoftVcpu]:
-    """A runner on the software CPU; `fx`: with x87 and SSE state, `prepare` may set the debug switches of its translator, `timeout`
-    as `SoftCpu` has it."""
+    """A runner on the software CPU, the model that the host CPU may judge unless told. `fx`: with x87 and SSE state, `prepare` may
+    set the debug switches of its translator, `timeout` as `SoftCpu` has it."""
     ram = Ram(guest.memory_size(BATCH))
-    vcpu = SoftVcpu(ram, CpuModel.parse(model), load_library(Cache()), HostClock())
+    vcpu = SoftVcpu(ram, CpuModel.parse(model or live_model()), load_library(Cache()), HostClock())
     prepare(vcpu.translator)
     return SoftCpu(vcpu, ram, start, batch=BATCH, timeout=timeout, fx=fx)

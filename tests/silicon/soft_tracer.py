@@ -20,7 +20,7 @@ from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
 
 from . import guest_kernel as guest
-from .soft import start
+from .soft import live_model, start
 from .soft_runner import start_registers
 from .state import CODE, CODE_PAGE, CODE_SIZE, DB, FX_SIZE, GPR_NAMES, INT3, PF_FAULT, RSP, SCRATCH_SIZE, Outcome, State, finish
 from .trace import MOST_STEPS, Trace, changed_lines, pack_record
@@ -36,7 +36,7 @@ class SoftTracer:
 
     def __init__(self, by_steps: bool) -> None:
         self.ram = Ram(guest.memory_size(1))
-        self.vcpu = SoftVcpu(self.ram, CpuModel.parse("EPYC-Turin"), load_library(Cache()), HostClock(), counting=not by_steps)
+        self.vcpu = SoftVcpu(self.ram, CpuModel.parse(live_model()), load_library(Cache()), HostClock(), counting=not by_steps)
         self.by_steps = by_steps
         self.vcpu.translator.configure(block_limit=1)
         for address, data in guest.pieces(1):

@@ -52,7 +52,9 @@ class _Undefined:
     def step(self, numbers: tuple[int, ...]) -> Form:
         """The next instruction, which was executed; `numbers` are those of `Trace.numbers` behind it."""
         form, found = self._next()
-        self.flags = flags_behind(form, found, self._gpr, self.flags)
+        iterates = form.instruction.is_string_instruction and numbers[16] == self._rip  # its flags may come with the last iteration
+        if not iterates:
+            self.flags = flags_behind(form, found, self._gpr, self.flags)
         self._gpr, self._rip = numbers[:16], numbers[16]
         return form
 

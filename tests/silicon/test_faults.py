@@ -35,6 +35,8 @@ CASES = (
     ("call rax", ("rsp",)),
     ("call qword ptr [rbx]", ("rbx",)),
     ("call rax", ("rax",)),
+    ("call rax", ("rax", "rsp")),
+    ("call qword ptr [rbx]", ("rbx", "rsp")),
     ("ret", ("rsp",)),
     ("leave", ("rbp",)),
     ("enter 8, 0", ("rsp",)),
@@ -54,7 +56,7 @@ def soft() -> SoftCpu[SoftVcpu]:
     return make_soft_cpu(fx=False)
 
 
-@pytest.mark.parametrize(("text", "beyond"), CASES, ids=[f"{text} {names[0]}" for text, names in CASES])
+@pytest.mark.parametrize(("text", "beyond"), CASES, ids=[f"{text} {' '.join(names)}" for text, names in CASES])
 def test_an_address_that_is_not_canonical(host: HostCpu, soft: SoftCpu[SoftVcpu], text: str, beyond: tuple[str, ...]) -> None:
     code = assemble(text)
     form = Form(code, Decoder(64, code, ip=CODE).decode(), text.split()[0], text)

@@ -2,7 +2,7 @@
 
 import re
 
-from trapgate.arch.models import CpuModel
+from trapgate.arch.models import MODELS
 from trapgate.isa import catalog as isa_catalog
 from trapgate.isa import state as s
 from trapgate.soft.lowering import Lowering, fused
@@ -17,6 +17,7 @@ ELSEWHERE = {
         r"(ea|advance|goto|rip|frame_ea|push_ea|pop_ea|rsp_add|rsp_leave)\.(16|32)",
         r"(enter|enter_ea|push_ea)\.4\.64",
         r"(jcxz|loop|loope|loopne|rep_head|rep_next|rep_nexte|rep_nextne)\.16",
+        r"rep_while(e|ne)\.\d+\.16",
     ),
     "segments with a base or a limit (tests/programs, tests/behaviour)": (
         r".*\.seg\b.*",
@@ -47,16 +48,17 @@ ELSEWHERE = {
 
 
 def _reached() -> set[str]:
-    lowering, mode = Lowering(load_library(Cache()), CpuModel.parse("EPYC-Turin")), s.MODE_CODE64 | s.MODE_CPL
+    lowerings, mode = [Lowering(load_library(Cache()), model) for model in MODELS.values()], s.MODE_CODE64 | s.MODE_CPL
     names = set[str]()
     for family in FAMILIES:
         for mnemonic in family.mnemonics:
             for form in family.forms(mnemonic):
                 first = form.code[: form.instruction.len]
-                builder = lowering.lowered(first, mode)
-                if first != form.code:
-                    builder = fused(builder, lowering.lowered(form.code[len(first) :], mode)) or builder
-                names.update(name for name, _ in builder.ops)
+                for lowering in lowerings:
+                    builder = lowering.lowered(first, mode)
+                    if first != form.code:
+                        builder = fused(builder, lowering.lowered(form.code[len(first) :], mode)) or builder
+                    names.update(name for name, _ in builder.ops)
     return names
 
 
