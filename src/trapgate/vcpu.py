@@ -110,11 +110,11 @@ class Vcpu(Protocol):
         ...
 
     def read_msr(self, index: int) -> int:
-        """The value of an MSR; KeyError when the model has none."""
+        """The value of an MSR; `arch.msrs.MsrError` when the model has none, or it can only be written."""
         ...
 
     def write_msr(self, index: int, value: int) -> None:
-        """Change an MSR; KeyError when the model has none, ValueError when it refuses the value."""
+        """Change an MSR; `arch.msrs.MsrError` when the model has none, or it refuses the value."""
         ...
 
     def read_virtual(self, address: int, length: int) -> bytes:

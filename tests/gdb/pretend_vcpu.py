@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 
 from trapgate.arch.debugregs import DR6_BS
+from trapgate.arch.msrs import MsrError
 from trapgate.arch.registers import TABLE
 from trapgate.clock import Clock
 from trapgate.devices.lapic import LocalApic
@@ -114,11 +115,13 @@ class PretendVcpu:
         self.regs[register] = value
 
     def read_msr(self, index: int) -> int:
-        return {0x1D9: 4}[index]
+        if index != 0x1D9:
+            raise MsrError(f"no MSR {index:x}", missing=True)
+        return 4
 
     def write_msr(self, index: int, value: int) -> None:
         self.read_msr(index)
-        raise ValueError("reserved bits")
+        raise MsrError("reserved bits")
 
     def read_virtual(self, address: int, length: int) -> bytes:
         return self.ram.read(address, max(0, min(length, UNMAPPED - address))) if address < UNMAPPED else b""

@@ -9,6 +9,7 @@ import pytest
 from kvm.guest import CHIPS, ENGINES, HANDLERS, KVM, LOG, PD, Guest, Loaded, Log
 from trapgate.arch.layout import IOAPIC_BASE, LAPIC_BASE, TEST_IRQ_PORT
 from trapgate.arch.models import DEFAULT_MODEL
+from trapgate.arch.msrs import MsrError
 from trapgate.stops import ExitKind, MachineExit, Paused, StepDone
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
@@ -204,7 +205,7 @@ def test_priorities_and_msrs_are_the_kernels(monkeypatch: pytest.MonkeyPatch) ->
     assert guest.vcpu.read_msr(0x1B) == LAPIC_BASE | 0x900
     guest.vcpu.write_msr(0x1B, LAPIC_BASE | 0xD00)
     assert guest.vcpu.read_msr(0x808) == 0x50
-    with pytest.raises(ValueError, match="0x1b"):
+    with pytest.raises(MsrError, match="0x1b"):
         guest.vcpu.write_msr(0x1B, 1)
     guest.run()
     assert (guest.vcpu.get("rbx"), guest.vcpu.get("cr8")) == (5, 9)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from kvm.guest import CASE, CHIPS, DATA, KVM, STACK, Guest
+from trapgate.arch.msrs import MsrError
 from trapgate.exits import Interrupted, MmioRead, MmioWrite, PortRead, PortWrite
 from trapgate.stops import ExitKind, MachineExit, Paused
 
@@ -131,7 +132,7 @@ def test_what_the_cpu_forbids_is_a_value_error_and_changes_nothing() -> None:
     assert vcpu.get("cr0") == before
     with pytest.raises(KeyError):
         vcpu.get("nonsense")
-    with pytest.raises(KeyError):
+    with pytest.raises(MsrError):
         vcpu.read_msr(0x12345678)
 
 

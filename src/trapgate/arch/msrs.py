@@ -110,8 +110,19 @@ MEMORY_TYPE_UC_MINUS = 7  # PAT only
 _MTRR_TYPES = (MEMORY_TYPE_UC, MEMORY_TYPE_WC, MEMORY_TYPE_WT, MEMORY_TYPE_WP, MEMORY_TYPE_WB)
 
 
+class MsrError(Exception):
+    """RDMSR or WRMSR of this MSR raises #GP(0). `missing`: there is no such MSR; else it refuses to be read, or this value.
+
+    Everything that reads or writes MSRs raises it and nothing else: vCPUs, local APICs, the table of a model.
+    """
+
+    def __init__(self, text: str, *, missing: bool = False) -> None:
+        super().__init__(text)
+        self.missing = missing
+
+
 class Rule(Enum):
-    """What WRMSR does. #GP shows as ValueError from `Msr.stored`."""
+    """What WRMSR does. #GP shows as MsrError from `Msr.stored`."""
 
     PLAIN = "stored when no bit outside the mask is set, else #GP"
     READ_ONLY = "#GP"
@@ -141,14 +152,14 @@ class Msr:
         return self.rule is not Rule.WRITE_ONLY
 
     def stored(self, value: int) -> int | None:
-        """What WRMSR of `value` leaves there, None when the write is forgotten; ValueError where the CPU raises #GP(0).
+        """What WRMSR of `value` leaves there, None when the write is forgotten; MsrError where the CPU raises #GP(0).
 
         For SPECIAL only the mask is checked: the CPU adds the conditions that need its other state (EFER, APIC base, TSC).
         """
         if self.rule in (Rule.IGNORED, Rule.WRITE_ONLY):
             return None
         if not self._accepts(value):
-            raise ValueError(f"MSR {self.index:#x} ({self.name}) cannot hold {value:#x}: {self.rule.value}")
+            raise MsrError(f"MSR {self.index:#x} ({self.name}) cannot hold {value:#x}: {self.rule.value}")
         return value
 
     def _accepts(self, value: int) -> bool:

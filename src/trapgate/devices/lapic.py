@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from trapgate.arch.layout import LAPIC_BASE
+from trapgate.arch.msrs import MsrError
 from trapgate.clock import Clock
 from trapgate.devices.apic_bus import BROADCAST, ApicBus, Delivery, Message
 from trapgate.devices.lapic_timer import DEADLINE, ApicTimer
@@ -109,11 +110,11 @@ class LocalApic:
     def _write_base(self, value: int) -> None:
         legal = BSP | ENABLE | (X2 if self._x2_exists else 0) | (1 << self._physical_bits) - 0x1000
         if value & ~legal:
-            raise ValueError(f"IA32_APIC_BASE: reserved bits {value & ~legal:#x}")
+            raise MsrError(f"IA32_APIC_BASE: reserved bits {value & ~legal:#x}")
         before, after = self._base & (ENABLE | X2), value & (ENABLE | X2)
         allowed = {0: (0, ENABLE), ENABLE: (0, ENABLE, ENABLE | X2), ENABLE | X2: (0, ENABLE | X2)}
         if after not in allowed[before]:
-            raise ValueError(f"IA32_APIC_BASE: no transition from {before:#x} to {after:#x}")
+            raise MsrError(f"IA32_APIC_BASE: no transition from {before:#x} to {after:#x}")
         self._base = value & ~BSP | self._base & BSP
         if before and not after:
             self.reset()
@@ -394,18 +395,18 @@ class LocalApic:
             self._set(offset >> 4, value & 0xFFFF_FFFF)
 
     def read_msr(self, index: int) -> int:
-        """IA32_APIC_BASE, IA32_TSC_DEADLINE or an x2APIC register; KeyError when there is none, ValueError when write-only."""
+        """IA32_APIC_BASE, IA32_TSC_DEADLINE or an x2APIC register; MsrError when there is none, or it is write-only."""
         if index == APIC_BASE:
             return self._base
         if index == TSC_DEADLINE:
             return self._timer.deadline if self._timer.mode == DEADLINE else 0
         register = self._x2_register(index)
         if register in X2_ONLY_WRITE:
-            raise ValueError(f"MSR {index:#x} is for writing only")
+            raise MsrError(f"MSR {index:#x} is for writing only")
         return self._get(register)
 
     def write_msr(self, index: int, value: int) -> None:
-        """Change one; KeyError when there is none, ValueError for reserved bits, read-only registers and illegal transitions."""
+        """Change one; MsrError when there is none, for reserved bits, read-only registers and illegal transitions."""
         if index == APIC_BASE:
             self._write_base(value)
             return
@@ -414,9 +415,9 @@ class LocalApic:
             return
         register = self._x2_register(index)
         if register in X2_ONLY_READ:
-            raise ValueError(f"MSR {index:#x} is for reading only")
+            raise MsrError(f"MSR {index:#x} is for reading only")
         if value & ~self._x2_legal(register):
-            raise ValueError(f"MSR {index:#x}: reserved bits {value & ~self._x2_legal(register):#x}")
+            raise MsrError(f"MSR {index:#x}: reserved bits {value & ~self._x2_legal(register):#x}")
         if register == ICR:
             self._icr = value
             self._send()
@@ -428,7 +429,7 @@ class LocalApic:
     def _x2_register(self, index: int) -> int:
         register = index - X2_FIRST
         if not self.x2 or register not in X2_ONLY_READ | X2_ONLY_WRITE | X2_BOTH:
-            raise KeyError(f"no MSR {index:#x} in the local APIC's mode")
+            raise MsrError(f"no MSR {index:#x} in the local APIC's mode", missing=True)
         return register
 
     @staticmethod

@@ -5,6 +5,7 @@ Nothing here runs the machine: `host` does, and asks `going` and `step` before e
 
 from collections.abc import Callable, Iterable, Sequence
 
+from trapgate.arch.msrs import MsrError
 from trapgate.debug.breakpoints import BreakpointTable
 from trapgate.gdb.target import BreakKind, Resume, TargetError
 from trapgate.machine import Machine
@@ -176,17 +177,15 @@ class MachineTarget:
         """An MSR."""
         try:
             return self._vcpu.read_msr(index)
-        except KeyError:
-            raise TargetError(f"this vCPU has no MSR {index:x}") from None
+        except MsrError as error:
+            raise TargetError(str(error)) from error
 
     def write_msr(self, thread: int, index: int, value: int) -> None:
         """Change an MSR."""
         try:
             self._vcpu.write_msr(index, value)
-        except KeyError:
-            raise TargetError(f"this vCPU has no MSR {index:x}") from None
-        except ValueError as error:
-            raise TargetError(f"MSR {index:x} cannot be {value:#x}: {error}") from error
+        except MsrError as error:
+            raise TargetError(str(error)) from error
 
     def translate(self, thread: int, address: int) -> int | None:
         """Through the guest's page tables."""

@@ -76,6 +76,8 @@ def _breakpoints(target: Target, thread: int, arguments: list[int]) -> Iterator[
 
 
 def _msr(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    if arguments[0] >> 32:
+        raise MonitorError(f"{arguments[0]:x} is no number of an MSR: they have 32 bits")
     if len(arguments) > 1:
         target.write_msr(thread, arguments[0], arguments[1])
     yield f"msr {arguments[0]:x} = {target.read_msr(thread, arguments[0]):016x}"

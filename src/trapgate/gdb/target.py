@@ -137,7 +137,7 @@ class Target(Protocol):
         ...
 
     def read_msr(self, thread: int, index: int) -> int:
-        """An MSR; TargetError when there is none such."""
+        """An MSR; TargetError when there is none such, or it can only be written."""
         ...
 
     def write_msr(self, thread: int, index: int, value: int) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from trapgate.arch.layout import GSI_COUNT, PIT_GSI, PIT_IRQ, SCI_IRQ
 from trapgate.arch.models import CpuModel
+from trapgate.arch.msrs import MsrError
 from trapgate.kvm import abi, abi_chips
 from trapgate.kvm.handles import System, Vm
 from trapgate.kvm.registers import Registers
@@ -100,13 +101,13 @@ class KernelApic:
         self._registers.store_system()
 
     def read_msr(self, index: int) -> int:
-        """IA32_APIC_BASE, 800h-8FFh, IA32_TSC_DEADLINE; ValueError for what is not there."""
+        """IA32_APIC_BASE, 800h-8FFh, IA32_TSC_DEADLINE; MsrError for what is not there."""
         value = self._fd.msr(index)
         if value is None:
-            raise ValueError(f"MSR {index:#x}: the local APIC has none")
+            raise MsrError(f"MSR {index:#x}: the local APIC has none", missing=True)
         return value
 
     def write_msr(self, index: int, value: int) -> None:
-        """The same; ValueError for a value it refuses."""
+        """The same; MsrError for a value it refuses, too."""
         if not self._fd.set_msr(index, value):
-            raise ValueError(f"MSR {index:#x} cannot hold {value:#x}")
+            raise MsrError(f"MSR {index:#x} cannot hold {value:#x}")

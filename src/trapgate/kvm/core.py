@@ -9,7 +9,7 @@ from typing import Protocol
 
 from trapgate.arch.cpuid import Dynamic
 from trapgate.arch.models import CpuModel
-from trapgate.arch.msrs import Rule, msrs_of
+from trapgate.arch.msrs import MsrError, Rule, msrs_of
 from trapgate.exits import Exit, MmioRead, MmioWrite, PortRead, PortWrite
 from trapgate.kvm import abi, chips, cpuid, walk
 from trapgate.kvm.handles import System
@@ -41,11 +41,11 @@ class LocalApic(Protocol):
     cr8: int
 
     def read_msr(self, index: int) -> int:
-        """IA32_APIC_BASE, 800h-8FFh, IA32_TSC_DEADLINE; ValueError for what is not there."""
+        """IA32_APIC_BASE, 800h-8FFh, IA32_TSC_DEADLINE; MsrError for what is not there."""
         ...
 
     def write_msr(self, index: int, value: int) -> None:
-        """The same; ValueError for a value it refuses."""
+        """The same; MsrError for a value it refuses, too."""
         ...
 
 
@@ -56,11 +56,11 @@ class NoApic:
 
     def read_msr(self, index: int) -> int:
         """Nothing is here."""
-        raise ValueError(f"MSR {index:#x}: no local APIC")
+        raise MsrError(f"MSR {index:#x}: no local APIC", missing=True)
 
     def write_msr(self, index: int, value: int) -> None:
         """Nothing is here."""
-        raise ValueError(f"MSR {index:#x}: no local APIC")
+        raise MsrError(f"MSR {index:#x}: no local APIC", missing=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class Core:
             self.lapic.cr8 = shared.cr8
         if self.chips is None and shared.apic_base != self._apic_base:
             self._apic_base = shared.apic_base
-            with contextlib.suppress(ValueError):  # a place that ours cannot be at
+            with contextlib.suppress(MsrError):  # a place that ours cannot be at
                 self.lapic.write_msr(APIC_BASE, shared.apic_base)
         return happened
 

@@ -9,6 +9,7 @@ Otherwise they are the machine's own, in user space.
 from collections.abc import Sequence
 
 from trapgate.arch.models import CpuModel
+from trapgate.arch.msrs import MsrError
 from trapgate.arch.vectors import NMI
 from trapgate.clock import Clock, HostClock
 from trapgate.exits import BusLock, Exit, Halted, Interrupted, Shutdown, SoftwareBreakpoint
@@ -216,21 +217,21 @@ class KvmVcpu(Debugging):
         self.registers.set(register, value)
 
     def read_msr(self, index: int) -> int:
-        """The value of an MSR; KeyError when there is none."""
+        """The value of an MSR; MsrError when there is none."""
         if index in APIC_MSRS:
             return self.lapic.read_msr(index)
         value = self.fd.msr(index)
         if value is None:
-            raise KeyError(f"KVM has no MSR {index:#x} here")
+            raise MsrError(f"KVM has no MSR {index:#x} here", missing=True)
         return value
 
     def write_msr(self, index: int, value: int) -> None:
-        """Change an MSR; KeyError when there is none, ValueError when it refuses the value."""
+        """Change an MSR; MsrError when there is none, or it refuses the value."""
         if index in APIC_MSRS:
             self.lapic.write_msr(index, value)
         elif not self.fd.set_msr(index, value):
             self.read_msr(index)
-            raise ValueError(f"MSR {index:#x} cannot hold {value:#x}")
+            raise MsrError(f"MSR {index:#x} cannot hold {value:#x}")
         self.registers.forget()
 
     # --- the debugger

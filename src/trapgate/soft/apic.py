@@ -9,11 +9,11 @@ class LocalApic(Protocol):
     cr8: int
 
     def read_msr(self, index: int) -> int:
-        """IA32_APIC_BASE, 800h-8FFh, IA32_TSC_DEADLINE; ValueError for what is not there."""
+        """IA32_APIC_BASE, 800h-8FFh, IA32_TSC_DEADLINE; MsrError for what is not there."""
         ...
 
     def write_msr(self, index: int, value: int) -> None:
-        """The same; ValueError for a value it refuses."""
+        """The same; MsrError for a value it refuses, too."""
         ...
 
     def set_tsc_offset(self, offset: int) -> None:

@@ -92,12 +92,12 @@ def _set(cpu: "SoftVcpu", register: str, value: int) -> None:
 
 
 def read_msr(cpu: "SoftVcpu", index: int) -> int:
-    """The value of an MSR; KeyError when the model has none, ValueError when it can only be written."""
+    """The value of an MSR; MsrError when the model has none, or it can only be written."""
     return msr.read_msr(cpu, index)
 
 
 def write_msr(cpu: "SoftVcpu", index: int, value: int) -> None:
-    """Change an MSR; KeyError when the model has none, ValueError when it refuses the value."""
+    """Change an MSR; MsrError when the model has none, or it refuses the value."""
     msr.write_msr(cpu, index, value)
 
 

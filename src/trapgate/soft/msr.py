@@ -1,6 +1,6 @@
 """RDMSR, WRMSR, and the time-stamp counter: what each MSR of the model does on this CPU.
 
-`read_msr` and `write_msr` serve guest and debugger: KeyError when the model has no such MSR, ValueError when it refuses the value.
+`read_msr` and `write_msr` serve guest and debugger: MsrError when the model has no such MSR or it refuses the value.
 Sources: SDM vol. 4, 2.1; SDM vol. 3, 18.17 (TSC), 11.5.4 (APIC base); APM vol. 2, appendix A.
 """
 
@@ -41,14 +41,14 @@ def _of_apic(cpu: "SoftVcpu", index: int) -> bool:
 
 
 def read_msr(cpu: "SoftVcpu", index: int) -> int:
-    """The value of an MSR; KeyError when the model has none, ValueError when it can only be written."""
+    """The value of an MSR; MsrError when the model has none, or it can only be written."""
     if _of_apic(cpu, index):
         if cpu.lapic is None:
-            raise KeyError(f"no local APIC, so no MSR {index:#x}")
+            raise msrs.MsrError(f"no local APIC, so no MSR {index:#x}", missing=True)
         return int(cpu.lapic.read_msr(index))
     msr = _msr(cpu, index)
     if not msr.readable:
-        raise ValueError(f"MSR {index:#x} ({msr.name}) can only be written")
+        raise msrs.MsrError(f"MSR {index:#x} ({msr.name}) can only be written")
     if index == msrs.TSC:
         return cpu.tsc() & ALL_64
     if index in FIELDS:
@@ -60,15 +60,15 @@ def _msr(cpu: "SoftVcpu", index: int) -> msrs.Msr:
     try:
         return known(cpu.model)[index]
     except KeyError:
-        raise KeyError(f"CPU {cpu.model.name} has no MSR {index:#x}") from None
+        raise msrs.MsrError(f"CPU {cpu.model.name} has no MSR {index:#x}", missing=True) from None
 
 
 def write_msr(cpu: "SoftVcpu", index: int, value: int) -> None:
-    """Change an MSR and all that hangs on it; KeyError, ValueError as for `read_msr` and where the CPU raises #GP(0)."""
+    """Change an MSR and all that hangs on it; MsrError where the CPU raises #GP(0)."""
     st = cpu.state
     if _of_apic(cpu, index):
         if cpu.lapic is None:
-            raise KeyError(f"no local APIC, so no MSR {index:#x}")
+            raise msrs.MsrError(f"no local APIC, so no MSR {index:#x}", missing=True)
         cpu.lapic.write_msr(index, value)
         return
     stored = _msr(cpu, index).stored(value)
@@ -93,10 +93,13 @@ def write_msr(cpu: "SoftVcpu", index: int, value: int) -> None:
 
 
 def write_efer(cpu: "SoftVcpu", value: int) -> None:
-    """WRMSR to EFER; ValueError where it raises #GP(0). A change of NXE gives pages other rights."""
+    """WRMSR to EFER; MsrError where it raises #GP(0). A change of NXE gives pages other rights."""
     st = cpu.state
     old = st.efer
-    st.efer = control.check_efer(old, value, cr0=st.cr0, allowed=control.efer_mask(cpu.model.has))
+    try:
+        st.efer = control.check_efer(old, value, cr0=st.cr0, allowed=control.efer_mask(cpu.model.has))
+    except ValueError as error:
+        raise msrs.MsrError(str(error)) from error
     if (old ^ st.efer) & (control.EFER_NXE | control.EFER_LMA):
         cpu.flush_all()
     cpu.update_mode()
@@ -117,7 +120,7 @@ def rdmsr(cpu: "SoftVcpu", i: Instruction) -> None:
     require_cpl0(cpu)
     try:
         value = read_msr(cpu, cpu.state.rcx & 0xFFFFFFFF)
-    except (KeyError, ValueError):
+    except msrs.MsrError:
         raise gp() from None
     cpu.state.rax, cpu.state.rdx = value & 0xFFFFFFFF, value >> 32
 
@@ -129,7 +132,7 @@ def wrmsr(cpu: "SoftVcpu", i: Instruction) -> None:
     st = cpu.state
     try:
         write_msr(cpu, st.rcx & 0xFFFFFFFF, st.rdx << 32 & ALL_64 | st.rax & 0xFFFFFFFF)
-    except (KeyError, ValueError):
+    except msrs.MsrError:
         raise gp() from None
     if cpu.clock.fresh:  # whoever waits for the next deadline must hear of a new one, though nothing else leaves the run
         cpu.kick()

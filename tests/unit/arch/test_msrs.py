@@ -4,6 +4,7 @@ import pytest
 
 from trapgate.arch import msrs, registers
 from trapgate.arch.models import CpuModel
+from trapgate.arch.msrs import MsrError
 
 TURIN = CpuModel.parse("EPYC-Turin")
 SPR = CpuModel.parse("SapphireRapids")
@@ -28,10 +29,10 @@ def test_debugctl_bit_2_needs_the_feature() -> None:
         assert debugctl.reset == 0
         assert debugctl.stored(4) == 4
         without = msrs.msrs_of(CpuModel.parse(f"{name},-bus-lock-detect"))[msrs.DEBUGCTL]
-        with pytest.raises(ValueError, match="DEBUGCTL"):
+        with pytest.raises(MsrError, match="DEBUGCTL"):
             without.stored(4)
         for bit in range(3, 7):
-            with pytest.raises(ValueError):
+            with pytest.raises(MsrError):
                 debugctl.stored(1 << bit)
 
 
@@ -39,7 +40,7 @@ def test_split_lock_pair() -> None:
     table = msrs.msrs_of(SPR)
     assert table[msrs.CORE_CAPABILITIES].reset == 1 << 5
     assert table[msrs.TEST_CTRL].stored(1 << 29) == 1 << 29
-    with pytest.raises(ValueError):
+    with pytest.raises(MsrError):
         table[msrs.TEST_CTRL].stored(1)
 
 
@@ -54,14 +55,14 @@ def test_flawless_intel() -> None:
 
 def test_rules() -> None:
     table = msrs.msrs_of(SPR)
-    with pytest.raises(ValueError):
+    with pytest.raises(MsrError):
         table[msrs.ARCH_CAPABILITIES].stored(0)
     assert table[msrs.MICROCODE].stored(5) is None
     assert table[msrs.PRED_CMD].stored(1) is None
     assert table[msrs.LSTAR].stored(0xFFFF_8000_0000_0000) == 0xFFFF_8000_0000_0000
-    with pytest.raises(ValueError, match="LSTAR"):
+    with pytest.raises(MsrError, match="LSTAR"):
         table[msrs.LSTAR].stored(0x8000_0000_0000)
-    with pytest.raises(ValueError):
+    with pytest.raises(MsrError):
         table[msrs.SFMASK].stored(1 << 32)
 
 
@@ -83,16 +84,16 @@ def test_memory_types() -> None:
     assert pat.stored(pat.reset) == pat.reset == 0x0007040600070406
     assert pat.stored(0x0107050606050107) is not None
     for bad in (2, 3, 8, 0xFF << 56):
-        with pytest.raises(ValueError):
+        with pytest.raises(MsrError):
             pat.stored(bad)
-    with pytest.raises(ValueError):
+    with pytest.raises(MsrError):
         table[0x250].stored(7)  # UC- exists in PAT only
     base, mask = table[msrs.MTRR_PHYSBASE0], table[msrs.MTRR_PHYSBASE0 + 1]
     assert base.stored(base.reset) == 0xC0000000
     assert mask.stored(mask.reset) == 0xFF_C000_0800
-    with pytest.raises(ValueError):
+    with pytest.raises(MsrError):
         base.stored(1 << 40)
-    with pytest.raises(ValueError):
+    with pytest.raises(MsrError):
         base.stored(0x100)
 
 
@@ -100,7 +101,7 @@ def test_xss_has_no_bits_and_goes_with_xsaves() -> None:
     xss = msrs.msrs_of(SPR)[msrs.XSS]
     assert xss.stored(0) == xss.reset == 0
     for bit in range(64):
-        with pytest.raises(ValueError, match="XSS"):
+        with pytest.raises(MsrError, match="XSS"):
             xss.stored(1 << bit)
     assert msrs.XSS not in msrs.msrs_of(CpuModel.parse("SapphireRapids,-xsaves"))
     assert msrs.XSS not in msrs.msrs_of(CpuModel.parse("EPYC-Turin,-xsave"))

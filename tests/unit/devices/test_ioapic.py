@@ -3,6 +3,7 @@
 import pytest
 
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
+from trapgate.arch.msrs import MsrError
 from trapgate.clock import InstructionClock
 from trapgate.devices import lapic as l
 from trapgate.devices.interrupts import Interrupts
@@ -176,7 +177,7 @@ def test_the_model_decides_about_the_local_apic(clock: InstructionClock, cpu: st
     if x2:
         apic.write_msr(l.APIC_BASE, apic.read_msr(l.APIC_BASE) | l.X2)
     else:
-        with pytest.raises(ValueError, match="reserved"):
+        with pytest.raises(MsrError, match="reserved"):
             apic.write_msr(l.APIC_BASE, apic.read_msr(l.APIC_BASE) | l.X2)
-    with pytest.raises(ValueError, match="reserved"):
+    with pytest.raises(MsrError, match="reserved"):
         apic.write_msr(l.APIC_BASE, 1 << model.physical_bits | apic.read_msr(l.APIC_BASE))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from trapgate.arch.msrs import MsrError
 from trapgate.clock import InstructionClock
 from trapgate.devices import lapic as l
 from trapgate.devices.apic_bus import ApicBus, Message
@@ -184,30 +185,30 @@ class TestModes:
         assert apic.look(l.SVR) == 0xFF
 
     def test_illegal_transitions(self, apic: Bench) -> None:
-        with pytest.raises(ValueError, match="transition"):
+        with pytest.raises(MsrError, match="transition"):
             apic.write_msr(l.APIC_BASE, 0xFEE0_0100 | l.X2)
         to_x2(apic)
-        with pytest.raises(ValueError, match="transition"):
+        with pytest.raises(MsrError, match="transition"):
             apic.write_msr(l.APIC_BASE, 0xFEE0_0900)
         apic.write_msr(l.APIC_BASE, 0xFEE0_0100)
-        with pytest.raises(ValueError, match="transition"):
+        with pytest.raises(MsrError, match="transition"):
             apic.write_msr(l.APIC_BASE, 0xFEE0_0900 | l.X2)
         assert apic.read_msr(l.APIC_BASE) == 0xFEE0_0100
 
     @pytest.mark.parametrize("bit", [0, 9, 48, 63])
     def test_reserved_bits(self, apic: Bench, bit: int) -> None:
-        with pytest.raises(ValueError, match="reserved"):
+        with pytest.raises(MsrError, match="reserved"):
             apic.write_msr(l.APIC_BASE, 0xFEE0_0900 | 1 << bit)
 
     def test_no_x2apic_without_the_feature(self, clock: InstructionClock) -> None:
         apic = Bench(clock, x2apic=False)
-        with pytest.raises(ValueError, match="reserved"):
+        with pytest.raises(MsrError, match="reserved"):
             to_x2(apic)
-        with pytest.raises(KeyError):
+        with pytest.raises(MsrError):
             apic.read_msr(0x802)
 
     def test_msrs_exist_in_x2_mode_only(self, apic: Bench) -> None:
-        with pytest.raises(KeyError):
+        with pytest.raises(MsrError):
             apic.read_msr(0x808)
         to_x2(apic)
         assert apic.page is None
@@ -219,18 +220,18 @@ class TestModes:
     @pytest.mark.parametrize(("index", "value"), [(0x802, 0), (0x80D, 0), (0x80B, 1), (0x808, 0x100), (0x83E, 4), (0x832, 1 << 20)])
     def test_refused_values(self, apic: Bench, index: int, value: int) -> None:
         to_x2(apic)
-        with pytest.raises(ValueError, match=f"{index:#x}"):
+        with pytest.raises(MsrError, match=f"{index:#x}"):
             apic.write_msr(index, value)
 
     @pytest.mark.parametrize("index", [0x800, 0x80E, 0x831, 0x82F, 0x840, 0x8FF])
     def test_absent_msrs(self, apic: Bench, index: int) -> None:
         to_x2(apic)
-        with pytest.raises(KeyError):
+        with pytest.raises(MsrError):
             apic.read_msr(index)
 
     def test_write_only_msrs(self, apic: Bench) -> None:
         to_x2(apic)
-        with pytest.raises(ValueError, match="writing only"):
+        with pytest.raises(MsrError, match="writing only"):
             apic.read_msr(0x80B)
 
     def test_self_ipi_and_end(self, apic: Bench) -> None:

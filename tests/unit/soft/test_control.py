@@ -3,6 +3,7 @@
 import pytest
 
 from trapgate.arch.models import MODELS
+from trapgate.arch.msrs import MsrError
 from trapgate.devices.lapic import LocalApic
 from trapgate.soft.fault import GuestFault
 from trapgate.soft.msr import read_msr, write_msr
@@ -139,11 +140,11 @@ def test_msr_fields_and_faults() -> None:
     assert rdmsr(bench, 0xC0000102) == 0xFFFF800012345678
     wrmsr(bench, 0x277, 0x0606060606060606)
     assert rdmsr(bench, 0x277) == 0x0606060606060606
-    with pytest.raises(ValueError):
+    with pytest.raises(MsrError):
         write_msr(bench.cpu, 0x277, 2)
-    with pytest.raises(ValueError):
+    with pytest.raises(MsrError):
         write_msr(bench.cpu, 0xC0000100, 1 << 47)
-    with pytest.raises(KeyError):
+    with pytest.raises(MsrError):
         read_msr(bench.cpu, 0x12345)
     for index in (0x12345, 0x49):  # none, write-only
         bench.st.rcx = index
@@ -171,7 +172,7 @@ def test_split_lock_control_is_intels() -> None:
     assert bench.st.split_lock_ac == 1
     wrmsr(bench, 0x33, 0)
     assert bench.st.split_lock_ac == 0
-    with pytest.raises(KeyError):
+    with pytest.raises(MsrError):
         write_msr(Bench("64").cpu, 0x33, 0)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from silicon.assemble import assemble
 from trapgate.arch import msrs
 from trapgate.arch.models import CpuModel
+from trapgate.arch.msrs import MsrError
 from trapgate.exits import BusLock, Halted
 from trapgate.isa import state
 from trapgate.soft.cpu import SoftVcpu
@@ -142,6 +143,6 @@ def test_reserved_types_are_refused() -> None:
     table = msrs.msrs_of(CpuModel.parse("SapphireRapids"))
     control = table[msrs.MTRR_DEF_TYPE]
     for value in (2, 3, 7, 8, 1 << 8 | 6, 1 << 9, 1 << 12, 1 << 63):
-        with pytest.raises(ValueError, match="MTRR_DEF_TYPE"):
+        with pytest.raises(MsrError, match="MTRR_DEF_TYPE"):
             control.stored(value)
     assert [control.stored(0xC00 | kind) & 7 for kind in (UC, WC, WT, WP, WB)] == [UC, WC, WT, WP, WB]
