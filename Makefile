@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test test-long check bench linux test-linux linux-guests soak guests format clean
+.PHONY: setup run test test-long check bench linux test-linux linux-guests silicon-record soak differences guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -33,6 +33,9 @@ linux: $(READY)
 
 test-linux: $(READY)
 	$(BIN)/python -m pytest -m linux --timeout 3600
+
+silicon-record: $(READY)
+	$(BIN)/python -m tests.silicon.record $(if $(OUTPUT),--output "$(OUTPUT)")
 
 soak: $(READY)
 	$(BIN)/python -m tools.soak $(SOAK)

@@ -7,7 +7,10 @@ In the order a case passes:
 `state` says what a state and an outcome are; `host` runs them natively (`host_code`, `host_worker`), `soft_runner` on any vCPU and
 `qemu_runner` on QEMU (both with `guest_kernel`); `compare` tells what differs, without what `undefined` lists;
 `host_trace` and `soft_tracer` record every step of a run as a `trace`, `stepwise` compares two;
-`soft` makes the software CPU for the tests.
+`soft` makes the software CPU for the tests, `processor` tells which processor the host has;
+`record` keeps what it answered to a choice of cases and to all of `vendor_kinds`, in `recordings/` as `recording` has the format;
+`decoded` turns such cases into forms again.
 
-The judge knows user mode only. Faults are compared with vector, error code and CR2; debug exceptions are judged elsewhere.
+A judge that is not here has left recordings. The judge knows user mode only. Faults are compared with vector, error code and CR2;
+debug exceptions are judged elsewhere.
 """

@@ -28,6 +28,7 @@ FX_FIELDS = (
     *((f"st{n}", 32 + 16 * n, 10) for n in range(8)),
     *((f"xmm{n}", 160 + 16 * n, 16) for n in range(16)),
 )
+TASK_SIZE = 0x7FFF_FFFF_F000  # of a process under Linux with four levels of page tables
 _FX_COMPARED = (slice(32, 416), slice(0, 5), slice(24, 28))  # all of them, to see quickly that nothing differs
 
 
@@ -67,7 +68,7 @@ def _same_fault(form: Form, expected: Outcome, got: Outcome) -> bool:
     """Whether two endings are the same.
 
     Either operand's #PF is right where their order is not defined, unless the operand is there. Linux hides from a process what
-    is mapped in the upper half: #PF there always says P = 1.
+    is mapped from the last page of the lower half on: #PF there always says P = 1.
     """
     one, two = expected.fault, got.fault
     if one is None or two is None or not one.vector == two.vector == PF_FAULT:
@@ -76,7 +77,7 @@ def _same_fault(form: Form, expected: Outcome, got: Outcome) -> bool:
         places = read_in_any_order(form, got.gpr)
         if any(one.address in first and two.address in second for first, second in permutations(places, 2)):
             one = one._replace(address=two.address)
-    if one.address >> 63:
+    if one.address >= TASK_SIZE:
         return (one.error | 1, one.address) == (two.error | 1, two.address)
     return one == two
 

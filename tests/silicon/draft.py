@@ -14,7 +14,8 @@ MASK64 = (1 << 64) - 1
 
 
 @cache
-def _backgrounds() -> tuple[bytes, ...]:
+def backgrounds() -> tuple[bytes, ...]:
+    """What scratch memory holds where nothing was put: noise, always the same."""
     noise = random.Random(1)
     return tuple(noise.randbytes(SCRATCH_SIZE) for _ in range(8))
 
@@ -29,7 +30,7 @@ class Draft:
         self.gpr = [self._register(width) for _ in range(16)]
         self.gpr[RSP] = SCRATCH + 0x1000 + 8 * rng.randrange(-0x80, 0x80) + (rng.randrange(8) if rng.random() < 0.1 else 0)
         self.rflags = 0x202 | (rng.getrandbits(12) & STATUS_FLAGS) | (DF if rng.random() < 0.1 else 0)
-        self.memory = bytearray(rng.choice(_backgrounds()))
+        self.memory = bytearray(rng.choice(backgrounds()))
         self.fx = FX_INIT
         self.address: int | None = None  # of the memory operand
 

@@ -142,7 +142,7 @@ def _string(draft: Draft) -> None:
     draft.gpr[RSI], draft.gpr[RDI] = source, target
     if instruction.has_rep_prefix or instruction.has_repne_prefix:
         draft.gpr[RCX] = rng.choice((0, 1, 2, 3, 7, 8, 9, rng.randrange(40)))
-    if _narrow(instruction):
+    if narrow(instruction):
         for number in (RSI, RDI, RCX):
             draft.gpr[number] |= rng.getrandbits(32) << 32
     fill = rng.choice((0, 0xFF, 0x5A))
@@ -156,7 +156,7 @@ def _string(draft: Draft) -> None:
             )
 
 
-def _narrow(instruction: Instruction) -> bool:
+def narrow(instruction: Instruction) -> bool:
     """Whether a string instruction uses ESI, EDI and ECX."""
     kinds = (OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_ESEDI, OpKind.MEMORY_SEG_EDI)
     return any(instruction.op_kind(n) in kinds for n in range(instruction.op_count))

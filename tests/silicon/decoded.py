@@ -1,0 +1,37 @@
+"""From the bytes of a case back to its form: the instruction that is judged, and what the other ones leave undefined."""
+
+from iced_x86 import Decoder, Formatter, FormatterSyntax, Instruction, Mnemonic
+
+from .compat import PREFIX
+from .forms import Form, names
+from .pieces import undefined_by_table
+from .state import CODE
+
+# Families whose first instruction is what a case is about; in all others it is the last one.
+ONE_INSTRUCTION = ("integer", "sse", "x87", "branches")
+_formatter = Formatter(FormatterSyntax.INTEL)
+
+
+def instructions_of(code: bytes) -> list[Instruction]:
+    """The instructions of a case, 32-bit ones behind `compat.PREFIX`."""
+    narrow = code.startswith(PREFIX)
+    skipped = len(PREFIX) if narrow else 0
+    return list(Decoder(32 if narrow else 64, code[skipped:], ip=CODE + skipped))
+
+
+def form_of(family: str, code: bytes) -> Form:
+    """The form that a comparison needs, for code of a family."""
+    found = instructions_of(code)
+    judged = found[0 if family in ONE_INSTRUCTION else -1]
+    text = "; ".join(_formatter.format(instruction) for instruction in found)
+    return Form(code, judged, names(Mnemonic)[judged.mnemonic].lower(), text)
+
+
+def undefined_on_the_way(family: str, code: bytes) -> int:
+    """Status flags that any instruction of a run leaves undefined; 0 where `compare` knows better, by the operands."""
+    if family in ONE_INSTRUCTION:
+        return 0
+    undefined = 0
+    for instruction in instructions_of(code):
+        undefined |= undefined_by_table(instruction)
+    return undefined

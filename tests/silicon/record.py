@@ -1,0 +1,138 @@
+"""Records what this host's processor answers, for other hosts to be judged by (`make silicon-record`).
+
+The choice is the same on every host but for instructions that it lacks: some cases of each opcode of the catalogs and of 32-bit
+code, all of `vendor_kinds` and of `regressions`. Registers that a case does not use come from one of a few backgrounds, so that the
+file stays small.
+"""
+
+import datetime
+import random
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import click
+from iced_x86 import InstructionInfoFactory, Register
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from . import compat, draft, inputs_float, recording, vendor_kinds
+from .compare import Case
+from .decoded import form_of, instructions_of
+from .families import FAMILIES, Family
+from .forms import by_opcode
+from .host import HostCpu, HostCpuError
+from .processor import Processor, host_processor, lacking
+from .recording import Answer
+from .regressions import REGRESSIONS
+from .state import FX_INIT, RSP, State
+from .undefined import full_register
+
+SEED = "recording 1"
+EACH = {"integer": 16, "sse": 16, "x87": 24, "branches": 1}  # cases of an opcode
+STRINGS, COMPAT = 40, 1500  # cases of the opcode of a string instruction; of 32-bit code, all opcodes together
+_info = InstructionInfoFactory()
+
+
+def backgrounds() -> tuple[State, ...]:
+    """States in which every register and all memory hold noise, always the same."""
+    rng = random.Random(SEED)
+    return tuple(
+        State(
+            tuple(rng.getrandbits(64) for _ in range(16)),
+            0x202,
+            FX_INIT[:32] + inputs_float.x87_stack(rng) + inputs_float.xmm(rng),
+            memory,
+        )
+        for memory in draft.backgrounds()
+    )
+
+
+def settled(case: Case, background: State) -> Case:
+    """The case with the background's value in every register that its code does not use: nothing then needs to be stored of it."""
+    form, state = case
+    used = {use.register for instruction in instructions_of(form.code) for use in _info.info(instruction).used_registers()}
+    general = {full_register(register) for register in used} | {RSP}
+    gpr = tuple(state.gpr[n] if n in general else background.gpr[n] for n in range(16))
+    fx, top = bytearray(state.fx), state.fx[3] >> 3 & 7  # FSW.TOP
+    for n in range(8):
+        if not used & {Register.ST0 + n, Register.MM0 + (n + top) % 8}:  # the image has ST0 first; MMX registers do not move
+            fx[32 + 16 * n : 48 + 16 * n] = background.fx[32 + 16 * n : 48 + 16 * n]
+    for n in range(16):
+        if Register.XMM0 + n not in used:
+            fx[160 + 16 * n : 176 + 16 * n] = background.fx[160 + 16 * n : 176 + 16 * n]
+    return Case(form, state._replace(gpr=gpr, fx=bytes(fx)))
+
+
+def _of_mnemonic(family: Family, mnemonic: str) -> Iterator[Case]:
+    """Some cases of each opcode of an instruction."""
+    for opcode, forms in by_opcode(family.forms(mnemonic)).items():
+        each = STRINGS if forms[0].instruction.is_string_instruction else EACH[family.name]
+        rng = random.Random(f"{SEED} {family.name} {opcode}")
+        for form in rng.sample(forms, min(each, len(forms))) + rng.choices(forms, k=max(each - len(forms), 0)):
+            yield Case(form, family.make(form, rng))
+
+
+def chosen() -> dict[str, list[Case]]:
+    """Every case to record, by group ("family/name")."""
+    near = backgrounds()
+    groups: dict[str, list[Case]] = {}
+    for family in FAMILIES:
+        for mnemonic in family.mnemonics:
+            found = (settled(case, near[recording.nearest(case.state, near)]) for case in _of_mnemonic(family, mnemonic))
+            groups[f"{family.name}/{mnemonic}"] = list(found)
+    rng = random.Random(SEED)
+    groups["compat/random"] = [
+        settled(case, near[recording.nearest(case.state, near)]) for case in (compat.make_case(rng) for _ in range(COMPAT))
+    ]
+    for kind in vendor_kinds.KINDS:
+        groups[f"vendors/{kind}"] = list(vendor_kinds.cases(kind))
+    found = (regression.case() for regression in REGRESSIONS)
+    groups["regressions/all"] = [Case(form_of("regressions", case.form.code), case.state) for case in found]
+    return groups
+
+
+def answers(host: HostCpu, cases: Sequence[Case], near: Sequence[State]) -> Iterator[Answer]:
+    """What silicon answers. Left out are cases that end in the host's kernel, and those that end otherwise a second time."""
+    work = [(case.form.code, case.state) for case in cases]
+    for case, once, twice in zip(cases, list(host.run_many(work)), host.run_many(work), strict=True):
+        if once == twice and (once.fault is None or once.fault.vector is not None):
+            yield Answer(case, recording.nearest(case.state, near), once)
+
+
+def possible(cases: Iterable[Case], processor: Processor) -> list[Case]:
+    """The cases whose instructions the processor has."""
+    return [case for case in cases if not any(lacking(processor, i) for i in instructions_of(case.form.code))]
+
+
+@click.command()
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to make (default: named by the processor)."
+)
+def main(output: Path | None) -> None:
+    """Record what this host's processor answers to the cases of tests/silicon."""
+    console = Console()
+    try:
+        processor, near = host_processor(), backgrounds()
+        path = output or recording.FOLDER / f"{processor.slug}{recording.SUFFIX}"
+        made: dict[str, list[Answer]] = {}
+        columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress, HostCpu() as host:
+            task = progress.add_task("choosing cases", total=None)
+            groups = chosen()
+            for name, cases in progress.track(groups.items(), task_id=task, total=len(groups)):
+                progress.update(task, description=name)
+                if found := list(answers(host, possible(cases, processor), near)):
+                    made[name] = found
+            progress.update(task, description="writing", total=None)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            recording.write(path, processor, datetime.date.today().isoformat(), near, made)
+    except (HostCpuError, OSError, ValueError) as error:
+        console.print(f"silicon-record: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+    count, whole = sum(map(len, made.values())), sum(map(len, groups.values()))
+    console.print(f"{processor}: {count:,} of {whole:,} cases recorded in {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

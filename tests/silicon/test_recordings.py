@@ -1,0 +1,45 @@
+"""Recordings of silicon, replayed on the software CPU with the CPU model of the recording's vendor, on whatever host this is."""
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+
+from trapgate.soft.cpu import SoftVcpu
+
+from .compare import explain
+from .processor import host_processor, lacking
+from .recording import FOLDER, SUFFIX, Recording, differences, groups_of, read
+from .sample import report
+from .soft import make_soft_cpu
+from .soft_runner import SoftCpu
+
+FILES = sorted(FOLDER.glob(f"*{SUFFIX}"))
+GROUPS = [
+    pytest.param(path.name, group, id=f"{path.name.removesuffix(SUFFIX)}-{group.replace('/', '-')}")
+    for path in FILES
+    for group in groups_of(path)
+]
+_recording = cache(lambda name: read(FOLDER / name))
+
+
+@pytest.fixture(scope="module")
+def soft() -> Callable[[str], SoftCpu[SoftVcpu]]:
+    """The software CPU as a runner, by its CPU model."""
+    return cache(make_soft_cpu)
+
+
+@pytest.mark.parametrize(("name", "group"), GROUPS)
+def test_as_recorded(soft: Callable[[str], SoftCpu[SoftVcpu]], name: str, group: str) -> None:
+    recording: Recording = _recording(name)
+    model = recording.processor.guest_model
+    assert model is not None, f"a recording of {recording.processor.vendor}: no CPU model has that vendor's rules"
+    answers = sorted(recording.answers(group), key=lambda answer: answer.case.form.code)
+    if lacked := lacking(host_processor(), answers[0].case.form.instruction):
+        pytest.skip(f"the software CPU takes these from the host, which has no {', '.join(lacked)}")
+    work = [(answer.case.form.code, answer.case.state) for answer in answers]
+    texts = []
+    for answer, got in zip(answers, soft(model).run_many(work), strict=True):
+        if found := differences(group, answer, got):
+            texts.append(explain(answer.case, found))
+    assert not texts, report(texts, len(answers))
