@@ -1,10 +1,12 @@
-"""What every test may use: caches of its own, so that none depends on what a user's home holds."""
+"""What every test may use: caches of its own, so that none depends on what a user's home holds. And who judges here."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import judges
 
 
 @pytest.fixture
@@ -22,10 +24,14 @@ def open_files() -> Iterator[None]:
     assert set(os.listdir("/proc/self/fd")) <= before, "file descriptors are left open"
 
 
+def pytest_report_header() -> str:
+    """A run says which judges it has."""
+    return judges.line()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked kvm skip themselves where /dev/kvm cannot be used."""
-    if os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return
-    for item in items:
-        if item.get_closest_marker("kvm"):
-            item.add_marker(pytest.mark.skip(reason="/dev/kvm cannot be used here"))
+    """Tests marked kvm skip themselves where /dev/kvm is no judge, and say why."""
+    marked = [item for item in items if item.get_closest_marker("kvm")]
+    if marked and (trouble := judges.kvm_trouble()):
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=f"KVM is no judge here: {trouble}"))
