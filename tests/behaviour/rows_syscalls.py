@@ -69,6 +69,11 @@ def _sysret() -> list[Row]:
         Row("sysret, RCX not canonical, on Intel: #GP at CPL 0", manual, wide, GP0, on + "movabs rcx, NONCANON", needs=("intel",)),
         Row("sysret does not read the descriptors", manual, wide, runs(rip="uland", cs="0x1F3", ss="0x1EB"),
             on + "wrmsr64 0xC0000081, 0x1E3 << 48\n" + target.format(2)),
+        *(Row(f"sysret to {bits}-bit code: the RPL of SS is {told}", manual_, code, runs(rip="uland", cs=cs, ss=ss),
+            on + "wrmsr64 0xC0000081, 0x1E0 << 48\n" + target.format(2), needs=(vendor,))
+          for vendor, manual_, ss, told in (("intel", manual, "0x1EB", "3 on Intel"),
+            ("amd", "APM 3 SYSRET", "0x1E8", "STAR's on AMD"))
+          for bits, code, cs in ((64, wide, "0x1F3"), (32, narrow, "0x1E3"))),
         Row("sysret does not load RSP", manual, wide, runs(rip="uland", rsp="stack0"), on + target.format(2)),
     ]  # fmt: skip
 

@@ -85,10 +85,14 @@ def _native64(function: str, cpl0: bool = False) -> Lower:
 
 
 ROWS[Mnemonic.SYSCALL] = _native64("syscall")
-ROWS[Mnemonic.SYSRETQ] = _native64("sysret", cpl0=True)
 ROWS[Mnemonic.IRETQ] = _native64("iret64", cpl0=True)
 ROWS[Mnemonic.INT3] = _native64("int3")
 ROWS[Mnemonic.STAC], ROWS[Mnemonic.CLAC] = _native64("stac", cpl0=True), _native64("clac", cpl0=True)
+
+
+@row(Mnemonic.SYSRETQ)
+def _sysret(b: Builder, i: Instruction) -> None:
+    b.native("sysret_amd" if b.amd else "sysret") if b.long and b.cpl == 0 else b.python(i)
 
 
 @row(Mnemonic.SWAPGS)

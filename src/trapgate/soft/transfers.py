@@ -249,7 +249,8 @@ SYSRET_FLAGS = STATUS | TF | IF | 1 << 10 | IOPL | NT | AC | VIF | VIP | ID  # 3
 def sysret(cpu: "SoftVcpu", i: Instruction) -> None:
     """SYSRET: to 64-bit code with REX.W, else to 32-bit code; Intel has it in 64-bit mode only.
 
-    A target that is not canonical raises #GP(0) before anything changes on Intel, at CPL 3 from the target on AMD.
+    A target that is not canonical raises #GP(0) before anything changes on Intel, at CPL 3 from the target on AMD. AMD's load the
+    selector of SS as STAR has it, and leave the rest of SS alone (APM vol. 3, SYSRET); Intel's make it flat, with RPL 3.
     """
     st = cpu.state
     long_mode, wide = bool(st.efer & EFER_LMA), i.mnemonic == Mnemonic.SYSRETQ
@@ -265,7 +266,11 @@ def sysret(cpu: "SoftVcpu", i: Instruction) -> None:
     else:
         st.set_rflags(st.get_rflags() | IF)
     code = base + 16 if wide else base
-    _flat_code(cpu, code | 3, (CODE64 if wide else CODE32) | DPL3, base + 8 | 3, DATA | DPL3)
+    put_segment(cpu, "cs", code | 3, 0, FLAT, (CODE64 if wide else CODE32) | DPL3)
+    if cpu.model.amd:
+        st.ss_selector = base + 8 & 0xFFFF
+    else:
+        put_segment(cpu, "ss", base + 8 | 3, 0, FLAT, DATA | DPL3)
     st.next_rip = target
     cpu.update_mode()
 

@@ -5,6 +5,7 @@ import pytest
 from trapgate.arch.segments import Gate, SystemType
 from trapgate.soft.core import UNUSABLE
 from trapgate.soft.fault import GuestFault
+from trapgate.soft.segments import put_segment
 from unit.soft.bench import (
     ABSENT,
     CODE,
@@ -142,15 +143,22 @@ def syscall_bench(mode: str, cpl: int, model: str = "EPYC-Turin") -> Bench:
     return bench
 
 
-def test_syscall_and_sysret_64() -> None:
-    bench = syscall_bench("64", 3)
+@pytest.mark.parametrize("cpu", ["EPYC-Turin", "SapphireRapids"])
+def test_syscall_and_sysret_64(cpu: str) -> None:
+    bench = syscall_bench("64", 3, cpu)
     st = bench.st
     st.set_rflags(2 | 0x200 | 1)
     bench.run("0f05")
     assert (st.rip, st.rcx, st.r11, st.get_rflags(), bench.cpl) == (LSTAR, CODE + 2, 0x203, 3, 0)
     assert (st.cs_selector, st.ss_selector) == (K64, K64 + 8)
+    put_segment(bench.cpu, "ss", 0, 0, 0, UNUSABLE)  # as an interrupt leaves it
     bench.run("480f07")
-    assert (st.rip, st.cs_selector, st.ss_selector, st.get_rflags(), bench.cpl) == (CODE + 2, U64 | 3, UDATA | 3, 0x203, 3)
+    assert (st.rip, st.cs_selector, st.get_rflags(), bench.cpl) == (CODE + 2, U64 | 3, 0x203, 3)
+    attributes = st.ss_attributes & (0xF0FF | UNUSABLE)
+    if bench.cpu.model.amd:  # the selector as STAR has it, and nothing else
+        assert (st.ss_selector, st.ss_limit, attributes) == (UDATA, 0, UNUSABLE)
+    else:
+        assert (st.ss_selector, st.ss_limit, attributes) == (UDATA | 3, 0xFFFFFFFF, 0xC0F3)
 
 
 def test_syscall_from_compatibility_mode_by_vendor() -> None:

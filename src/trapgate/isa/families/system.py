@@ -140,7 +140,7 @@ def raise_(m: Trace, function: str) -> None:
     m.cold(function)
 
 
-NATIVE = ("syscall", "sysret", "iret64", "stac", "clac", "int3", "invlpg", "write_cr3", "flags_changed")
+NATIVE = ("syscall", "sysret", "sysret_amd", "iret64", "stac", "clac", "int3", "invlpg", "write_cr3", "flags_changed")
 RAISES = ("raise_ud", "raise_gp0", "raise_nm", "leave_breakpoint")
 
 

@@ -265,8 +265,8 @@ def syscall(m: Trace) -> None:
     go_on(m, m.get("lstar", 64))
 
 
-def sysret(m: Trace) -> None:
-    """SYSRET (REX.W) to 64-bit code at CPL 3."""
+def sysret(m: Trace, amd: bool) -> None:
+    """SYSRET (REX.W) to 64-bit code at CPL 3. On AMD's CPUs (`amd`) SS gets a selector and nothing else, see `soft.transfers`."""
     target = m.get("rcx", 64)
     odd = ((m.get("efer", 64) & SCE) == 0) | (m.get("stepping", 32) != 0) | ((target << 16).sar(16) != target)
     odd = odd | ((m.get("r11", 64) & TF) != 0)  # it traps at once
@@ -282,10 +282,11 @@ def sysret(m: Trace) -> None:
     m.put("cs_attributes", m.const(0xA0FB, 32))
     m.put("cs_base", m.const(0, 64))
     m.put("cs_limit", m.const(0xFFFFFFFF, 32))
-    m.put("ss_selector", (base + 8) | 3)
-    m.put("ss_attributes", m.const(0xC0F3 | DATA_RIGHTS, 32))
-    m.put("ss_base", m.const(0, 64))
-    m.put("ss_limit", m.const(0xFFFFFFFF, 32))
+    m.put("ss_selector", (base + 8) & 0xFFFF if amd else (base + 8) | 3)
+    if not amd:
+        m.put("ss_attributes", m.const(0xC0F3 | DATA_RIGHTS, 32))
+        m.put("ss_base", m.const(0, 64))
+        m.put("ss_limit", m.const(0xFFFFFFFF, 32))
     m.put("mode", user_mode(m, new))
     m.put("bus_lock_trap", ((m.get("debugctl", 64) & 4) != 0).zext(32))
     notice_flags(m, new)
@@ -299,5 +300,6 @@ FLOWS: dict[str, Callable[[Trace], None]] = {
     "int3": int3,
     "iret64": iret64,
     "syscall": syscall,
-    "sysret": sysret,
+    "sysret": partial(sysret, amd=False),
+    "sysret_amd": partial(sysret, amd=True),
 }
