@@ -18,6 +18,7 @@ FEATURE_CONTROL = 0x3A
 TSC_ADJUST = 0x3B
 SPEC_CTRL = 0x48
 PRED_CMD = 0x49
+MICROCODE_UPDATE = 0x79  # IA32_BIOS_UPDT_TRIG
 MICROCODE = 0x8B  # IA32_BIOS_SIGN_ID, AMD PATCH_LEVEL
 CORE_CAPABILITIES = 0xCF
 MTRRCAP = 0xFE
@@ -49,11 +50,15 @@ FS_BASE = 0xC0000100
 GS_BASE = 0xC0000101
 KERNEL_GS_BASE = 0xC0000102
 TSC_AUX = 0xC0000103
+AMD_PERF_EVENT_SELECT0 = 0xC0010000  # PerfEvtSel0-3
+AMD_PERF_COUNTER0 = 0xC0010004  # PerfCtr0-3
+AMD_PERF_COUNTERS = 4
 AMD_SYSCFG = 0xC0010010
 AMD_HWCR = 0xC0010015
 AMD_TOP_MEM = 0xC001001A
 AMD_TOP_MEM2 = 0xC001001D
 AMD_NB_CFG = 0xC001001F
+AMD_PATCH_LOADER = 0xC0010020
 AMD_INT_PENDING = 0xC0010055
 AMD_MMIO_CONF_BASE = 0xC0010058
 AMD_LS_CFG = 0xC0011020
@@ -69,10 +74,18 @@ TEST_CTRL_SPLIT_LOCK = 1 << 29  # #AC on a split lock
 CORE_CAPABILITIES_SPLIT_LOCK = 1 << 5
 FEATURE_CONTROL_LOCKED = 1
 MISC_ENABLE_FAST_STRINGS = 1 << 0
+MISC_ENABLE_THERMAL_CONTROL = 1 << 3
+MISC_ENABLE_PERFORMANCE_MONITORING = 1 << 7  # available; read-only, as the next two
 MISC_ENABLE_BTS_UNAVAILABLE = 1 << 11
 MISC_ENABLE_PEBS_UNAVAILABLE = 1 << 12
+MISC_ENABLE_SPEEDSTEP = 1 << 16
+MISC_ENABLE_MONITOR = 1 << 18
 MISC_ENABLE_LIMIT_CPUID = 1 << 22
+MISC_ENABLE_XTPR_DISABLE = 1 << 23
 MISC_ENABLE_XD_DISABLE = 1 << 34
+MISC_ENABLE_TURBO_DISABLE = 1 << 38
+PERF_EVENT_SELECT = 0x0000_030F_FFD7_FFFF  # bits of PerfEvtSel that exist (APM vol. 2, 13.2.1)
+PERF_COUNTER = (1 << 48) - 1
 HWCR_TSC_FREQUENCY_SELECT = 1 << 24
 DE_CFG_LFENCE_SERIALIZES = 1 << 1
 
@@ -125,6 +138,7 @@ class Rule(Enum):
     """What WRMSR does. #GP shows as MsrError from `Msr.stored`."""
 
     PLAIN = "stored when no bit outside the mask is set, else #GP"
+    CUT = "bits in the mask are stored, others forgotten"
     READ_ONLY = "#GP"
     IGNORED = "accepted and forgotten"
     WRITE_ONLY = "accepted and forgotten; RDMSR raises #GP"
@@ -138,13 +152,14 @@ class Rule(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Msr:
-    """One MSR of a model. `mask`: for PLAIN and SPECIAL the bits that may be 1."""
+    """One MSR of a model. `mask`: for PLAIN and SPECIAL the bits that may be 1; `fixed`: those that keep their reset value."""
 
     index: int
     name: str
     reset: int = 0
     rule: Rule = Rule.PLAIN
     mask: int = ALL_64
+    fixed: int = 0
 
     @property
     def readable(self) -> bool:
@@ -158,9 +173,11 @@ class Msr:
         """
         if self.rule in (Rule.IGNORED, Rule.WRITE_ONLY):
             return None
+        if self.rule is Rule.CUT:
+            value &= self.mask
         if not self._accepts(value):
             raise MsrError(f"MSR {self.index:#x} ({self.name}) cannot hold {value:#x}: {self.rule.value}")
-        return value
+        return value & ~self.fixed | self.reset & self.fixed
 
     def _accepts(self, value: int) -> bool:
         types = value.to_bytes(8, "little")
@@ -203,12 +220,14 @@ def _mtrrs(model: CpuModel) -> list[Msr]:
 
 def _common(model: CpuModel) -> list[Msr]:
     has = model.has
+    # AMD's CPUs have no SYSENTER in long mode, and ignore the upper halves of where it leads (APM vol. 2, 6.1.2).
+    entry = (Rule.CUT, 0xFFFFFFFF) if model.amd else (Rule.CANONICAL, ALL_64)
     msrs = [
         Msr(TSC, "TSC", 0, Rule.SPECIAL),
         Msr(MICROCODE, "MICROCODE", model.microcode if model.amd else model.microcode << 32, Rule.IGNORED),
         Msr(SYSENTER_CS, "SYSENTER_CS", mask=0xFFFFFFFF),
-        Msr(SYSENTER_ESP, "SYSENTER_ESP", 0, Rule.CANONICAL),
-        Msr(SYSENTER_EIP, "SYSENTER_EIP", 0, Rule.CANONICAL),
+        Msr(SYSENTER_ESP, "SYSENTER_ESP", 0, *entry),
+        Msr(SYSENTER_EIP, "SYSENTER_EIP", 0, *entry),
         Msr(MCG_CAP, "MCG_CAP", 0, Rule.READ_ONLY),  # no machine-check banks
         Msr(MCG_STATUS, "MCG_STATUS", mask=7),
         Msr(DEBUGCTL, "DEBUGCTL", 0, Rule.SPECIAL, debugregs.debugctl_mask(has("bus-lock-detect"))),
@@ -239,12 +258,19 @@ def _common(model: CpuModel) -> list[Msr]:
 
 def _intel(model: CpuModel) -> list[Msr]:
     has = model.has
+    # Guests change one bit of what they have read: all that a server part has is accepted (SDM vol. 4, table 2-2). Read-only bits,
+    # and the one for MONITOR, which our CPUs lack, stay as they are. LIMIT_CPUID and XD_DISABLE can be read back and do no more.
     misc_enable = MISC_ENABLE_FAST_STRINGS | MISC_ENABLE_BTS_UNAVAILABLE | MISC_ENABLE_PEBS_UNAVAILABLE
-    writable = misc_enable | MISC_ENABLE_LIMIT_CPUID | MISC_ENABLE_XD_DISABLE
+    fixed = MISC_ENABLE_PERFORMANCE_MONITORING | MISC_ENABLE_BTS_UNAVAILABLE | MISC_ENABLE_PEBS_UNAVAILABLE | MISC_ENABLE_MONITOR
+    writable = (
+        misc_enable | fixed | MISC_ENABLE_THERMAL_CONTROL | MISC_ENABLE_SPEEDSTEP | MISC_ENABLE_LIMIT_CPUID
+        | MISC_ENABLE_XTPR_DISABLE | MISC_ENABLE_XD_DISABLE | MISC_ENABLE_TURBO_DISABLE
+    )  # fmt: skip
     msrs = [
         Msr(PLATFORM_ID, "PLATFORM_ID", 0, Rule.READ_ONLY),
         Msr(FEATURE_CONTROL, "FEATURE_CONTROL", FEATURE_CONTROL_LOCKED, Rule.READ_ONLY),
-        Msr(MISC_ENABLE, "MISC_ENABLE", misc_enable, Rule.PLAIN, writable),
+        Msr(MICROCODE_UPDATE, "MICROCODE_UPDATE", 0, Rule.WRITE_ONLY),
+        Msr(MISC_ENABLE, "MISC_ENABLE", misc_enable, Rule.PLAIN, writable, fixed),
     ]
     if has("tsc-deadline"):
         msrs.append(Msr(TSC_DEADLINE, "TSC_DEADLINE", 0, Rule.SPECIAL))
@@ -267,12 +293,16 @@ def _amd(model: CpuModel) -> list[Msr]:
         Msr(AMD_TOP_MEM, "TOP_MEM", 3 << 30),
         Msr(AMD_TOP_MEM2, "TOP_MEM2"),
         Msr(AMD_NB_CFG, "NB_CFG"),
+        Msr(AMD_PATCH_LOADER, "PATCH_LOADER", 0, Rule.WRITE_ONLY),
         Msr(AMD_INT_PENDING, "INT_PENDING", 0, Rule.IGNORED),
         Msr(AMD_MMIO_CONF_BASE, "MMIO_CONF_BASE"),
         Msr(AMD_LS_CFG, "LS_CFG"),
         Msr(AMD_DC_CFG, "DC_CFG"),
         Msr(AMD_DE_CFG, "DE_CFG", DE_CFG_LFENCE_SERIALIZES),
     ]
+    for n in range(AMD_PERF_COUNTERS):  # no CPUID bit says that they are there; they read back, and count nothing
+        msrs.append(Msr(AMD_PERF_EVENT_SELECT0 + n, f"PERF_EVENT_SELECT{n}", 0, Rule.CUT, PERF_EVENT_SELECT))
+        msrs.append(Msr(AMD_PERF_COUNTER0 + n, f"PERF_COUNTER{n}", 0, Rule.CUT, PERF_COUNTER))
     if model.has("ibpb"):
         msrs.append(Msr(PRED_CMD, "PRED_CMD", 0, Rule.WRITE_ONLY))
     return msrs

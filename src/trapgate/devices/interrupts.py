@@ -7,7 +7,7 @@ from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.devices.apic_bus import ApicBus
 from trapgate.devices.ioapic import IoApic
-from trapgate.devices.lapic import APIC_BASE, ENABLE, LocalApic
+from trapgate.devices.lapic import AMD_VERSION, APIC_BASE, ENABLE, INTEL_VERSION, LocalApic
 from trapgate.devices.lines import Line
 from trapgate.devices.pic import PicPair
 
@@ -23,6 +23,7 @@ class Interrupts:
             LocalApic(
                 clock, model.tsc_hz, identifier=number, bus=self.bus, external=self.pic, x2apic=model.has("x2apic"),
                 physical_bits=model.physical_bits, timer_hz=model.crystal_hz,
+                version=AMD_VERSION if model.amd else INTEL_VERSION,
             )
             for number in range(cpus)
         ]  # fmt: skip

@@ -18,7 +18,8 @@ ID, VERSION, TPR, APR, PPR, EOI, RRD, LDR, DFR, SVR = 0x02, 0x03, 0x08, 0x09, 0x
 ISR, TMR, IRR, ESR, ICR, ICR_HIGH = 0x10, 0x18, 0x20, 0x28, 0x30, 0x31
 LVT_TIMER, LVT_THERMAL, LVT_PMC, LVT_LINT0, LVT_LINT1, LVT_ERROR = range(0x32, 0x38)
 TIMER_INITIAL, TIMER_CURRENT, TIMER_DIVIDE, SELF_IPI = 0x38, 0x39, 0x3E, 0x3F
-VERSION_VALUE = 0x0005_0014  # six LVT entries, version 14h
+INTEL_VERSION, AMD_VERSION = 0x14, 0x10  # SDM vol. 3, 11.4.8; APM vol. 2, 16.3.4
+MAX_LVT = 5 << 16  # of the version register: six LVT entries
 SOFTWARE_ENABLE = 1 << 8  # SVR
 MASKED = 1 << 16  # LVT
 LVT_WRITABLE = {
@@ -58,14 +59,14 @@ class LocalApic:
 
     def __init__(
         self, clock: Clock, tsc_hz: int, *, identifier: int = 0, bus: ApicBus | None = None, external: ExternalSource | None = None,
-        x2apic: bool = True, physical_bits: int = 48, timer_hz: int = 1_000_000_000,
+        x2apic: bool = True, physical_bits: int = 48, timer_hz: int = 1_000_000_000, version: int = INTEL_VERSION,
     ) -> None:  # fmt: skip
         self.identifier = identifier
         self.bus = bus if bus is not None else ApicBus()
         self.bus.receivers.append(self)
         self._external = external
         self._x2_exists = x2apic
-        self._physical_bits = physical_bits
+        self._physical_bits, self._version = physical_bits, version
         self._timer = ApicTimer(clock, tsc_hz, timer_hz, lambda: self._local(LVT_TIMER))
         self.notify: Callable[[], None] = _nothing
         self.nmi: Callable[[], None] = _nothing
@@ -301,7 +302,7 @@ class LocalApic:
             case 0x02:
                 return self.identifier if self.x2 else self._xapic_id << 24
             case 0x03:
-                return VERSION_VALUE
+                return MAX_LVT | self._version
             case 0x08:
                 return self._tpr
             case 0x0A:

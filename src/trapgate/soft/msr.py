@@ -173,5 +173,15 @@ def rdpid(cpu: "SoftVcpu", i: Instruction) -> None:
 
 @handles(Mnemonic.RDPMC)
 def rdpmc(cpu: "SoftVcpu", i: Instruction) -> None:
-    """RDPMC: no performance counters, so every number is out of range."""
-    raise gp()
+    """RDPMC: EDX:EAX = the performance counter ECX; #GP(0) outside CPL 0 unless CR4.PCE is set, and for one that is not there.
+
+    AMD's CPUs have four whatever CPUID says (APM vol. 2, 13.2.1), the Intel model none.
+    """
+    st = cpu.state
+    number = st.rcx & 0xFFFFFFFF
+    if st.cpl and st.cr0 & 1 and not st.cr4 & control.CR4_PCE:
+        raise gp()
+    if not cpu.model.amd or number >= msrs.AMD_PERF_COUNTERS:
+        raise gp()
+    value = cpu.msrs[msrs.AMD_PERF_COUNTER0 + number]
+    st.rax, st.rdx = value & 0xFFFFFFFF, value >> 32

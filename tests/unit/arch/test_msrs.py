@@ -67,8 +67,36 @@ def test_rules() -> None:
 
 
 def test_command_registers_cannot_be_read() -> None:
-    for model in (TURIN, SPR):
-        assert {one.index for one in msrs.msrs_of(model).values() if not one.readable} == {msrs.PRED_CMD}
+    for model, update in ((TURIN, msrs.AMD_PATCH_LOADER), (SPR, msrs.MICROCODE_UPDATE)):
+        assert {one.index for one in msrs.msrs_of(model).values() if not one.readable} == {msrs.PRED_CMD, update}
+
+
+def test_misc_enable_takes_back_what_was_read_and_any_documented_bit() -> None:
+    one = msrs.msrs_of(SPR)[msrs.MISC_ENABLE]
+    assert one.stored(one.reset) == one.reset == 0x1801
+    for bit in (3, 16, 22, 23, 34, 38):
+        assert one.stored(one.reset | 1 << bit) == one.reset | 1 << bit
+    for bit in (7, 18):  # performance monitoring, MONITOR: our CPUs have neither
+        assert one.stored(one.reset | 1 << bit) == one.reset
+    assert one.stored(0) == 0x1800  # BTS and PEBS stay unavailable
+    with pytest.raises(msrs.MsrError):
+        one.stored(1 << 1)
+    assert msrs.MISC_ENABLE not in msrs.msrs_of(TURIN)
+
+
+def test_amds_performance_counters_need_no_cpuid_bit() -> None:
+    table = msrs.msrs_of(TURIN)
+    for n in range(4):
+        assert table[0xC0010000 + n].stored(0xFFFF_FFFF_FFFF_FFFF) == 0x30F_FFD7_FFFF
+        assert table[0xC0010004 + n].stored(0xFFFF_FFFF_FFFF_FFFF) == 0xFFFF_FFFF_FFFF
+    assert not set(range(0xC0010000, 0xC0010008)) & set(msrs.msrs_of(SPR))
+
+
+def test_where_sysenter_leads_by_vendor() -> None:
+    for index in (msrs.SYSENTER_ESP, msrs.SYSENTER_EIP):
+        assert msrs.msrs_of(TURIN)[index].stored(1 << 63 | 5) == 5
+        with pytest.raises(msrs.MsrError):
+            msrs.msrs_of(SPR)[index].stored(1 << 63)
 
 
 def test_msrs_that_are_registers() -> None:
