@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from tools.guests import cpio, rootfs
-from tools.guests.packages import Report, extract, fetch, keep, need, silent
+from tools.guests.needs import APT, COMPILER, ROOT_FILE_SYSTEM, lacking, need
+from tools.guests.packages import Report, extract, fetch, keep, silent
 from tools.guests.recipes import KERNELS, OTHERS, STABLE_32, Recipe
 from tools.guests.sources import GuestError, dependency
 
@@ -30,6 +31,7 @@ COMPILER_OPTIONS = (
     *("-static", "-nostdlib", "-no-pie", "-Wl,--build-id=none"),
 )
 WORD_SIZE = {"amd64": ("-m64",), "i386": ("-m32", "-fno-pic")}
+INITIAL_RAM_DISKS = {"amd64": "initramfs", "i386": "initramfs-i386"}  # by architecture, as a user calls them
 SUFFIXES = {"amd64": "", "i386": "-i386"}  # of file names, by architecture
 GZIP = b"\x1f\x8b"
 CONSOLE = "console=ttyS0 panic=-1"
@@ -65,7 +67,7 @@ def image(name: str, folder: Path = CACHE, report: Report = silent) -> Path:
 
 def _from_package(recipe: Recipe, folder: Path, report: Report) -> bytes:
     """The file that a recipe names."""
-    need("apt-get", "apt-cache", "dpkg-deb")
+    need(*APT)
     options = recipe.source.options(folder / "apt") if recipe.source else ()
     package = recipe.package
     for wanted in recipe.follow:
@@ -75,7 +77,7 @@ def _from_package(recipe: Recipe, folder: Path, report: Report) -> bytes:
 
 def initramfs(folder: Path = CACHE, report: Report = silent, architecture: str = "amd64") -> Path:
     """The initramfs of the recipe as it is now; busybox is downloaded when it is not there. GuestError when that cannot be."""
-    need("gcc")
+    need(*COMPILER)
     suffix = SUFFIXES[architecture]
     programs = {name: compiled(name, folder, architecture) for name in PROGRAMS}
     image = gzip.compress(cpio.archive(members(_busybox(folder, report, architecture), programs)), mtime=0)
@@ -125,13 +127,24 @@ def made(name: str) -> bool:
     return cached(file) is not None
 
 
+def lacking_for(names: Iterable[str]) -> tuple[str, ...]:
+    """The programs of the host that making these guests still needs and that are not installed."""
+    needed: list[str] = []
+    for name in names:
+        if not made(name):
+            needed += ROOT_FILE_SYSTEM if name == rootfs.NAME else APT
+        if name in INITIAL_RAM_DISKS.values():
+            needed += COMPILER
+    return lacking(needed)
+
+
 def files(names: Iterable[str]) -> dict[str, Path]:
     """Guests by name, made when they are not there. GuestError when one cannot be had."""
-    makers = _makers()
-    return {name: makers[name]() for name in names}
+    every = makers()
+    return {name: every[name]() for name in names}
 
 
-def _makers() -> dict[str, Callable[..., Path]]:
+def makers() -> dict[str, Callable[..., Path]]:
     """Everything that can be made, by what the user calls it."""
     return {
         **{name: partial(kernel, name) for name in KERNELS},
@@ -143,14 +156,14 @@ def _makers() -> dict[str, Callable[..., Path]]:
 
 
 @click.command()
-@click.option("--only", "names", multiple=True, type=click.Choice(list(_makers())), help="What to make (default: all).")
+@click.option("--only", "names", multiple=True, type=click.Choice(list(makers())), help="What to make (default: all).")
 def main(names: tuple[str, ...]) -> None:
     """Make the guests of the tests in build/guests/: kernels, other images, user spaces."""
     console = Console()
     columns = (TextColumn("{task.description:<20}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     failed = {}
     with Progress(*columns, console=console) as progress:
-        for name, maker in _makers().items():
+        for name, maker in makers().items():
             if names and name not in names:
                 continue
             task = progress.add_task(name, total=None)

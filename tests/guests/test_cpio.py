@@ -47,7 +47,7 @@ def test_an_unknown_series_is_refused_before_any_download(tmp_path: Path) -> Non
 
 def test_missing_apt_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(GuestError, match="apt-get is not installed"):
+    with pytest.raises(GuestError, match="apt-get, apt-cache, dpkg-deb are not installed"):
         linux_guest.kernel("6.1", tmp_path)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -17,13 +16,6 @@ _POLL = 0.2  # seconds between two looks at how much has arrived
 
 def silent(so_far: int, whole: int) -> None:
     """Report to nobody."""
-
-
-def need(*commands: str) -> None:
-    """GuestError when a command is not there."""
-    for command in commands:
-        if shutil.which(command) is None:
-            raise GuestError(f"{command} is not installed: guests are made on Debian or Ubuntu with apt, dpkg, gcc, mmdebstrap")
 
 
 def fetch(package: str, folder: Path, report: Report, options: Sequence[str] = ()) -> Path:

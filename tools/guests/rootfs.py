@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from tools.guests import cpio
-from tools.guests.packages import Report, keep, need, silent
+from tools.guests.needs import ROOT_FILE_SYSTEM, need
+from tools.guests.packages import Report, keep, silent
 from tools.guests.sources import GuestError, mirror
 
 NAME = "debian-root.cpio"
@@ -27,8 +28,7 @@ def make(folder: Path, report: Report = silent) -> Path:
     path = folder / NAME
     if path.is_file():
         return path
-    need("apt-get")
-    need("mmdebstrap")
+    need(*ROOT_FILE_SYSTEM)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tar") as tar:
         report(0, 0)
