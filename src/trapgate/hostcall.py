@@ -11,7 +11,7 @@ REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "the whole host has too many files open: end some programs",
     errno.ENOMEM: "give the guest less with --memory, raise the limit (ulimit -v), or end some programs",
-    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u), or end some programs",
+    errno.EAGAIN: "raise the limits of threads and memory (ulimit -u, -v), or end some programs",
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room on the disk: your quota is used up",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
@@ -26,6 +26,10 @@ SCARCE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errn
 """Reasons that blame no file and no argument: the host, or a limit of this process, has no more to give."""
 
 
+_OURS = frozenset((errno.EBADF, errno.EINVAL, errno.EFAULT, errno.ENOTSOCK))
+_NO_THREAD = "can't start new thread"  # the text of Python's RuntimeError
+
+
 class HostError(Exception):
     """The host refused what trapgate needs. The text is one line: the call, the reason and, where one is known, the remedy."""
 
@@ -33,6 +37,22 @@ class HostError(Exception):
         remedy = remedy or REMEDIES.get(number)
         super().__init__(f"the host refused {call}: {os.strerror(number)}" + (f"; {remedy}" if remedy else ""))
         self.call, self.errno = call, number
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the host refused, as one line, where that is what an error says; None when it is a fault of ours."""
+    match error:
+        case HostError():
+            return str(error)
+        case MemoryError() | SystemError():  # the latter: what Python fails with where it finds no memory to say so
+            return str(HostError("more memory", errno.ENOMEM))
+        case ImportError():
+            return f"a part cannot be loaded: {error}; see the host's limits (ulimit -a), or install trapgate again"
+        case OSError(errno=int() as number) if number not in _OURS:
+            return str(HostError(f"access to {error.filename}" if error.filename else "a system call", number))
+        case RuntimeError() if str(error) == _NO_THREAD:
+            return str(HostError("another thread", errno.EAGAIN))
+    return None
 
 
 @contextlib.contextmanager
@@ -52,7 +72,7 @@ class Helper(threading.Thread):
     Without `failed` it is reported as Python does.
     """
 
-    def __init__(self, name: str, body: Callable[[], None], failed: Callable[[BaseException], None] | None = None) -> None:
+    def __init__(self, name: str, body: Callable[[], object], failed: Callable[[BaseException], None] | None = None) -> None:
         super().__init__(name=name, daemon=True)
         self._body, self._failed = body, failed
 
@@ -70,7 +90,12 @@ class Helper(threading.Thread):
         except BaseException as error:
             if self._failed is None:
                 raise
-            self._failed(error)
+            self._failed(self._named(error))
+
+    def _named(self, error: BaseException) -> BaseException:
+        if isinstance(error, OSError) and error.errno is not None and error.errno not in _OURS:
+            return HostError(f"what the thread {self.name!r} asked for", error.errno)
+        return error
 
 
 def poll_selector() -> selectors.BaseSelector:

@@ -42,7 +42,8 @@ def test_guards_in_front_and_behind() -> None:
 
 @pytest.mark.parametrize("at", [-1, 4096])
 def test_who_leaves_it_is_stopped(at: int) -> None:
-    program = f"import ctypes; from trapgate.mapping import Mapping; ctypes.memset(Mapping(4096, 'x').address + {at}, 1, 1)"
+    program = "import ctypes, resource; from trapgate.mapping import Mapping; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); "
+    program += f"ctypes.memset(Mapping(4096, 'x').address + {at}, 1, 1)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGSEGV
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from trapgate.cli.demo_guest import DemoGuest, Results
 from trapgate.cli.demo_table import Row, main_table, others_table, own_db, rows
 from trapgate.cli.guest import load_guest, make_machine
 from trapgate.cli.screen import Screen
-from trapgate.gdb.address import UnixAddress
+from trapgate.gdb.address import AddressError, UnixAddress
 from trapgate.gdb.host import DebugHost
+from trapgate.hostcall import Helper
 from trapgate.machine import Machine, MachineConfig
 from trapgate.stops import MachineExit
 
@@ -46,8 +46,12 @@ def run_debugged(guest: DemoGuest, steps: list[demo_debugger.Step], gdb: str | N
     machine = new_machine()
     try:
         with tempfile.TemporaryDirectory(prefix="trapgate-") as folder:
-            host = DebugHost(machine, UnixAddress(str(Path(folder) / "gdb")), wait=True)
-            thread = threading.Thread(target=host.run, name="machine", daemon=True)
+            try:
+                host = DebugHost(machine, UnixAddress(str(Path(folder) / "gdb")), wait=True)
+            except AddressError as error:
+                raise errors.Failure(str(error), errors.HOST_FAILURE) from error
+            failures: list[BaseException] = []
+            thread = Helper("machine", host.run, failures.append)
             thread.start()
             if gdb is None:
                 session = demo_debugger.run_client(steps, host.address)
@@ -57,6 +61,8 @@ def run_debugged(guest: DemoGuest, steps: list[demo_debugger.Step], gdb: str | N
             if thread.is_alive():  # the debugger left early, and the guest still runs
                 host.post(host.target.kill)
                 thread.join(PATIENCE)
+            if failures:
+                raise failures[0]
         return guest.results(machine.ram.read), session
     finally:
         machine.close()

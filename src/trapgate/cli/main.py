@@ -10,7 +10,7 @@ import click
 from trapgate.cli import errors, streams
 from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Serial, SerialChoice, Size
 from trapgate.debug.buslock import Mode
-from trapgate.hostcall import HostError
+from trapgate.hostcall import refusal
 from trapgate.kvm.ioctl import KvmError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ when the guest has run for a second since.
 \b
 Exit status:
   0    the guest powered off, asked for a reset or halted for good; or you quit: Ctrl-A x, gdb's `kill`
-  1    the guest failed: a triple fault, a device of ours that broke under it
+  1    the guest failed: a triple fault, a device of ours that broke under it; or the host lacks what a run takes
   2    wrong usage, or an image that cannot be used
   70   a fault of trapgate itself
   130  SIGINT (Ctrl-C where standard input is no terminal); 143: SIGTERM
@@ -219,7 +219,7 @@ def status_of(arguments: list[str] | None) -> int:
         return _fail(error.format_message(), errors.USAGE)
     except errors.Failure as error:
         return _fail(str(error), error.status)
-    except (KvmError, HostError) as error:
+    except KvmError as error:
         return _fail(str(error), errors.HOST_FAILURE)
     except (click.Abort, KeyboardInterrupt):
         return errors.INTERRUPTED
@@ -229,6 +229,8 @@ def status_of(arguments: list[str] | None) -> int:
     except Exception as error:
         if os.environ.get("TRAPGATE_DEBUG"):
             raise
+        if (lack := refusal(error)) is not None:
+            return _fail(lack, errors.HOST_FAILURE)
         text = f"{type(error).__name__}: {error}; set TRAPGATE_DEBUG=1 for the traceback and report it"
         return _fail(f"internal error: {text}", errors.INTERNAL)
 
@@ -243,4 +245,17 @@ def main() -> NoReturn:
     streams.fill()
     gc.set_threshold(*COLLECT)
     sys.setswitchinterval(SWITCH)
-    sys.exit(status_of(None))
+    sys.exit(_flushed(status_of(None)))
+
+
+def _flushed(status: int) -> int:
+    """The status of a command whose output is out; that of a failure when it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return errors.OUTPUT_CLOSED
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _fail(f"standard output cannot be written: {error.strerror}", errors.HOST_FAILURE)
+    return status

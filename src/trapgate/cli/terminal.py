@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import os
 import selectors
 import signal
@@ -13,8 +14,9 @@ from typing import Any, Self
 
 from trapgate.cli.errors import OUTPUT_CLOSED
 from trapgate.cli.keys import HELP, Escape, Key
-from trapgate.hostcall import Helper, asking, poll_selector
+from trapgate.hostcall import Helper, HostError, asking, poll_selector
 
+ATTEMPTS = 3  # at putting a terminal back: whoever is left with a raw one has no easy way out
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -76,7 +78,10 @@ class Terminal:
         atexit.unregister(self.restore)
 
     def write(self, data: bytes) -> None:
-        """Send all of `data` to standard output. When nobody reads there any more, the guest is asked to stop; the rest is lost."""
+        """Send all of `data` to standard output. When nobody reads there any more, the guest is asked to stop; the rest is lost.
+
+        HostError, once, when it cannot be written for another reason: a full disk.
+        """
         while data and not self._broken:
             try:
                 data = data[os.write(self._stdout, data) :]
@@ -84,35 +89,45 @@ class Terminal:
                 with poll_selector() as selector:
                     selector.register(self._stdout, selectors.EVENT_WRITE)
                     selector.select()
-            except OSError:  # EPIPE, EIO: the pipe or the terminal is gone
+            except OSError as error:
                 self._broken = True
-                self._quit(OUTPUT_CLOSED)
+                if error.errno not in (errno.EPIPE, errno.EIO):
+                    raise HostError("to write standard output", error.errno or errno.EIO) from error
+                self._quit(OUTPUT_CLOSED)  # the pipe or the terminal is gone
 
     def restore(self) -> None:
         """The terminal as it was found; again is harmless."""
         saved, self._saved = self._saved, None
-        if saved is not None and self._stdin is not None:
+        if saved is None or self._stdin is None:
+            return
+        for _ in range(ATTEMPTS):
             with contextlib.suppress(termios.error):  # it was hung up: nothing is left to restore
                 termios.tcsetattr(self._stdin, termios.TCSANOW, saved)  # what is written already may never be read
+                return
 
     def _make_raw(self) -> None:
         """Take over the terminal and start reading it, if it is one and ours: the terminal of a background job stays untouched."""
         if self._stdin is None:
             return
         try:
-            before = termios.tcgetattr(self._stdin)
-            mode = termios.tcgetattr(self._stdin)
-            if os.tcgetpgrp(self._stdin) != os.getpgrp():
+            if not os.isatty(self._stdin) or os.tcgetpgrp(self._stdin) != os.getpgrp():
                 return
-        except (OSError, termios.error):
-            return  # no terminal
+        except OSError:
+            return  # not the terminal of our session
+        try:
+            before, mode = termios.tcgetattr(self._stdin), termios.tcgetattr(self._stdin)
+        except termios.error as error:
+            raise HostError("to say how the terminal is set (tcgetattr)", error.args[0]) from error
         mode[0] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP)
         mode[0] &= ~(termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
         mode[1] |= termios.OPOST  # what the guest and we print keeps its line ends
         mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
         mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
         self._saved = before
-        termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
+        try:
+            termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
+        except termios.error as error:
+            raise HostError("a raw terminal (tcsetattr)", error.args[0]) from error
         if self._reader is None:
             with asking("a pipe"):
                 self._wake = os.pipe()
@@ -145,7 +160,9 @@ class Terminal:
                 data = os.read(stdin, 4096)
             except BlockingIOError:
                 continue
-            except OSError:
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
                 data = b""
             if not data:
                 return  # the terminal is gone; SIGHUP says so, if anybody is to know

@@ -3,6 +3,7 @@
 Neither thread touches a device: they leave a callable in the mailbox, or kick, and the machine's own thread does the work.
 """
 
+import errno
 import os
 import selectors
 import threading
@@ -138,8 +139,10 @@ class InputThread:
                     data = os.read(self._descriptor, CHUNK)
                 except BlockingIOError:
                     continue
-                except OSError:  # the terminal is gone: the end of input, no error of the guest's
-                    data = b""
+                except OSError as error:
+                    if error.errno != errno.EIO:
+                        raise
+                    data = b""  # the terminal is gone: the end of input, no error of the guest's
                 self._mailbox.post(lambda data=data: self._take(data))  # type: ignore[misc]
                 if not data:
                     return

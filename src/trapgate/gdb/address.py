@@ -7,6 +7,8 @@ import socket
 import stat
 from dataclasses import dataclass, field, replace
 
+from trapgate.hostcall import SCARCE, HostError
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -57,7 +59,7 @@ def parse_address(text: str) -> Address:
 
 
 def listen(address: Address) -> tuple[socket.socket, Address]:
-    """A listening socket and its address as it came out (with the port that the host chose); AddressError when it cannot be."""
+    """A listening socket and its address as it came out (with the port that the host chose); AddressError, HostError."""
     try:
         if isinstance(address, UnixAddress):
             return _listen_unix(address)
@@ -65,6 +67,8 @@ def listen(address: Address) -> tuple[socket.socket, Address]:
         listener = socket.create_server((address.host, address.port), family=family, backlog=4)
         return listener, TcpAddress(address.host, listener.getsockname()[1])
     except OSError as error:
+        if error.errno in SCARCE:
+            raise HostError(f"to listen for gdb on {address}", error.errno) from error
         if error.errno == errno.EADDRINUSE:
             raise AddressError(f"cannot listen for gdb on {address}: it is in use; choose another, or end who uses it") from error
         raise AddressError(f"cannot listen for gdb on {address}: {error.strerror or error}") from error

@@ -1,11 +1,12 @@
 """Where translated code lies: one memfd seen twice, once writable, once executable, never both; native functions at its start."""
 
 import ctypes
+import errno
 import mmap
 import os
 from collections.abc import Callable
 
-from trapgate.hostcall import HostError, asking
+from trapgate.hostcall import REMEDIES, HostError, asking
 from trapgate.mapping import Mapping
 from trapgate.stencil.library import Library
 
@@ -74,5 +75,7 @@ def _two_views(size: int) -> tuple[Mapping, Mapping]:
         finally:
             os.close(descriptor)
     except HostError as error:
-        remedy = f"{error.call} failed; allow it (execmem), or use --engine kvm"
+        denied = error.errno in (errno.EPERM, errno.EACCES)
+        do = "allow it (execmem), or use --engine kvm" if denied else REMEDIES.get(error.errno, "use --engine kvm")
+        remedy = f"{error.call} failed; {do}"
         raise HostError("executable memory", error.errno, remedy) from error
