@@ -13,12 +13,15 @@ from pathlib import Path
 from rich.filesize import decimal
 from rich.text import Text
 
+from trapgate import hostcpu
+from trapgate.arch.models import DEFAULT_MODEL, MODELS
 from trapgate.cli import errors, hostkvm
 from trapgate.cli.cache import KINDS, entries
 from trapgate.cli.demo_debugger import find_gdb
 from trapgate.cli.screen import Screen
 from trapgate.kvm import probe
 from trapgate.kvm.ioctl import KvmError
+from trapgate.soft import borrowed
 from trapgate.stencil.cache import Cache, CacheError
 
 
@@ -43,15 +46,12 @@ def host_cpu() -> Finding:
     """The host's CPU: translated code runs on x86-64 only."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return Finding("CPU", Verdict.MISSING, f"{platform.machine()}: the software CPU makes x86-64 code; use an x86-64 host")
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in fields.items()}
-    own = [name for name in ("bus_lock_detect", "split_lock_detect") if name in fields.get("flags", "").split()]
-    name = fields.get("model name", "x86-64")
-    return Finding("CPU", Verdict.GOOD, f"{name} ({', '.join(own) or 'no bus-lock detection of its own'})")
+    flags = hostcpu.features() or frozenset()
+    own = [name for name in ("bus_lock_detect", "split_lock_detect") if name in flags]
+    text = f"{hostcpu.fields().get('model name', 'x86-64')} ({', '.join(own) or 'no bus-lock detection of its own'})"
+    if lacked := borrowed.lacked(MODELS[DEFAULT_MODEL]):
+        return Finding("CPU", Verdict.LACKING, f"{text}; guests get no {', '.join(lacked)}")
+    return Finding("CPU", Verdict.GOOD, text)
 
 
 def packages() -> Iterator[Finding]:

@@ -5,12 +5,13 @@ from functools import partial
 
 import click
 
-from trapgate.arch.models import ModelError
+from trapgate.arch.models import CpuModel, ModelError
 from trapgate.boot import BootOptions, CpuStart, ImageError, Module, load, plan_boot, read_image
 from trapgate.cli.errors import Failure
 from trapgate.debug.buslock import Mode
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.memory import MemoryError_
+from trapgate.soft import borrowed
 from trapgate.soft import cpu as soft
 from trapgate.soft.codecache import TranslationCache
 from trapgate.soft.hot import HotLoops
@@ -88,6 +89,8 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
         raise Failure(str(error)) from error
     vcpu = machine.vcpu
     assert isinstance(vcpu, soft.SoftVcpu)
+    if lacked := borrowed.lacked(CpuModel.parse(config.cpu)):
+        click.echo(f"trapgate: this host's CPU lacks {', '.join(lacked)}: the guest's does, too", err=True)
     vcpu.state.bus_lock_report = config.bus_locks is not Mode.OFF
     if not counting:  # where blocks end must not depend on earlier runs when time is counted by blocks
         TranslationCache(cache, vcpu.model).load(vcpu.translator)

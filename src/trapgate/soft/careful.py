@@ -97,6 +97,8 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
         host_mxcsr &= ~FTZ  # which only holds while underflow is masked
     image = st.fxsave
     image[MXCSR : MXCSR + 4] = (host_mxcsr & ~FLAGS).to_bytes(4, "little")
+    summary = 0x80 * pending(cpu)  # ES and B follow from the rest, whatever a guest wrote there
+    image[FSW], image[FSW + 1] = image[FSW] & 0x7F | summary, image[FSW + 1] & 0x7F | summary
     before_xmm = b"".join(bytes(getattr(st, f"xmm{n}")) for n in range(16))
     image[XMM : XMM + 256] = before_xmm
     general = _general(i)
@@ -144,7 +146,7 @@ def _reach(cpu: "SoftVcpu", i: Instruction, p: hosted.Plan, writes: bool) -> int
     """
     try:
         address = effective_address(cpu, i, p.size, writes)
-        if p.aligned and address & 15:
+        if p.aligned(cpu.model.amd) and address & 15:
             raise GuestFault(GP, 0)
         if writes:
             cpu.pieces(address, p.size, cpu.rights() | s.ACCESS_WRITE)
@@ -281,6 +283,7 @@ def _run(cpu: "SoftCore", i: Instruction, operand: int, registers: int) -> None:
         alone.set_op_register(general, {2: Register.AX, 4: Register.EAX, 8: Register.RAX}[size])
     encoder = Encoder(64)
     encoder.encode(alone, 0)
+    assert not operand & 15, "packed operands are aligned"
     at = cpu.code.scratch(_BEFORE + encoder.take_buffer() + _AFTER)
     _CALL(at)(ctypes.addressof(cpu.state.fxsave), operand, registers)
 

@@ -15,7 +15,7 @@ from trapgate.clock import Clock
 from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
 from trapgate.isa import state as s
 from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft import accesses, answers, debugging, handlers, inspection  # noqa: F401  (handlers fills HANDLERS)
+from trapgate.soft import accesses, answers, borrowed, debugging, handlers, inspection  # noqa: F401  (handlers fills HANDLERS)
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
 from trapgate.soft.apic import LocalApic
 from trapgate.soft.core import IF, NOWHERE, RF, TF
@@ -48,7 +48,7 @@ class SoftVcpu(TranslatingCore):
         tsc_hz: int = 0,
         counting: bool = False,
     ) -> None:
-        super().__init__(ram, model, library, clock, lapic, tsc_hz)
+        super().__init__(ram, borrowed.possible(model), library, clock, lapic, tsc_hz)
         self.translator.configure(counting=counting)
         self.deterministic = counting
         self._enter = self.code.enter()

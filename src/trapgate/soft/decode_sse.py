@@ -14,9 +14,6 @@ from trapgate.isa.state import LAYOUT
 from trapgate.soft.registers import SEGMENT_NAME
 from trapgate.soft.template import Builder
 
-# AMD's take unaligned memory operands (as measured on Zen 4); Intel's do not (SDM vol. 2, exceptions type 4).
-_SHA = tuple(getattr(Mnemonic, f"SHA{name}") for name in ("1MSG1", "1MSG2", "1NEXTE", "1RNDS4", "256MSG1", "256MSG2", "256RNDS2"))
-
 
 @cache
 def _known() -> frozenset[int]:
@@ -48,7 +45,7 @@ def lower_hosted(i: Instruction, b: Builder) -> None:
         if p.live:
             b.op("x87.live", Uop="python")  # a pending #MF comes before any fault of the operand
         b.memory(i, p.size, write=writes)
-        if p.aligned and not (b.amd and i.mnemonic in _SHA):
+        if p.aligned(b.amd):
             b.aligned()
         enters = p.live and writes and not b.amd  # Intel's enter MMX state even where they fault (as measured)
         b.ref(p.size, "mmx" if enters else ("rw" if p.read[p.memory] else "w") if writes else "r")

@@ -41,7 +41,7 @@ def _with_memory(i: Instruction, b: Builder) -> None:
     b.ref(p.size, "w" if writes else "r")
     b.op("x87.live", Uop="python")  # Python may have seen to the access
     if i.mnemonic in x87.CONTROL:
-        b.op("x87.masked", Uop="python")
+        b.op(f"x87.masked.{p.size}", Uop="python")
     b.op(p.form(True))
     if writes:
         b.commit_ref()

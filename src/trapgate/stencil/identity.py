@@ -2,11 +2,12 @@
 
 import hashlib
 import importlib.util
-import os
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+
+from trapgate import hostcpu
 
 PACKAGE = Path(__file__).parent.parent
 STENCILS = ("", "arch", "isa", "stencil")
@@ -41,7 +42,7 @@ def surroundings() -> Iterator[str]:
     yield f"Python {sys.version} {sys.implementation.cache_tag}"
     for name in LIBRARIES:
         yield f"{name} {_installed(name)}"
-    yield _host_cpu()
+    yield hostcpu.identity()
 
 
 def _installed(name: str) -> str:
@@ -51,13 +52,3 @@ def _installed(name: str) -> str:
     folder = Path(spec.origin).parent
     files = (path for pattern in ("*.py", "*.so", "binding/*.so") for path in folder.glob(pattern))
     return " ".join(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in sorted(files))
-
-
-def _host_cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # no /proc: what is kept is good for this host alone
-        return " ".join(os.uname())
-    return "\n".join(
-        next((line for line in lines if line.startswith(key)), "") for key in ("vendor_id", "model", "model name", "flags")
-    )

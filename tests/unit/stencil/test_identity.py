@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from trapgate import hostcpu
 from trapgate.stencil import identity
 from trapgate.stencil.identity import BLOCKS, PACKAGE, STENCILS, digest, sources, surroundings
 
@@ -85,4 +86,6 @@ def test_a_host_without_proc_keeps_for_itself_alone(monkeypatch: pytest.MonkeyPa
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)
+    hostcpu.fields.cache_clear()
     assert "Linux" in list(surroundings())[-1]
+    hostcpu.fields.cache_clear()

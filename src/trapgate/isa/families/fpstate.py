@@ -13,6 +13,7 @@ from functools import partial
 
 from trapgate.isa.families.memory import aligned, reference
 from trapgate.isa.families.sse import MASKS, RESERVED
+from trapgate.isa.families.x87 import RESTORE
 from trapgate.isa.forms import Form
 from trapgate.isa.vocabulary import Trace, Value
 
@@ -65,7 +66,7 @@ def _load_x87(m: Trace, source: Value | None, wide: bool = True) -> None:
         m.store(image + 16, m.load(source + 16, 64) & mask)
         _move(m, image + ST0, source + ST0, 128)
     with m.when(m.get("x87_live", 32) != 0):
-        m.asm("stmxcsr 24($0); fxrstor64 ($0)", f"r,{_SCRATCH},~{{memory}}", 0, image)
+        m.asm(RESTORE, f"r,{_SCRATCH},~{{memory}}", 0, image)
 
 
 def _load_mxcsr(m: Trace, value: Value) -> None:

@@ -51,6 +51,11 @@ _UNALIGNED = {
     Mnemonic.MOVUPS, Mnemonic.MOVUPD, Mnemonic.MOVDQU, Mnemonic.LDDQU,
     Mnemonic.PCMPESTRI, Mnemonic.PCMPESTRM, Mnemonic.PCMPISTRI, Mnemonic.PCMPISTRM, Mnemonic.PCMPESTRI64, Mnemonic.PCMPESTRM64,
 }  # fmt: skip
+# AMD's take unaligned operands of these (as measured on Zen 4); Intel's do not (SDM vol. 2, exceptions type 4).
+_UNALIGNED_ON_AMD = {
+    Mnemonic.SHA1MSG1, Mnemonic.SHA1MSG2, Mnemonic.SHA1NEXTE, Mnemonic.SHA1RNDS4,
+    Mnemonic.SHA256MSG1, Mnemonic.SHA256MSG2, Mnemonic.SHA256RNDS2,
+}  # fmt: skip
 _IMPLICIT_XMM0 = {Mnemonic.PBLENDVB, Mnemonic.BLENDVPS, Mnemonic.BLENDVPD, Mnemonic.SHA256RNDS2}
 _RESULT_XMM0 = {Mnemonic.PCMPESTRM, Mnemonic.PCMPESTRM64, Mnemonic.PCMPISTRM}
 _RESULT_ECX = {Mnemonic.PCMPESTRI, Mnemonic.PCMPESTRI64, Mnemonic.PCMPISTRI}
@@ -77,8 +82,17 @@ class Plan:
     written: tuple[bool, ...]
     read: tuple[bool, ...]
     size: int
-    aligned: bool
     sets_flags: bool
+
+    def aligned(self, amd: bool) -> bool:
+        """Whether its operand must lie on a 16-byte boundary, on AMD's CPUs or on Intel's."""
+        mnemonic = OpCodeInfo(self.code).mnemonic
+        return self.size == 16 and mnemonic not in _UNALIGNED and not (amd and mnemonic in _UNALIGNED_ON_AMD)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether an operand in memory is loaded by an instruction of its own: a guest may have it where the host may not."""
+        return self.aligned(amd=False) and not self.aligned(amd=True)
 
     @property
     def memory(self) -> int | None:
@@ -113,8 +127,7 @@ def plan(code: Code_) -> Plan:
     blank = Instruction()
     blank.code = code
     size = 0 if blank.memory_size == MemorySize.UNKNOWN else MemorySizeExt.size(blank.memory_size)
-    aligned = size == 16 and info.mnemonic not in _UNALIGNED
-    return Plan(code, _names()[code].lower(), kinds, written, read, size, aligned, bool(blank.rflags_modified & STATUS_FLAGS))
+    return Plan(code, _names()[code].lower(), kinds, written, read, size, bool(blank.rflags_modified & STATUS_FLAGS))
 
 
 @cache
@@ -246,6 +259,9 @@ def host(m: Trace, code: Code_, memory: bool) -> None:
     general_out: tuple[str, int] | None = None
     for n, kind in enumerate(p.kinds):
         if memory and n == p.memory:
+            if p.loaded:
+                before.append(f"movups (%rsi), %xmm{n + shift}")
+                clobbers.append(f"~{{xmm{n + shift}}}")
             continue
         if kind in _XMM:
             scratch = f"%xmm{n + shift}"
@@ -274,7 +290,7 @@ def host(m: Trace, code: Code_, memory: bool) -> None:
             after += ["movzwl %ax, %eax", "shlq $$32, %rcx", "orq %rcx, %rax"]
     result = p.sets_flags or general_out is not None
     constraints, values = (["=&{rax}"] if result else []), list[Value]()
-    text = "; ".join([*before, assembler(code, memory), *after])
+    text = "; ".join([*before, assembler(code, memory and not p.loaded), *after])
     text = text.replace("CPU", f"${len(constraints)}")
     constraints.append("r")
     values.append(m.address_of("rip"))

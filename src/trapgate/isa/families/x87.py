@@ -25,9 +25,15 @@ from trapgate.isa.vocabulary import Trace
 
 FEATURES = ("FPU", "FPU287", "FPU387", "CMOV", "SSE3")
 MASKS = 0x3F
+# FXRSTOR of the image at $0 into a host whose exceptions are masked. It loads MXCSR, too, which shall stay. A guest may have
+# written anything as status word: ES and B follow from flags and masks (SDM vol. 1, 8.1.3.3), and no host is asked to know it,
+# lest it take a #MF.
+RESTORE = "stmxcsr 24($0); andw $$0x7f7f, 2($0); fxrstor64 ($0)"
+SUMMARY = 1 << 7  # ES in the status word
 CR0_MP, CR0_EM, CR0_TS = 1 << 1, 1 << 2, 1 << 3
 STATES = (Mnemonic.FXSAVE, Mnemonic.FXSAVE64, Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64)
 CONTROL = (Mnemonic.FLDCW, Mnemonic.FLDENV, Mnemonic.FRSTOR)  # they load a control word, which may unmask exceptions
+STATUS_AT = {2: 0, 14: 2, 28: 4, 94: 2, 108: 4}  # where their operands of so many bytes have the status word, if any
 NOTHING = (Mnemonic.WAIT, Mnemonic.FNENI, Mnemonic.FNDISI, Mnemonic.FNSETPM)
 MOVES = {
     Mnemonic.FCMOVB: (2, False), Mnemonic.FCMOVNB: (2, True), Mnemonic.FCMOVE: (4, False), Mnemonic.FCMOVNE: (4, True),
@@ -84,7 +90,7 @@ def load(m: Trace) -> None:
     with m.when((m.get("fxsave", 16) & MASKS) != MASKS, likely=False):
         m.jump("leave_instruction")
     image = m.address_of("fxsave")
-    m.asm("stmxcsr 24($0); fxrstor64 ($0)", f"r,{_SCRATCH},~{{memory}}", 0, image)  # FXRSTOR loads MXCSR, too
+    m.asm(RESTORE, f"r,{_SCRATCH},~{{memory}}", 0, image)
     m.put("x87_live", m.const(1, 32))
     m.jump_to(m["RESUME"])
 
@@ -100,9 +106,13 @@ def save(m: Trace) -> None:
 _SCRATCH = ",".join(f"~{{xmm{n}}}" for n in range(16))
 
 
-def stays_masked(m: Trace) -> None:
-    """Before FLDCW, FLDENV and FRSTOR: out to Python when the control word at HOST unmasks an exception."""
-    with m.when((m.load(m["HOST"], 16) & MASKS) != MASKS, likely=False):
+def stays_masked(m: Trace, status: int) -> None:
+    """Before FLDCW, FLDENV and FRSTOR: out to Python when the control word at HOST unmasks an exception, or the status word, which
+    lies `status` bytes behind it, has ES set (see `RESTORE`)."""
+    suspicious = (m.load(m["HOST"], 16) & MASKS) != MASKS
+    if status:
+        suspicious = suspicious | ((m.load(m["HOST"] + status, 16) & SUMMARY) != 0)
+    with m.when(suspicious, likely=False):
         m.put("exit_detail", m.hole("Uop", 32))
         m.put("next_rip", m.hole("Qnext"))
         m.cold("leave_instruction")
@@ -153,7 +163,8 @@ def forms() -> Iterator[Form]:
     yield Form("x87.live", live)
     yield Form("mmx.gate", refuse_mmx)
     yield Form("wait.gate", gate_wait)
-    yield Form("x87.masked", stays_masked)
+    for size, status in STATUS_AT.items():
+        yield Form(f"x87.masked.{size}", partial(stays_masked, status=status))
     for size in (14, 94):
         yield Form(f"ref.r.{size}", partial(reference, size=size, write=False, read=True))
         yield Form(f"ref.w.{size}", partial(reference, size=size, write=True, read=False))

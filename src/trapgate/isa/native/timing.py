@@ -31,8 +31,10 @@ def read_counter(m: Trace, processor: bool) -> None:
         hz.set(m.get("tsc_hz", 64))
     with m.when(hz.value == 0, likely=False):
         leave(m, s.EXIT_INSTRUCTION)
-    total = now.value.zext(128) * hz.value.zext(128)  # below SECOND << 64 for centuries: the quotient has 64 bits
+    total = now.value.zext(128) * hz.value.zext(128)
     low, high = total.trunc(64), (total >> 64).trunc(64)
+    with m.when(high.uge(m.const(SECOND, 64)), likely=False):  # in centuries: the quotient has more than 64 bits
+        leave(m, s.EXIT_INSTRUCTION)
     ticks = m.asm("divq $4", "={ax},={dx},0,1,r,~{flags}", 64, low, high, m.const(SECOND, 64))
     counter = ticks + m.get("tsc_offset", 64)
     m.put("rax", counter & 0xFFFFFFFF)
