@@ -1,5 +1,6 @@
 """The stub on a real machine: the run loop, stops in gdb's words, breakpoints that are stepped over, ends and detaching."""
 
+import errno
 import shutil
 import threading
 import time
@@ -14,7 +15,8 @@ from trapgate.debug.buslock import Mode
 from trapgate.gdb.address import Address, TcpAddress
 from trapgate.gdb.client import Client, ClientError
 from trapgate.gdb.host import DebugHost
-from trapgate.gdb.target import SIGABRT, SIGINT, SIGSEGV, BreakKind, Exited, Stopped, Why
+from trapgate.gdb.target import SIGABRT, SIGINT, SIGSEGV, BreakKind, Exited, Killed, Stopped, Why
+from trapgate.hostcall import HostError
 from trapgate.machine import Machine, MachineConfig
 from trapgate.stops import ExitKind, MachineExit
 
@@ -210,6 +212,37 @@ def test_kill_and_quit(rig: Make) -> None:
             else:
                 assert client.ask(b"vKill;1") == b"OK"
         assert one.join() == MachineExit(ExitKind.STOPPED, 0, "ended by the debugger")
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_thread_that_fails_ends_the_session(rig: Make, running: bool) -> None:
+    """Whether the guest runs or stands: the debugger is told, or its connection ends; it does not wait for an answer."""
+    one, error = rig(), HostError("a thread", errno.EAGAIN)
+    with Client(one.address) as client:
+        if running:
+            threading.Timer(0.1, one.machine.fail, [error]).start()
+            assert isinstance(client.go(), Killed)
+            assert "trapgate: the host refused a thread: Resource temporarily unavailable" in client.console
+        else:
+            client.register("rip")
+            one.machine.fail(error)
+            with pytest.raises(ClientError):
+                client.register("rip")
+    assert one.join() is error
+    one.end = None
+
+
+def test_a_server_that_fails_ends_the_run(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise MemoryError
+
+    one = rig()
+    with Client(one.address) as client:
+        monkeypatch.setattr(one.host._stub._server, "_wait", broken)
+        with pytest.raises(ClientError):  # the first may still be answered by what it waited in when it broke
+            [client.register("rip") for _ in range(2)]
+    assert isinstance(one.join(), MemoryError)
+    one.end = None
 
 
 def test_the_guests_own_int1_is_delivered_while_a_debugger_steps(rig: Make) -> None:

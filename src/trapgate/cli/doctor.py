@@ -122,7 +122,10 @@ def caches() -> Finding:
         return Finding("cache", Verdict.MISSING, str(error))
     if cache.notes:
         return Finding("cache", Verdict.LACKING, cache.notes[0])
-    sizes = {kind: sum(entry.size for entry in entries(kind, cache.directory)) for kind in KINDS}
+    try:
+        sizes = {kind: sum(entry.size for entry in entries(kind, cache.directory)) for kind in KINDS}
+    except CacheError as error:
+        return Finding("cache", Verdict.LACKING, str(error))
     text = ", ".join(f"{kind} {decimal(size)}" for kind, size in sizes.items())
     return Finding("cache", Verdict.GOOD, f"{cache.directory}: {text}")
 

@@ -1,5 +1,6 @@
 """The command `trapgate`: what it can be asked, and how every failure ends in one line and an exit status."""
 
+import contextlib
 import gc
 import os
 import sys
@@ -242,7 +243,8 @@ def _fail(text: str, status: int) -> int:
 
 def main() -> NoReturn:
     """The console entry point."""
-    streams.fill()
+    with contextlib.suppress(OSError):  # `entry` has done it, where that was what began
+        streams.fill()
     gc.set_threshold(*COLLECT)
     sys.setswitchinterval(SWITCH)
     sys.exit(_flushed(status_of(None)))

@@ -21,13 +21,23 @@ _CODE = (".py", ".pyc", ".so")
 @lru_cache
 def digest(rooms: tuple[str, ...]) -> str:
     """Changes whenever anything changes that machine code made in these rooms depends on; 32 hexadecimal digits."""
+    parts = [*(_room(room) for room in rooms), *surroundings()]
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+@lru_cache
+def _room(room: str) -> str:
     total = hashlib.sha256()
-    for path in sources(rooms):
+    for path in sources((room,)):
         data = path.read_bytes()
         total.update(f"{path.relative_to(PACKAGE)} {len(data)} ".encode() + data)
-    for part in surroundings():
-        total.update(part.encode(errors="surrogateescape") + b"\0")
-    return total.hexdigest()[:32]
+    return total.hexdigest()
+
+
+def forget() -> None:
+    """What was read of sources and surroundings is read again when it is next asked for."""
+    digest.cache_clear()
+    _room.cache_clear()
 
 
 def sources(rooms: tuple[str, ...], package: Path = PACKAGE) -> list[Path]:

@@ -3,8 +3,12 @@
 import ctypes
 import os
 import signal
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain, repeat
+from operator import add, le
+from typing import Any
 
 from trapgate.stencil import identity
 from trapgate.stencil.cache import Cache, WrongContent, pack, unpack
@@ -139,63 +143,91 @@ def compile_native() -> tuple[bytes, dict[str, int]]:
     return bytes(blob), entries
 
 
+_COLUMNS, _OF_STENCILS = "IIIIIIIq", 3
+"""How a library lies in the cache: for each stencil the length of its code, its number of holes, two bits (reads, sets flags); for
+each hole offset, size, whether it is relative, the number of its symbol, addend. Behind these columns the code, and the blob."""
+
+
 def _pack(library: Library) -> bytes:
-    stencils, body = dict[str, object](), bytearray()
-    for name, s in library.stencils.items():
-        holes = [(h.offset, h.size, h.relative, h.name, h.addend) for h in s.holes]
-        stencils[name] = len(body), len(s.code), holes, s.reads_flags, s.sets_flags
-        body += s.code
-    return pack((stencils, library.entries), bytes(body) + library.blob)
-
-
-_Hole = tuple[int, int, bool, str, int]
-_Stencil = tuple[int, int, list[_Hole], bool, bool]  # its code by place and length
+    stencils = library.stencils.values()
+    holes = [hole for one in stencils for hole in one.holes]
+    symbols = {name: number for number, name in enumerate(dict.fromkeys(hole.name for hole in holes))}
+    columns: tuple[Iterator[int], ...] = (
+        (len(one.code) for one in stencils), (len(one.holes) for one in stencils),
+        (one.reads_flags | one.sets_flags << 1 for one in stencils),
+        (hole.offset for hole in holes), (hole.size for hole in holes), (int(hole.relative) for hole in holes),
+        (symbols[hole.name] for hole in holes), (hole.addend for hole in holes),
+    )  # fmt: skip
+    body = b"".join(array(kind, column).tobytes() for kind, column in zip(_COLUMNS, columns, strict=True))
+    code = b"".join(one.code for one in stencils)
+    return pack((list(library.stencils), list(symbols), len(holes), library.entries), body + code + library.blob)
 
 
 class _Packed(Mapping[str, Stencil]):
-    """Stencils as they lie in the cache, each made when it is first asked for: a guest uses a small part of them."""
+    """Stencils as they lie in the cache, each made when it is first asked for: a guest uses a small part of them.
 
-    def __init__(self, packed: dict[str, _Stencil], code: memoryview) -> None:
-        self._packed, self._code, self._made = packed, code, dict[str, Stencil]()
+    WrongContent when these are none.
+    """
+
+    def __init__(self, names: list[str], symbols: list[str], count: int, body: memoryview) -> None:
+        self._columns, at = list[Any](), 0
+        for number, kind in enumerate(_COLUMNS):
+            column = array(kind)
+            size = column.itemsize * (len(names) if number < _OF_STENCILS else count)
+            if at + size > len(body):
+                raise WrongContent
+            column.frombytes(body[at : at + size])
+            self._columns.append(column)
+            at += size
+        self._symbols, self._code = symbols, body[at:]
+        lengths, counts, flags, offsets, sizes, relative, numbers, _ = self._columns
+        rooms = chain.from_iterable(map(repeat, lengths, counts))  # of each hole: the length of the code that it lies in
+        sound = (
+            sum(counts) == count and max(flags, default=0) < 4 and min(sizes, default=1) and max(relative, default=0) < 2
+            and max(numbers, default=-1) < len(symbols) and all(map(le, map(add, offsets, sizes), rooms))
+        )  # fmt: skip
+        self._starts, self._holes = list(accumulate(lengths, initial=0)), list(accumulate(counts, initial=0))
+        if not sound or self._starts[-1] > len(self._code):
+            raise WrongContent
+        self._numbers = {name: number for number, name in enumerate(names)}
+        self._made = dict[str, Stencil]()
+
+    @property
+    def rest(self) -> bytes:
+        """What lies behind the code of all of them."""
+        return bytes(self._code[self._starts[-1] :])
 
     def __getitem__(self, name: str) -> Stencil:
         made = self._made.get(name)
         if made is None:
-            at, length, holes, *flags = self._packed[name]
-            code = bytes(self._code[at : at + length])
-            made = self._made[name] = Stencil(code, tuple(Hole(*hole) for hole in holes), *flags)
+            number = self._numbers[name]
+            flags = self._columns[2][number]
+            rows = zip(
+                *(column[self._holes[number] : self._holes[number + 1]] for column in self._columns[_OF_STENCILS:]), strict=True
+            )
+            holes = tuple(Hole(offset, size, bool(way), self._symbols[symbol], by) for offset, size, way, symbol, by in rows)
+            code = bytes(self._code[self._starts[number] : self._starts[number + 1]])
+            made = self._made[name] = Stencil(code, holes, bool(flags & 1), bool(flags & 2))
         return made
 
     def __contains__(self, name: object) -> bool:
-        return name in self._packed
+        return name in self._numbers
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._packed)
+        return iter(self._numbers)
 
     def __len__(self) -> int:
-        return len(self._packed)
+        return len(self._numbers)
 
 
 def _unpack(data: memoryview) -> Library:
     """The library that `_pack` was given; WrongContent when these bytes are none."""
     head, body = unpack(data)
     match head:
-        case [dict() as stencils, dict() as entries] if all(_is_stencil(one, len(body)) for one in stencils.values()):
-            end = max((one[0] + one[1] for one in stencils.values()), default=0)
-            if "enter" in entries and all(isinstance(at, int) and 0 <= at < len(body) - end for at in entries.values()):
-                return Library(_Packed(stencils, body), bytes(body[end:]), entries)
+        case [list() as names, list() as symbols, int() as count, dict() as entries] if count >= 0:
+            if {*map(type, names), *map(type, symbols)} <= {str}:
+                stencils = _Packed(names, symbols, count, body)
+                blob = stencils.rest
+                if "enter" in entries and all(isinstance(at, int) and 0 <= at < len(blob) for at in entries.values()):
+                    return Library(stencils, blob, entries)
     raise WrongContent
-
-
-def _is_stencil(one: object, room: int) -> bool:  # no patterns here: there are thousands, at each start
-    if type(one) is not list or [type(value) for value in one] != [int, int, list, bool, bool]:
-        return False
-    at, length, holes, _, _ = one
-    return at >= 0 and 0 <= length <= room - at and all(_is_hole(hole, length) for hole in holes)
-
-
-def _is_hole(hole: object, room: int) -> bool:
-    if type(hole) is not list or [type(value) for value in hole] != [int, int, bool, str, int]:
-        return False
-    offset, size = hole[:2]
-    return bool(offset >= 0 and 0 < size <= room - offset)

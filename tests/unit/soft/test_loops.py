@@ -11,6 +11,7 @@ import pytest
 
 from trapgate.exits import DebugException, Halted, Interrupted, SoftwareBreakpoint
 from trapgate.isa.native.placing import ENTRY
+from trapgate.soft import hot
 from trapgate.soft.hot import HotLoops
 from trapgate.soft.loopcache import KnownLoops
 from trapgate.soft.loopgraph import graph, placed
@@ -271,6 +272,24 @@ def test_the_threads_end_with_the_core() -> None:
     gc.collect()
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_a_compiler_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(graph: Sequence[Node]) -> Loop:
+        raise MemoryError
+
+    made, failures = Bench("64"), list[BaseException]()
+    made.ram.write(CODE, bytes.fromhex(ENDLESS))
+    monkeypatch.setattr(hot, "_compiled", broken)
+    made.cpu.hot = HotLoops(made.cpu, 0.001, failures.append)
+    end = time.monotonic() + 60
+    try:
+        while not failures and time.monotonic() < end:
+            threading.Timer(0.1, made.cpu.kick).start()
+            assert made.cpu.run() == Interrupted()
+    finally:
+        made.cpu.end_threads()
+    assert [type(error) for error in failures] == [MemoryError]
 
 
 def test_a_branch_that_is_never_taken_and_an_instruction_that_python_executes() -> None:

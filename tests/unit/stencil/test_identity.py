@@ -31,9 +31,10 @@ def test_every_source_that_makes_code_is_covered(imports: str, rooms: tuple[str,
 
 TOUCHING = """
 import sys
+from trapgate.stencil import identity
 from trapgate.stencil.identity import BLOCKS, PACKAGE, STENCILS, digest, sources
 def key(rooms):
-    digest.cache_clear()
+    identity.forget()
     return digest(rooms)
 before = {rooms: key(rooms) for rooms in (STENCILS, BLOCKS)}
 for path in sources(BLOCKS):
@@ -63,9 +64,9 @@ def test_a_file_that_is_renamed_changes_the_key(tmp_path: Path, monkeypatch: pyt
     for name in ("a.py", "b.py"):
         monkeypatch.setattr(identity, "sources", lambda rooms, name=name: [tmp_path / "arch" / name])
         (tmp_path / "arch" / name).write_text("x")
-        digest.cache_clear()
+        identity.forget()
         before.add(digest(STENCILS))
-    digest.cache_clear()
+    identity.forget()
     assert len(before) == 2
 
 
@@ -76,9 +77,9 @@ def test_libraries_python_and_cpu_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "flags" in parts[3] or "Linux" in parts[3]
     before = digest(BLOCKS)
     monkeypatch.setattr(sys, "version", "9.9")
-    digest.cache_clear()
+    identity.forget()
     assert digest(BLOCKS) != before
-    digest.cache_clear()
+    identity.forget()
 
 
 def test_a_host_without_proc_keeps_for_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
