@@ -9,6 +9,7 @@ driver, whose frame is kept and restored behind the last case.
 from . import host_trace
 from .assemble import assemble
 from .state import (
+    AC_FLAG,
     CODE,
     CODE_PAGE,
     CODE_SIZE,
@@ -38,6 +39,9 @@ DRIVER_GPR, DRIVER_FX = 64, 256
 HANDLER = f"""
     ; edi = signal, rdx = struct ucontext; every register may be used: sigreturn loads them all
     cld
+    pushfq                          ; Linux leaves AC as the case had it, and the copies below are not all aligned
+    and dword ptr [rsp], {~AC_FLAG & 0xFFFFFFFF}
+    popfq
     mov r12, rdx
     movabs r13, {CONTROL}
     mov r14, [r12 + {FRAME_FPSTATE}]

@@ -16,7 +16,7 @@ from iced_x86 import InstructionInfoFactory, Register
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from . import compat, draft, inputs_float, recording, vendor_kinds
+from . import alignment_cases, compat, draft, inputs_float, recording, vendor_kinds
 from .compare import Case
 from .decoded import form_of, instructions_of
 from .families import FAMILIES, Family
@@ -30,7 +30,8 @@ from .undefined import full_register
 
 SEED = "recording 1"
 EACH = {"integer": 16, "sse": 16, "x87": 24, "branches": 1}  # cases of an opcode
-STRINGS, COMPAT = 40, 1500  # cases of the opcode of a string instruction; of 32-bit code, all opcodes together
+STRINGS, ALIGNMENT = 40, 2  # cases of the opcode of a string instruction, of each with RFLAGS.AC
+COMPAT = 1500  # cases of 32-bit code
 _info = InstructionInfoFactory()
 
 
@@ -85,6 +86,10 @@ def chosen() -> dict[str, list[Case]]:
     groups["compat/random"] = [
         settled(case, near[recording.nearest(case.state, near)]) for case in (compat.make_case(rng) for _ in range(COMPAT))
     ]
+    for family in alignment_cases.CHECKED:
+        with_check = (case for name in family.mnemonics for case in alignment_cases.chosen(family, name, ALIGNMENT))
+        groups[f"{family.name}/alignment"] = [settled(case, near[recording.nearest(case.state, near)]) for case in with_check]
+    groups["vendors/alignment"] = list(alignment_cases.tabled())
     for kind in vendor_kinds.KINDS:
         groups[f"vendors/{kind}"] = list(vendor_kinds.cases(kind))
     found = (regression.case() for regression in REGRESSIONS)

@@ -18,6 +18,7 @@ SCRATCH_SIZE = 0x2000
 INT3 = b"\xcc"
 
 CF, PF, AF, ZF, SF, TF, IF, DF, OF = 0x1, 0x4, 0x10, 0x40, 0x80, 0x100, 0x200, 0x400, 0x800
+AC_FLAG = 1 << 18  # alignment is checked, once CR0.AM is set
 STATUS_FLAGS = CF | PF | AF | ZF | SF | OF
 FLAGS_SEEN = STATUS_FLAGS | DF | IF | 0x2  # what an outcome keeps of RFLAGS; RF, AC, ID are the kernel's or the harness's
 

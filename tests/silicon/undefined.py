@@ -34,13 +34,20 @@ _STRING_OPERANDS = {
     OpKind.MEMORY_ESDI: (RDI, 0xFFFF), OpKind.MEMORY_ESEDI: (RDI, 0xFFFFFFFF), OpKind.MEMORY_ESRDI: (RDI, (1 << 64) - 1),
 }  # fmt: skip
 
+_MASKED_MOVE = {OpKind.MEMORY_SEG_DI: 0xFFFF, OpKind.MEMORY_SEG_EDI: 0xFFFFFFFF, OpKind.MEMORY_SEG_RDI: (1 << 64) - 1}
+
 
 def read_in_any_order(form: Form, gpr: Sequence[int]) -> tuple[range, ...]:
-    """The linear addresses of the operands of CMPS: SDM and APM leave open which is read first, and so which fault comes.
+    """The linear addresses of the operands of CMPS, of the halves of MASKMOVDQU's: SDM and APM leave open which is reached first,
+    and so which fault comes.
 
-    AMD's Zen 4 reads [DI] first, but for REPE CMPSB. `gpr` as of the fault; segment bases are 0.
+    AMD's Zen 4 reads [DI] first, but for REPE CMPSB; Intel's CPUs reach the upper half first. `gpr` as of the fault; segment bases
+    are 0.
     """
     i = form.instruction
+    if form.mnemonic == "maskmovdqu":
+        start = gpr[RDI] & _MASKED_MOVE[i.op0_kind]
+        return range(start, start + 8), range(start + 8, start + 16)
     if not form.mnemonic.startswith("cmps") or not i.is_string_instruction:
         return ()
     pointers = (_STRING_OPERANDS[i.op_kind(n)] for n in range(2))

@@ -42,12 +42,15 @@ def lower_hosted(i: Instruction, b: Builder) -> None:
     if memory:
         assert p.memory is not None
         writes = p.written[p.memory]
+        enters = p.live and writes and not b.amd  # Intel's enter MMX state even where they fault (as measured)
+        if enters and b.must_align:
+            b.python(i)  # which knows what #AC leaves behind
+            return
         if p.live:
             b.op("x87.live", Uop="python")  # a pending #MF comes before any fault of the operand
         b.memory(i, p.size, write=writes)
         if p.aligned(b.amd):
             b.aligned()
-        enters = p.live and writes and not b.amd  # Intel's enter MMX state even where they fault (as measured)
         b.ref(p.size, "mmx" if enters else ("rw" if p.read[p.memory] else "w") if writes else "r")
     if p.live:
         b.op("x87.live", Uop="python")
@@ -94,6 +97,8 @@ def _masked_move(i: Instruction, b: Builder) -> None:
     else:
         b.op(f"pointer.{width}", R0=LAYOUT["rdi"].offset)
         b.segment(segment, size, True)
+    if size == 16:
+        b.align(8, write=True)  # as two halves (as measured on Intel's)
     b.ref(size, "rw")
     if size == 8:
         b.op("x87.live", Uop="python")
@@ -130,6 +135,8 @@ def _state(form: str, size: int, saves: bool) -> Callable[[Instruction, Builder]
             b.raises("raise_nm")
             return
         b.memory(i, size, write=saves)
+        if not b.amd and size == fpstate.FXSAVE_BYTES:
+            b.align(4, write=saves)  # before #GP (as measured)
         b.aligned(64 if size == fpstate.XSAVE_BYTES else 16)
         b.ref(size, "rw" if saves else "r")
         name = f"{form}.{16 if b.long else 8}.{'wide' if i.mnemonic in _WIDE else 'narrow'}"

@@ -5,6 +5,7 @@ import ctypes
 from iced_x86 import Instruction, MemorySizeExt, OpKind, Register
 
 from trapgate.arch import paging, vectors
+from trapgate.arch.alignment import alignment
 from trapgate.arch.segments import ATTR_DB, TYPE_CODE, TYPE_EXPAND_DOWN, TYPE_READABLE, TYPE_WRITABLE
 from trapgate.isa import state as s
 from trapgate.soft.core import UNUSABLE, SoftCore
@@ -143,17 +144,26 @@ def effective_address(cpu: SoftCore, i: Instruction, size: int, write: bool = Fa
     """The linear address of the memory operand, checked for `size` bytes that lie `ahead` bytes behind its start."""
     offset = (effective_offset(cpu, i) + ahead) & (1 << _address_bits(i)) - 1
     address = linear_address(cpu, SEGMENT_NAME[i.memory_segment], offset, size, write)
-    mode = cpu.state.mode
-    if mode & s.MODE_AC and mode & s.MODE_CPL == s.MODE_CPL and size in (2, 4, 8) and address % size:
-        raise GuestFault(vectors.AC, 0)
+    refuse_unaligned(cpu, address, size, write)
     return address
+
+
+def refuse_unaligned(cpu: SoftCore, address: int, size: int, write: bool) -> None:
+    """GuestFault #AC(0) for an access of the running mode that is not aligned where it must be; on AMD's CPUs #PF comes first."""
+    mode = cpu.state.mode
+    if mode & s.MODE_AC and mode & s.MODE_CPL == s.MODE_CPL and address % alignment(size):
+        if cpu.model.amd:
+            cpu.pieces(address, size, cpu.rights() | (s.ACCESS_WRITE if write else 0))
+        raise GuestFault(vectors.AC, 0)
 
 
 def string_address(cpu: SoftCore, i: Instruction, n: int, size: int, write: bool) -> int:
     """The linear address of the string operand n (DS:rSI with overrides, or ES:rDI)."""
     name, bits, fixed = STRING[i.op_kind(n)]
     offset = getattr(cpu.state, name) & (1 << bits) - 1
-    return linear_address(cpu, "es" if fixed else SEGMENT_NAME[i.memory_segment], offset, size, write)
+    address = linear_address(cpu, "es" if fixed else SEGMENT_NAME[i.memory_segment], offset, size, write)
+    refuse_unaligned(cpu, address, size, write)
+    return address
 
 
 def operand_size(i: Instruction, n: int) -> int:

@@ -5,7 +5,7 @@ from trapgate.arch.segments import ATTR_DB, ATTR_L
 from trapgate.isa import state as s
 from trapgate.soft.core import SoftCore
 from trapgate.soft.fault import GuestFault
-from trapgate.soft.operands import ALL_64, is_64, within, write_part
+from trapgate.soft.operands import ALL_64, is_64, refuse_unaligned, within, write_part
 
 
 class Stack:
@@ -33,7 +33,14 @@ class Stack:
         rights = s.ACCESS_USER if cpl == 3 else 0
         return cls(cpu, pointer, 32 if attributes & ATTR_DB else 16, base, limit, attributes, error, rights)
 
-    def _linear(self, offset: int, size: int) -> int:
+    def _linear(self, offset: int, size: int, write: bool = False) -> int:
+        """The linear address after every check but paging; alignment counts where the rights are those of the running mode."""
+        address = self._in_segment(offset, size)
+        if self.rights is None:
+            refuse_unaligned(self.cpu, address, size, write)
+        return address
+
+    def _in_segment(self, offset: int, size: int) -> int:
         if self.bits == 64:
             if not paging.is_canonical(offset) or not paging.is_canonical((offset + size - 1) & ALL_64):
                 raise GuestFault(vectors.SS, self.error)
@@ -50,7 +57,7 @@ class Stack:
         """Store `size` bytes below the pointer; GuestFault (#SS, #PF)."""
         pointer = self._moved(-size)
         offset = pointer & (1 << self.bits) - 1
-        self.cpu.write(self._linear(offset, size), size, value, self.rights)
+        self.cpu.write(self._linear(offset, size, write=True), size, value, self.rights)
         self.pointer = pointer
 
     def pop(self, size: int, used: int | None = None) -> int:
@@ -68,7 +75,7 @@ class Stack:
     def probe(self, size: int) -> None:
         """Fault as a store of `size` bytes at the pointer would."""
         rights = self.cpu.rights() if self.rights is None else self.rights
-        self.cpu.pieces(self._linear(self.pointer & (1 << self.bits) - 1, size), size, rights | s.ACCESS_WRITE)
+        self.cpu.pieces(self._linear(self.pointer & (1 << self.bits) - 1, size, write=True), size, rights | s.ACCESS_WRITE)
 
     def skip(self, count: int) -> None:
         """Let the pointer rise by `count` bytes."""

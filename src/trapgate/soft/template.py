@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from iced_x86 import Instruction, MemorySizeExt, OpKind, Register
 
+from trapgate.arch.alignment import alignment
 from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
 from trapgate.soft.layout import Layout, Layouts
 from trapgate.soft.registers import GENERAL, SEGMENT_NAME
 
 _ACCESSES = ("load.", "store.", "modify.", "lock.", "ref.")
-_NATURAL = {10: 8, 28: 4, 108: 4}  # x87: extended reals, environments and states (SDM vol. 3, table 7-7)
 TLB = LAYOUT["tlb"].offset
 
 
@@ -95,12 +95,16 @@ class Builder:
         self.ops.append((name, holes))
 
     def _align(self, name: str) -> None:
-        """#AC for the access that follows. Operands of 16 bytes and more have rules of their own."""
+        """#AC for the access that follows."""
         kind, _, last = name.rpartition(".")
         size = int(last) if kind.startswith("ref") else int(last) // 8
-        size = _NATURAL.get(size, size)
-        if size in (2, 4, 8):
-            self.ops.append((f"alignment.{'r' if kind in ('load', 'ref.r') else 'w'}.{size}", {}))
+        self.align(alignment(size), write=kind not in ("load", "ref.r"))
+
+    def align(self, wanted: int, write: bool) -> None:
+        """#AC where alignment is checked and EA is not aligned to so many bytes."""
+        if self.must_align and wanted > 1:
+            page = (".w" if write else ".r") if self.amd else ""
+            self.ops.append((f"alignment{page}.{wanted}", {}))
 
     def label(self, name: str) -> None:
         """A place that a micro-op of this instruction may branch to."""

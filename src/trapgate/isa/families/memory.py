@@ -146,11 +146,15 @@ def aligned(m: Trace, size: int) -> None:
     m.jump("NEXT")
 
 
-def alignment(m: Trace, size: int, write: bool) -> None:
-    """Before an access at CPL 3 with CR0.AM and RFLAGS.AC set: #AC(0), unless the page faults first (SDM vol. 3, 7.9, 7.15)."""
-    with m.when((m["EA"] & (size - 1)) != 0, likely=False):
-        m["X"] = m.const(size | write << 16, 64)
-        m.cold("raise_ac")
+def alignment(m: Trace, size: int, page: str) -> None:
+    """Before an access at CPL 3 with CR0.AM and RFLAGS.AC set: #AC(0), see `arch.alignment`. `page`: for an access that reads (r)
+    or writes (w) the page faults first, or (empty) it does not."""
+    address = m["EA"]
+    canonical = (address << 16).sar(16) == address  # otherwise the access itself faults
+    with m.when(((address & (size - 1)) != 0) & canonical, likely=False):
+        if page:
+            m["X"] = m.const(size | (page == "w") << 16, 64)
+        m.cold("raise_ac" if page else "raise_ac0")
     m.jump("NEXT")
 
 
@@ -182,6 +186,6 @@ def forms() -> Iterator[Form]:
     yield Form("ref.lock.16", partial(reference, size=16, write=True, read=True, locked=True))
     yield Form("commit.ref", commit_reference)
     for size in (2, 4, 8):
-        yield Form(f"alignment.r.{size}", partial(alignment, size=size, write=False))
-        yield Form(f"alignment.w.{size}", partial(alignment, size=size, write=True))
+        for page in ("", "r", "w"):
+            yield Form(f"alignment{page and '.' + page}.{size}", partial(alignment, size=size, page=page))
     yield Form("aligned.16", partial(aligned, size=16))

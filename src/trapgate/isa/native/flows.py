@@ -239,7 +239,8 @@ def raise_(m: Trace, vector: int, error: int | None) -> None:
 
 
 def raise_ac(m: Trace) -> None:
-    """An access that is not aligned where it must be; X says how long it is and whether it stores. A page fault comes first."""
+    """An access that is not aligned where it must be; X says how long it is and whether it stores. On AMD's CPUs a page fault comes
+    first."""
     wanted = ((m["X"] >> 16) & s.ACCESS_WRITE) | present_rights(m)
     host = m.call("access", 64, m["EA"], m["X"] & 0xFFFF, wanted)
     with m.when(host == s.ACCESS_FAULT):
@@ -266,6 +267,7 @@ FLOWS: dict[str, Callable[[Trace], None]] = {
     "raise_ud": partial(raise_, vector=6, error=None),
     "raise_nm": partial(raise_, vector=7, error=None),
     "raise_ac": raise_ac,
+    "raise_ac0": partial(raise_, vector=17, error=0),
     "raise_gp0": partial(raise_, vector=13, error=0),
     **{f"slow_load{w}": partial(slow_load, width=w) for w in WIDTHS},
     **{f"slow_store{w}": partial(slow_store, width=w) for w in WIDTHS},
