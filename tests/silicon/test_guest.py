@@ -13,6 +13,7 @@ from trapgate.memory import Ram
 
 from . import catalog, guest_kernel, qemu_runner
 from .host import HostCpu
+from .inputs import narrow
 from .qemu_runner import QemuCpu
 from .sample import choose, judge, report
 from .soft_runner import GuestFailed, SoftCpu
@@ -59,7 +60,8 @@ def test_the_whole_state_goes_in_and_out(qemu: QemuCpu) -> None:
 
 @pytest.mark.parametrize("mnemonic", SOUND)
 def test_it_agrees_with_the_host(host: HostCpu, qemu: QemuCpu, mnemonic: str) -> None:
-    cases = choose(catalog.forms(mnemonic), 60, f"guest {mnemonic}")
+    forms = [form for form in catalog.forms(mnemonic) if not form.instruction.is_string_instruction or not narrow(form.instruction)]
+    cases = choose(forms, 60, f"guest {mnemonic}")  # with ECX and 32-bit pointers QEMU is like AMD's CPUs, whatever the host
     texts = judge(cases, host, qemu)
     assert not texts, report(texts, len(cases))
 
