@@ -14,6 +14,7 @@ from trapgate.memory import MemoryError_
 from trapgate.soft import borrowed
 from trapgate.soft import cpu as soft
 from trapgate.soft.codecache import TranslationCache
+from trapgate.soft.crash import Crashes
 from trapgate.soft.hot import HotLoops
 from trapgate.soft.segments import put_segment
 from trapgate.stencil.cache import Cache, CacheError
@@ -91,6 +92,8 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
     assert isinstance(vcpu, soft.SoftVcpu)
     if lacked := borrowed.lacked(CpuModel.parse(config.cpu)):
         click.echo(f"trapgate: this host's CPU lacks {', '.join(lacked)}: the guest's does, too", err=True)
+    vcpu.crashes = Crashes(vcpu)
+    vcpu.crashes.catch()
     vcpu.state.bus_lock_report = config.bus_locks is not Mode.OFF
     if not counting:  # where blocks end must not depend on earlier runs when time is counted by blocks
         TranslationCache(cache, vcpu.model).load(vcpu.translator)

@@ -15,9 +15,10 @@ from trapgate.cli.gathering import Gathered
 from trapgate.cli.guest import keep_translations, load_guest, make_machine
 from trapgate.cli.options import BusLockChoice, SerialChoice
 from trapgate.cli.serial import SerialFile, SerialPty
-from trapgate.cli.terminal import Terminal
+from trapgate.cli.terminal import Terminal, settings
 from trapgate.hostcall import Helper
 from trapgate.machine import ClockKind, Machine, MachineConfig
+from trapgate.soft.cpu import SoftVcpu
 from trapgate.stops import ExitKind, MachineExit
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         gathered.lead_to(sink, partial(machine.hold, gathered.name), machine.fail)
         stack.callback(gathered.close)
     stack.callback(machine.close)  # before anything that its threads use
+    if isinstance(machine.vcpu, SoftVcpu) and machine.vcpu.crashes is not None:
+        machine.vcpu.crashes.terminal(settings())
     with terminal:
         if request.serial.kind == "stdio" and not os.isatty(0):
             machine.attach_input(0)

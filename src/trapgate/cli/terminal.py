@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import errno
+import fcntl
 import os
 import selectors
 import signal
@@ -17,7 +18,16 @@ from trapgate.cli.keys import HELP, Escape, Key
 from trapgate.hostcall import Helper, HostError, asking, poll_selector
 
 ATTEMPTS = 3  # at putting a terminal back: whoever is left with a raw one has no easy way out
+KERNEL_TERMIOS = 60  # bytes of struct termios, at most
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def settings() -> bytes | None:
+    """The settings of the terminal on standard input, as the kernel has them; None where it is none."""
+    try:
+        return fcntl.ioctl(0, termios.TCGETS, bytes(KERNEL_TERMIOS))
+    except OSError:
+        return None
 
 
 class Terminal:

@@ -55,7 +55,8 @@ MODE_FLOATING = MODE_NO_X87 | MODE_NO_SSE | MODE_SSE_UNMASKED  # what packed and
     EXIT_BREAKPOINT,
     EXIT_PORT,
     EXIT_REPEATING,
-) = range(12)
+    EXIT_CRASHED,
+) = range(13)
 
 FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE, FLAG_LOCAL = (
     1,
@@ -213,6 +214,16 @@ def _layout() -> dict[str, Field]:
     for n in range(16):
         add(f"xmm{n}", 16)
     add("scratch", 256, 64)
+    # a signal of the host's amid translated code: what `stencil.entering` needs for it, and leaves of it
+    add("host_stack", 8)  # RSP at the entry, 0 outside
+    add("crash_signal", 4)
+    add("crash_error", 4)  # the exception's error code
+    add("crash_vector", 8)
+    add("crash_address", 8)
+    add("crash_place", 8)  # host RIP
+    add("crash_terminal", 8)  # where the terminal's settings are (as TCGETS has them), or 0
+    add("crash_text", 8)  # the last words of a process that cannot go on, and their length
+    add("crash_length", 8)
     add("native_table", 8 * NATIVE_SLOTS, 64)  # addresses of the native functions, by their place in the sorted list of names
     for counter in ("count_walks", "count_slow", "count_dispatch", "count_exceptions", "count_code_stores", "count_placed"):
         add(counter, 8)

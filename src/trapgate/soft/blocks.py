@@ -7,10 +7,12 @@ each 64 bytes of it in `code_lines`, which is what the native store path tests. 
 """
 
 import ctypes
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
-from trapgate.isa.native.placing import NEXT_BITS
+from trapgate.isa.native.placing import GONE, NEXT_BITS
 from trapgate.mapping import Mapping
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft.codebuffer import CodeBuffer
@@ -79,6 +81,13 @@ class Blocks:
         """Time to start over: the table or the code buffer runs out."""
         st = self._state
         return bool(st.block_count > (3 << TABLE_BITS) // 4 or st.code_limit - st.code_end < 1 << 20)
+
+    def around(self, address: int) -> tuple[int, int, int] | None:
+        """(RIP, guest-physical address, mode) of the block whose code lies at or nearest before a host address. Slow."""
+        kept = ((block.code, block.key) for block in self.by_key.values())
+        words = struct.iter_unpack("<QQIIII", bytes(self._table.view))
+        placed = ((self._code.base + code, (rip, at, mode)) for rip, at, mode, _, code, _ in words if code and mode != GONE)
+        return max(((code, key) for code, key in chain(kept, placed) if code <= address), default=(0, None))[1]
 
     def keep(self, block: Block) -> None:
         """Register a block that Python alone looks for."""

@@ -15,7 +15,7 @@ from trapgate.clock import Clock
 from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
 from trapgate.isa import state as s
 from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft import accesses, answers, borrowed, debugging, handlers, inspection  # noqa: F401  (handlers fills HANDLERS)
+from trapgate.soft import accesses, answers, borrowed, crash, debugging, handlers, inspection  # noqa: F401  (handlers fills HANDLERS)
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
 from trapgate.soft.apic import LocalApic
 from trapgate.soft.core import IF, NOWHERE, RF, TF
@@ -85,7 +85,7 @@ class SoftVcpu(TranslatingCore):
             s.EXIT_ACCESS: self._access, s.EXIT_DELIVER: self._deliver_prepared, s.EXIT_STEPPED: self._stepped,
             s.EXIT_DEBUG: self._debug_trap,
             s.EXIT_SEGMENT: self._segment, s.EXIT_FETCH: self._fetch_nowhere, s.EXIT_BREAKPOINT: self._breakpoint,
-            s.EXIT_PORT: self._port, s.EXIT_REPEATING: self._repeating,
+            s.EXIT_PORT: self._port, s.EXIT_REPEATING: self._repeating, s.EXIT_CRASHED: partial(crash.tell, self),
         }  # fmt: skip
         self._answers: dict[int, Callable[[], int]] = {
             s.EXIT_PORT: partial(answers.port, self), s.EXIT_ACCESS: partial(answers.access, self),
@@ -98,6 +98,8 @@ class SoftVcpu(TranslatingCore):
         """Execute until something happens that the CPU cannot settle alone."""
         if self._dead is not None:
             return self._dead
+        if self.crashes is not None:
+            self.crashes.here()
         self.follow_clock()
         try:
             while True:

@@ -37,6 +37,7 @@ REASONS = {
     s.EXIT_FETCH: "a fetch from where no RAM is",
     s.EXIT_BREAKPOINT: "a breakpoint",
     s.EXIT_REPEATING: "an interrupt or the like amid a repeated string instruction",
+    s.EXIT_CRASHED: "a crash of translated code",
 }
 _NAMES = {value: name for name, value in vars(Mnemonic).items() if isinstance(value, int)}
 

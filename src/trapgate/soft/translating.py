@@ -17,6 +17,7 @@ from trapgate.soft.translate import Translator
 from trapgate.stencil.library import Library
 
 if TYPE_CHECKING:
+    from trapgate.soft.crash import Crashes
     from trapgate.soft.hot import HotLoops
 
 
@@ -31,6 +32,8 @@ class TranslatingCore(TimedCore):
         self._look_up = self.code.function("lookup_block", 64, 3)
         self.hot: HotLoops | None = None
         """Who watches for hot loops; None: nobody."""
+        self.crashes: Crashes | None = None
+        """Who is to know of a crash of translated code; None: it ends the process."""
         ram.on_write = self.written
 
     def end_threads(self) -> None:

@@ -15,21 +15,6 @@ from trapgate.stencil.cache import Cache, WrongContent, pack, unpack
 from trapgate.stencil.stencil import Hole, Stencil
 
 CHUNK = 60  # forms in one LLVM module: fewer cost start-up, more cost parallelism
-ENTER = """
-declare void @llvm.x86.sse.ldmxcsr(ptr)
-declare void @llvm.x86.sse.stmxcsr(ptr)
-define dso_local void @enter(ptr %cpu, ptr %code) #1 section ".text.enter" {{
-  %guest = getelementptr i8, ptr %cpu, i64 {guest}
-  %host = getelementptr i8, ptr %cpu, i64 {host}
-  call void @llvm.x86.sse.stmxcsr(ptr %host)
-  call void @llvm.x86.sse.ldmxcsr(ptr %guest)
-  call preserve_nonecc void %code(ptr %cpu, {zeros})
-  call void @llvm.x86.sse.stmxcsr(ptr %guest)
-  call void @llvm.x86.sse.ldmxcsr(ptr %host)
-  call void @x87_save(ptr %cpu)
-  ret void
-}}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +96,8 @@ def compile_forms(names: Sequence[str]) -> dict[str, Stencil]:
 def compile_native() -> tuple[bytes, dict[str, int]]:
     """The native functions, linked with each other; runs in a worker process."""
     from trapgate.isa import catalog
-    from trapgate.isa.state import offset
-    from trapgate.isa.vocabulary import TRANSIENTS, Trace
+    from trapgate.isa.vocabulary import Trace
+    from trapgate.stencil import entering
     from trapgate.stencil.compile import Compiler
     from trapgate.stencil.lower import Lowering
 
@@ -125,9 +110,7 @@ def compile_native() -> tuple[bytes, dict[str, int]]:
         trace = Trace([64] * count)
         body(trace)
         lowering.function(name, trace, width)
-    zeros = ", ".join("i64 0" for _ in TRANSIENTS)
-    enter = ENTER.format(guest=offset("guest_mxcsr"), host=offset("host_mxcsr"), zeros=zeros)
-    compiled = Compiler(position_independent=True).compile(lowering.module() + enter)
+    compiled = Compiler(position_independent=True).compile(lowering.module() + entering.module())
     entries, at = {}, 0
     for name, stencil in compiled.items():
         entries[name] = at = (at + 63) & ~63

@@ -1,0 +1,119 @@
+"""A signal of the host's amid translated code, which must never be: what is told of it, in place of a process that is gone.
+
+`Crashes.catch` is for programs that run nothing but a machine: signal handlers are the whole process's.
+"""
+
+import contextlib
+import ctypes
+import signal
+import struct
+import threading
+import weakref
+from typing import TYPE_CHECKING, NoReturn
+
+from iced_x86 import Decoder, Formatter, FormatterSyntax
+
+from trapgate.hostcall import asking
+from trapgate.isa.state import ACCESS_PEEK, code_bits
+from trapgate.mapping import Mapping
+from trapgate.soft.fault import GuestFault
+from trapgate.stencil.entering import SIGNALS
+
+if TYPE_CHECKING:
+    from trapgate.soft.translating import TranslatingCore
+
+SHOWN = 32  # bytes of guest code
+HOST_SHOWN = 16  # and of host code
+_STACK = 1 << 16
+_ACTION = "<Q128si4xQ"  # struct sigaction of the C library: handler, mask, flags, and what it fills in itself
+_SIGINFO, _ONSTACK = 4, 0x08000000  # SA_SIGINFO, SA_ONSTACK
+LAST_WORDS = "trapgate: error: internal error: the process crashed outside of translated code; report it, with the guest's image\n"
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class HostCrash(Exception):
+    """Translated code ended in a signal: a fault of trapgate. The text is one line with what a report of it needs."""
+
+
+class Crashes:
+    """What one CPU's translated code does with the signals of a crash, from `catch` on."""
+
+    def __init__(self, core: "TranslatingCore") -> None:
+        self._core = core
+        self._stacks = dict[int, Mapping]()  # by thread
+        words = LAST_WORDS.encode()
+        self._words = ctypes.create_string_buffer(words, len(words))
+        self._terminal: ctypes.Array[ctypes.c_char] | None = None
+        core.state.crash_text, core.state.crash_length = ctypes.addressof(self._words), len(words)
+        handler = core.code.entries["crashed"]  # with the CPU state as its fourth argument: mov rcx, imm64; mov rax, imm64; jmp rax
+        self._entry = core.code.append(struct.pack("<2sQ2sQ2s", b"\x48\xb9", core.address, b"\x48\xb8", handler, b"\xff\xe0"))
+        core.state.code_end = core.code.first
+
+    def catch(self) -> None:
+        """From now on a crash amid translated code is a HostCrash; any other ends the process with status 70 and a line.
+
+        What was there before comes back when this object goes.
+        """
+        action = struct.pack(_ACTION, self._entry, bytes(128), _SIGINFO | _ONSTACK, 0)
+        before = {int(number): _exchanged(int(number), action) for number in SIGNALS}
+        weakref.finalize(self, _put_back, self._entry, before).atexit = False  # it may be needed until the very end
+
+    def here(self) -> None:
+        """Give this thread a stack for the handler: its own may be what is broken."""
+        thread = threading.get_ident()
+        if thread not in self._stacks:
+            self._stacks[thread] = stack = Mapping(_STACK, "a stack for signals")
+            with asking("sigaltstack"):
+                if _libc.sigaltstack(struct.pack("<QixxxxQ", stack.address, 0, _STACK), None):
+                    raise OSError(ctypes.get_errno(), "sigaltstack")
+
+    def terminal(self, settings: bytes | None) -> None:
+        """How standard input is to be left by a process that cannot go on: what ioctl TCGETS gave; None: as it is."""
+        self._core.state.crash_terminal = 0
+        self._terminal = None if settings is None else ctypes.create_string_buffer(settings, len(settings))
+        if self._terminal is not None:
+            self._core.state.crash_terminal = ctypes.addressof(self._terminal)
+
+
+def _exchanged(number: int, action: bytes | None) -> bytes:
+    """What was to be done about a signal; with an `action`, that is done from now on."""
+    before = ctypes.create_string_buffer(struct.calcsize(_ACTION))
+    with asking("sigaction"):
+        if _libc.sigaction(number, action, before):
+            raise OSError(ctypes.get_errno(), "sigaction")
+    return before.raw
+
+
+def _put_back(entry: int, before: dict[int, bytes]) -> None:
+    for number, action in before.items():
+        if _exchanged(number, None).startswith(entry.to_bytes(8, "little")):  # nobody has come since
+            _exchanged(number, action)
+
+
+def tell(core: "TranslatingCore") -> NoReturn:
+    """Raise the HostCrash of what the handler has noted, with where the guest was: its block begins there."""
+    st = core.state
+    place, base = int(st.crash_place), core.code.base
+    name = signal.Signals(st.crash_signal).name
+    parts = [f"{name} in translated code (host address {st.crash_address:#x}, vector {st.crash_vector}, error {st.crash_error:#x})"]
+    rip, mode, physical = int(st.rip), int(st.mode), -1
+    found = core.blocks.around(place) if base + core.code.first <= place < base + core.code.limit else None
+    if found is not None:
+        rip, physical, mode = found
+    else:
+        with contextlib.suppress(GuestFault):
+            physical = core.walk(core.linear(rip), core.rights() | ACCESS_PEEK)
+    size = min(SHOWN, -physical % 4096 or 4096)
+    guest = core.ram.read(physical, size) if core.ram.contains(physical, size) else b""
+    parts.append(f"guest RIP {rip:#x} or behind it, {code_bits(mode)}-bit code, CPL {mode >> 3 & 3}, CS base {st.cs_base:#x}")
+    if guest:
+        parts.append(f"bytes {guest.hex(' ')} ({_first(guest, code_bits(mode))} ...)")
+    if core.code.base <= place < core.code.base + core.code.limit:
+        parts.append(f"host code +{place - base:#x}: {core.code.peek(place - base, HOST_SHOWN).hex(' ')}")
+    parts.append(f"CPU model {core.model.name}")
+    raise HostCrash("; ".join(parts))
+
+
+def _first(guest: bytes, bits: int) -> str:
+    """The first instruction in words."""
+    return Formatter(FormatterSyntax.INTEL).format(Decoder(bits, guest).decode())

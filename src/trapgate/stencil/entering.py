@@ -1,0 +1,105 @@
+"""The way from Python into translated code and back, and what the host's signals do amid it: written as LLVM IR.
+
+`enter` gives the host's MXCSR for the guest's and back, and keeps its stack pointer. `crashed` is a signal handler for what
+translated code must never cause: SIGSEGV, SIGBUS, SIGILL, SIGFPE. Python's own handlers would wait for translated code to end, so
+this one notes what happened and lets `enter` return as if the code had ended (EXIT_CRASHED). Outside of `enter` there is nothing
+to return from: it puts the terminal back, writes the last words, and the process ends with the status of an internal error.
+"""
+
+import signal
+
+from trapgate.isa.state import EXIT_CRASHED, offset
+from trapgate.isa.vocabulary import TRANSIENTS
+
+SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+STATUS = 70  # EX_SOFTWARE of sysexits(3)
+_NEAR = 1 << 20  # bytes of stack that translated and native code may use
+# In ucontext_t of x86-64 (asm/sigcontext.h): general registers begin at 40, of 8 bytes each.
+_RSP, _RIP, _FLAGS, _ERROR, _VECTOR = (40 + 8 * n for n in (15, 16, 17, 19, 20))
+_SIGNAL_ADDRESS = 16  # si_addr in siginfo_t
+_KEPT_FLAGS = ~(1 << 10 | 1 << 8 | 1 << 18)  # not DF, TF, AC
+_IOCTL, _WRITE, _EXIT, _TCSETS = 16, 1, 231, 0x5402
+_ENTER = """
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+declare void @llvm.x86.sse.stmxcsr(ptr)
+define dso_local void @enter(ptr %cpu, ptr %code) #1 section ".text.enter" {{
+  %guest = getelementptr i8, ptr %cpu, i64 {guest_mxcsr}
+  %host = getelementptr i8, ptr %cpu, i64 {host_mxcsr}
+  %kept = getelementptr i8, ptr %cpu, i64 {host_stack}
+  call void @llvm.x86.sse.stmxcsr(ptr %host)
+  call void @llvm.x86.sse.ldmxcsr(ptr %guest)
+  %stack = call i64 asm sideeffect "movq %rsp, $0", "=r,~{{memory}}"()
+  store volatile i64 %stack, ptr %kept
+  call preserve_nonecc void %code(ptr %cpu, {zeros})
+  store volatile i64 0, ptr %kept
+  call void @llvm.x86.sse.stmxcsr(ptr %guest)
+  call void @llvm.x86.sse.ldmxcsr(ptr %host)
+  call void @x87_save(ptr %cpu)
+  ret void
+}}
+"""
+_CRASHED = """
+define dso_local void @crashed(i32 %signal, ptr %info, ptr %context, ptr %cpu) #1 section ".text.crashed" {{
+{fields}
+  %rsp = load i64, ptr %at_rsp
+  %rip = load i64, ptr %at_rip
+  %stack = load volatile i64, ptr %at_host_stack
+  %used = sub i64 %stack, %rsp
+  %near = icmp ult i64 %used, {near}
+  %entered = icmp ne i64 %stack, 0
+  %inside = and i1 %near, %entered
+  br i1 %inside, label %back, label %end
+back:
+  %vector = load i64, ptr %at_vector
+  %error = load i32, ptr %at_error
+  %address = load i64, ptr %at_address
+  store i32 %signal, ptr %at_crash_signal
+  store i32 %error, ptr %at_crash_error
+  store i64 %vector, ptr %at_crash_vector
+  store i64 %address, ptr %at_crash_address
+  store i64 %rip, ptr %at_crash_place
+  store i32 {reason}, ptr %at_exit_reason
+  %return_at = sub i64 %stack, 8
+  %return_slot = inttoptr i64 %return_at to ptr
+  %return = load i64, ptr %return_slot
+  store i64 %stack, ptr %at_rsp
+  store i64 %return, ptr %at_rip
+  %flags = load i64, ptr %at_flags
+  %plain = and i64 %flags, {kept_flags}
+  store i64 %plain, ptr %at_flags
+  ret void
+end:
+  %terminal = load i64, ptr %at_crash_terminal
+  %text = load i64, ptr %at_crash_text
+  %length = load i64, ptr %at_crash_length
+  %some = icmp ne i64 %terminal, 0
+  br i1 %some, label %restore, label %say
+restore:
+  call i64 asm sideeffect "syscall", {syscall}(i64 {ioctl}, i64 0, i64 {tcsets}, i64 %terminal)
+  br label %say
+say:
+  call i64 asm sideeffect "syscall", {syscall}(i64 {write}, i64 2, i64 %text, i64 %length)
+  call i64 asm sideeffect "syscall", {syscall}(i64 {exit}, i64 {status}, i64 0, i64 0)
+  unreachable
+}}
+"""
+_NOTED = (
+    "host_stack", "crash_signal", "crash_error", "crash_vector", "crash_address", "crash_place", "crash_terminal", "crash_text",
+    "crash_length", "exit_reason",
+)  # fmt: skip
+
+
+def module() -> str:
+    """Both functions, as text for LLVM."""
+    zeros = ", ".join("i64 0" for _ in TRANSIENTS)
+    places = {name: offset(name) for name in ("guest_mxcsr", "host_mxcsr", "host_stack")}
+    inside = [("context", name, at) for name, at in (("rsp", _RSP), ("rip", _RIP), ("flags", _FLAGS), ("error", _ERROR))]
+    inside += [("context", "vector", _VECTOR), ("info", "address", _SIGNAL_ADDRESS)]
+    inside += [("cpu", name, offset(name)) for name in _NOTED]
+    crashed = _CRASHED.format(
+        fields="\n".join(f"  %at_{name} = getelementptr i8, ptr %{base}, i64 {at}" for base, name, at in inside),
+        near=_NEAR, reason=EXIT_CRASHED, kept_flags=_KEPT_FLAGS,
+        ioctl=_IOCTL, tcsets=_TCSETS, write=_WRITE, exit=_EXIT, status=STATUS,
+        syscall='"={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r11},~{memory}"',
+    )  # fmt: skip
+    return _ENTER.format(zeros=zeros, **places) + crashed
