@@ -10,7 +10,7 @@ In the order a case passes:
 `soft` makes the software CPU for the tests, `processor` tells which processor the host has;
 `record` keeps what it answered to a choice of cases and to all of `vendor_kinds`, in `recordings/` as `recording` has the format;
 `decoded` turns such cases into forms again;
-`alignment_cases` are those with RFLAGS.AC.
+`alignment_cases` are those with RFLAGS.AC, `segment_cases` those with operands in FS and GS.
 
 A judge that is not here has left recordings. The judge knows user mode only. Faults are compared with vector, error code and CR2;
 debug exceptions are judged elsewhere.

@@ -24,7 +24,7 @@ DONE_PORT = 0x80  # written when a batch is finished
 # Selectors; those of user mode are the ones that Linux has (asm/segment.h), so that a case may name them.
 KERNEL_CS, KERNEL_SS, USER_CS32, USER_SS, USER_CS, TR, GDT_LIMIT = 0x8, 0x10, 0x23, 0x2B, 0x33, 0x40, 0x4F
 CR0 = 0x8005_0033  # PG AM WP NE ET MP PE, as Linux has it
-CR4 = 0x620  # PAE OSFXSR OSXMMEXCPT
+CR4 = 0x10620  # PAE OSFXSR OSXMMEXCPT FSGSBASE
 EFER = 0xD00  # LME LMA NXE
 PRESENT, WRITABLE, USER, LARGE, NO_EXECUTE = 1, 2, 4, 0x80, 1 << 63
 _ACCESSED_DIRTY = 0x60

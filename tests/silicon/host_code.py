@@ -6,6 +6,8 @@ the frame, and returns; a case that is traced goes on behind each step (`host_tr
 driver, whose frame is kept and restored behind the last case.
 """
 
+import ctypes
+
 from . import host_trace
 from .assemble import assemble
 from .state import (
@@ -35,7 +37,32 @@ FINISHED = IDLE - 1  # and behind the last one
 USER_CS = 0x33  # Linux's selector of 64-bit code (asm/segment.h)
 FRAME_GPR, FRAME_FPSTATE = 40, 224  # in struct ucontext: uc_mcontext, and its pointer to the XSAVE image (asm/sigcontext.h)
 DRIVER_GPR, DRIVER_FX = 64, 256
+DRIVER_FS, DRIVER_GS = 896, 904  # the segment bases of the worker's own code
+AT_HWCAP2, HWCAP2_FSGSBASE = 26, 2  # getauxval(3), asm/hwcap2.h
 
+
+def segment_bases() -> bool:
+    """Whether user code may set the bases of FS and GS: a processor that can, and Linux from 5.9 on."""
+    libc = ctypes.CDLL(None)
+    libc.getauxval.restype, libc.getauxval.argtypes = ctypes.c_ulong, (ctypes.c_ulong,)
+    return bool(libc.getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE)
+
+
+KEEP_BASES = f"""
+    rdfsbase rax
+    movabs [{CONTROL + DRIVER_FS}], rax
+    rdgsbase rax
+    movabs [{CONTROL + DRIVER_GS}], rax
+"""
+GIVE_BASES_BACK = f"""
+    xor eax, eax                    ; the selectors are those of a fresh process
+    mov fs, eax
+    mov gs, eax
+    mov rax, [r13 + {DRIVER_FS}]
+    wrfsbase rax
+    mov rax, [r13 + {DRIVER_GS}]
+    wrgsbase rax
+"""
 HANDLER = f"""
     ; edi = signal, rdx = struct ucontext; every register may be used: sigreturn loads them all
     cld
@@ -99,6 +126,7 @@ next:
     lea rbx, [r15 + {SLOT_FX}]
     jmp load
 done:
+    GIVE_BASES_BACK
     mov qword ptr [r13], -2
     lea rsi, [r13 + {DRIVER_GPR}]
     lea rbx, [r13 + {DRIVER_FX}]
@@ -118,5 +146,6 @@ load:
 
 def native_code() -> tuple[bytes, int]:
     """The bytes (at most a page) to map at NATIVE and the driver's offset in them; the handler is at 0."""
-    handler = assemble(HANDLER).ljust(2048, b"\xcc")
-    return handler + b"\xcc\xc3", len(handler)  # driver: int3; ret
+    keep, give_back = (KEEP_BASES, GIVE_BASES_BACK) if segment_bases() else ("", "")
+    handler = assemble(HANDLER.replace("GIVE_BASES_BACK", give_back)).ljust(2048, b"\xcc")
+    return handler + assemble(keep + "int3\nret"), len(handler)

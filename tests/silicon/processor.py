@@ -74,6 +74,7 @@ _EXTENSIONS = {
     CpuidFeature.AES: "aes",
     CpuidFeature.BMI1: "bmi1",
     CpuidFeature.BMI2: "bmi2",
+    CpuidFeature.FSGSBASE: "fsgsbase",
     CpuidFeature.LZCNT: "abm",
     CpuidFeature.MOVBE: "movbe",
     CpuidFeature.PCLMULQDQ: "pclmulqdq",

@@ -16,7 +16,7 @@ from iced_x86 import InstructionInfoFactory, Register
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from . import alignment_cases, compat, draft, inputs_float, recording, vendor_kinds
+from . import alignment_cases, compat, draft, host_code, inputs_float, recording, segment_cases, vendor_kinds
 from .compare import Case
 from .decoded import form_of, instructions_of
 from .families import FAMILIES, Family
@@ -31,6 +31,7 @@ from .undefined import full_register
 SEED = "recording 1"
 EACH = {"integer": 16, "sse": 16, "x87": 24, "branches": 1}  # cases of an opcode
 STRINGS, ALIGNMENT = 40, 2  # cases of the opcode of a string instruction, of each with RFLAGS.AC
+SEGMENTS = 2  # cases of an instruction with its operand in FS or GS
 COMPAT = 1500  # cases of 32-bit code
 _info = InstructionInfoFactory()
 
@@ -90,6 +91,11 @@ def chosen() -> dict[str, list[Case]]:
         with_check = (case for name in family.mnemonics for case in alignment_cases.chosen(family, name, ALIGNMENT))
         groups[f"{family.name}/alignment"] = [settled(case, near[recording.nearest(case.state, near)]) for case in with_check]
     groups["vendors/alignment"] = list(alignment_cases.tabled())
+    if host_code.segment_bases():
+        for family in segment_cases.NAMED:
+            in_segments = segment_cases.chosen(family, SEGMENTS)
+            groups[f"segments/{family.name}"] = [settled(case, near[recording.nearest(case.state, near)]) for case in in_segments]
+        groups["segments/bases"] = list(segment_cases.bases())
     for kind in vendor_kinds.KINDS:
         groups[f"vendors/{kind}"] = list(vendor_kinds.cases(kind))
     found = (regression.case() for regression in REGRESSIONS)
