@@ -1,13 +1,19 @@
 """LLVM turns a module of lowered bodies into machine code: each section a `Stencil`, its relocations the holes."""
 
 import io
+import sys
+from types import ModuleType
 
-import llvmlite.binding as llvm
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
 from trapgate.stencil.stencil import Hole, Stencil
+
+# llvmlite's execution engine makes two callbacks when it is imported, for which Python's ctypes takes a page that may be written
+# and executed at once. We only want object files of LLVM, and no such page.
+sys.modules.setdefault("llvmlite.binding.executionengine", ModuleType("llvmlite.binding.executionengine"))
+import llvmlite.binding as llvm  # noqa: E402
 
 R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_32, R_X86_64_32S, R_X86_64_16, R_X86_64_8 = 1, 2, 4, 10, 11, 12, 14
 SIZES = {R_X86_64_64: 8, R_X86_64_PC32: 4, R_X86_64_PLT32: 4, R_X86_64_32: 4, R_X86_64_32S: 4, R_X86_64_16: 2, R_X86_64_8: 1}
