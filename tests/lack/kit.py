@@ -20,6 +20,8 @@ from pathlib import Path
 from trapgate.gdb.address import UnixAddress
 from trapgate.gdb.client import Client, ClientError
 from trapgate.gdb.target import Stopped
+from trapgate.stencil.cache import Cache
+from trapgate.stencil.library import load_library
 
 SOURCE = Path(__file__).with_name("shim.c")
 KINDS = tuple(re.findall(r'"(\w+)"', SOURCE.read_text().split("kinds[] = {")[1].split("}")[0]))
@@ -65,6 +67,7 @@ def folder() -> Path:
     """Where the library and the guest lie, made once."""
     made = Path(tempfile.mkdtemp(prefix="trapgate-test-"))
     subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", str(made / "shim.so"), str(SOURCE), "-ldl"], check=True, timeout=60)
+    load_library(Cache())  # so that no run has to compile it
     (made / "image").write_bytes(GUEST.ljust(510, b"\0") + b"\x55\xaa")
     return made
 

@@ -41,7 +41,14 @@ def test_what_is_lacking_is_named(scenario: str, call: str, nth: int, words: str
 @needs_tools
 @pytest.mark.parametrize(
     ("scenario", "call", "nth"),
-    [("terminal", "tcsetattr", 2), ("gdb", "accept", 1), ("gdb", "recv", 3), ("gdb", "unlink", 1), ("pipe", "mkdir", 1)],
+    [
+        ("terminal", "tcsetattr", 2),
+        ("gdb", "accept", 1),
+        ("gdb", "send", 2),
+        ("gdb", "recv", 3),
+        ("gdb", "unlink", 1),
+        ("pipe", "mkdir", 1),
+    ],
 )
 def test_what_can_be_done_without_is_no_failure(scenario: str, call: str, nth: int) -> None:
     done = kit.run(scenario, call, nth)
@@ -59,7 +66,7 @@ def test_any_call_of_a_start_a_run_and_a_stop_fails(scenario: str) -> None:
     assert usual.wrong() == ""
     for call in kit.KINDS:
         count = usual.counts[call]
-        for nth in range(1, count + 1, 1 + count // 40):
+        for nth in range(1, count + 1, 1 + count // 15):
             done = kit.run(scenario, call, nth)
             if what := done.wrong():
                 wrong.append(f"{call} {nth} of {count}: {what}: {done}")

@@ -20,6 +20,8 @@ from trapgate.soft.segments import put_segment
 from trapgate.stencil.cache import Cache, CacheError
 from trapgate.stencil.library import Library, load_library
 
+_told: set[str] = set()  # what the user knows already: a run opens the cache at its start and at its end
+
 
 class Compiling:
     """A bar on standard error for the compilation of stencils; nothing (and no library loaded for it) until it moves."""
@@ -72,7 +74,9 @@ def stencils(cache: Cache | None = None) -> Library:
 def tell_notes(cache: Cache) -> None:
     """What the cache could not do, a line each, once."""
     for note in cache.notes:
-        click.echo(f"trapgate: {note}", err=True)
+        if note not in _told:
+            click.echo(f"trapgate: {note}", err=True)
+            _told.add(note)
     cache.notes.clear()
 
 

@@ -51,7 +51,7 @@ def make_machine(config: MachineConfig) -> Machine:
     lost = [name for name in vcpu.lost_features if name not in OF_THE_APIC]
     if lost:
         tell(f"CPU features that this host's KVM cannot give: {', '.join(lost)}")
-    vcpu.note = tell
+    vcpu.note = config.report
     return machine
 
 

@@ -36,7 +36,7 @@ class DebugHost:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._looked = False
         self.target = MachineTarget(machine, going=not wait, reset=reset)
-        machine.on_failure = lambda: self._inbox.put(machine.check)
+        machine.on_failure = lambda: self._inbox.put(lambda: None)  # `run` looks then
         self._stub = Stub(address, self.target, self.post, failed=machine.fail)
 
     @property
@@ -60,6 +60,7 @@ class DebugHost:
             while not self.target.killed:
                 if not self.target.going:
                     self._inbox.get()()
+                    self._machine.check()
                     continue
                 if not self._inbox.empty():
                     self._machine.post(self._take_calls)

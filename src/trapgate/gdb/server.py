@@ -25,6 +25,7 @@ _MOST_UNHANDLED = 2  # chunks given to the machine's thread and not yet taken: t
 _ENOUGH_QUEUED = 1 << 20  # bytes of replies: before more is asked, these have to be read
 _MOST_QUEUED = 64 << 20
 _FAREWELL = 1.0
+_LOOK = 1.0  # seconds until the queue is looked at although nobody was woken: the host may refuse even that
 _SCARCE = 0.1  # seconds until a client is let in for whom there was no descriptor
 _KEEPALIVE = 60  # seconds of silence before a peer is asked whether it is still there
 
@@ -154,7 +155,7 @@ class Server:
                 wanted |= selectors.EVENT_WRITE if self._queue else 0
                 if wanted:
                     selector.register(client, wanted)
-            ready = {key.fileobj: events for key, events in selector.select(0.2 if self._queue or self._closing else None)}
+            ready = {key.fileobj: events for key, events in selector.select(0.2 if self._queue or self._closing else _LOOK)}
         if self._wake_reader in ready:
             with contextlib.suppress(BlockingIOError):
                 self._wake_reader.recv(_CHUNK_OUT)
