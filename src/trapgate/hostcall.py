@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import selectors
+import stat
 import threading
 from collections.abc import Callable, Iterator
 
@@ -64,6 +65,22 @@ def asking(call: str) -> Iterator[None]:
         raise HostError(call, errno.ENOMEM) from error
     except OSError as error:
         raise HostError(call, error.errno or errno.EIO) from error
+
+
+class NotAFile(OSError):
+    """A path names something else than a regular file: a directory, a device, a pipe."""
+
+
+def open_file(path: str | os.PathLike[str]) -> int:
+    """A descriptor to read a regular file from, opened without waiting for anybody; OSError, NotAFile among them."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotAFile(errno.EINVAL, "it is not a file", os.fspath(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 class Helper(threading.Thread):

@@ -2,12 +2,11 @@
 
 import mmap
 import os
-import stat
 import struct
 from pathlib import Path
 from typing import Any
 
-from trapgate.hostcall import SCARCE, HostError
+from trapgate.hostcall import SCARCE, HostError, NotAFile, open_file
 
 MAX_IMAGE_BYTES = 1 << 32  # nothing larger could be loaded below 4 GiB
 
@@ -59,16 +58,16 @@ def read_image(path: str | Path) -> Image:
     """
     name = _printable(str(path))
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        descriptor = open_file(path)
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{name} is not a file")
-            if status.st_size > MAX_IMAGE_BYTES:
+            size = os.fstat(descriptor).st_size
+            if size > MAX_IMAGE_BYTES:
                 raise ImageError(f"{name} is larger than 4 GiB: it is no guest image")
-            return Image(_mapped(descriptor, status.st_size), name)
+            return Image(_mapped(descriptor, size), name)
         finally:
             os.close(descriptor)
+    except NotAFile as error:
+        raise ImageError(f"{name} is not a file") from error
     except OSError as error:
         if error.errno in SCARCE:
             raise HostError(f"to open {name}", error.errno) from error

@@ -4,7 +4,6 @@ import os
 import re
 import struct
 from bisect import bisect_right
-from pathlib import Path
 from typing import BinaryIO
 
 from elftools.common.exceptions import ELFError
@@ -12,9 +11,11 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
 
 from trapgate.cli.errors import Failure
+from trapgate.hostcall import open_file
 
 LISTED = re.compile(rb"[0-9a-fA-F]{8,16} [A-Za-z] \S")  # the first line of a System.map
 LONGEST_LINE = 256
+MOST_LISTED = 1 << 28  # bytes of a System.map: none comes near
 FUNCTION_OR_LABEL = (0, 2)  # STT_NOTYPE, STT_FUNC
 RESERVED = 0xFF00  # SHN_LORESERVE: absolute and common symbols name no code
 EXECUTABLE = 4  # SHF_EXECINSTR
@@ -43,9 +44,10 @@ class Symbols:
 def read_symbols(path: str) -> Symbols:
     """The symbols of an ELF file, none when it has been stripped, or of a System.map (as `nm` prints it). Failure for all else."""
     try:
-        with Path(path).open("rb") as file:
+        with os.fdopen(open_file(path), "rb") as file:
             if LISTED.match(file.read(LONGEST_LINE)):
-                return Symbols(_listed(path))
+                file.seek(0)
+                return Symbols(_listed(file.read(MOST_LISTED)))
             return Symbols(_named(file))
     except OSError as error:
         raise Failure(f"cannot read symbols from {path}: {error.strerror}") from error
@@ -53,10 +55,10 @@ def read_symbols(path: str) -> Symbols:
         raise Failure(f"{path} holds no symbols that can be read: it is neither a whole ELF file nor a System.map") from error
 
 
-def _listed(path: str) -> list[tuple[int, str]]:
+def _listed(text: bytes) -> list[tuple[int, str]]:
     """Code of a list: address, T, t, W or w, name."""
     found = []
-    for line in Path(path).read_text(encoding="latin-1").splitlines():
+    for line in text.decode("latin-1").splitlines():
         address, kind, name, *_ = [*line.split(), "", "", ""]
         if kind and kind in "TtWw" and name:
             found.append((int(address, 16), name))

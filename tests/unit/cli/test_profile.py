@@ -1,6 +1,7 @@
 """What `run --profile` prints, and where the names of guest addresses come from."""
 
 import contextlib
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -54,6 +55,12 @@ def test_symbols_by_address() -> None:
     assert symbols.find(0x1FFF) == ("a", 0xFFF)
     assert symbols.find(0x2000 + FURTHEST) is None
     assert not Symbols([])
+
+
+def test_nobody_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Failure, match="it is not a file"):
+        read_symbols(str(tmp_path / "pipe"))
 
 
 def test_symbols_of_an_elf_file() -> None:
