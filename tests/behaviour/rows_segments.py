@@ -241,6 +241,22 @@ def _tables() -> list[Row]:
     return rows
 
 
+def _wraps() -> list[Row]:
+    """Operands that go on behind the last byte of a flat segment: the manual leaves it to the processor."""
+    manual = "SDM 3A 5.3"
+    load, store, stack = "mov eax, [0xFFFFFFFE]", "mov [0xFFFFFFFE], eax", "mov eax, ss:[0xFFFFFFFE]"
+    zero = "mov word ptr [0], 0x1234\n"
+    return [
+        Row("a load across 4 GiB on Intel goes on at 0", manual, load, runs(**{"rax&0xFFFF0000": 0x12340000}), zero, "prot0",
+            needs=("intel",)),
+        Row("a store across 4 GiB on Intel goes on at 0", manual, store, runs(extra=0x1234), "mov eax, 0x12345678", "prot0",
+            needs=("intel",), after="movzx eax, word ptr [0]\nmov [seen_extra], rax"),
+        Row("a load across 4 GiB on AMD", manual, load, GP0, "", "prot0", needs=("amd",)),
+        Row("a store across 4 GiB on AMD", manual, store, GP0, "", "prot0", needs=("amd",)),
+        Row("a load through SS across 4 GiB on AMD", manual, stack, fault(SS, 0), "", "prot0", needs=("amd",)),
+    ]  # fmt: skip
+
+
 def rows() -> list[Row]:
     """All of them."""
-    return [*_loads(), *_looks(), *_others()]
+    return [*_loads(), *_looks(), *_others(), *_wraps()]

@@ -1,5 +1,5 @@
 # Protected mode, 32 bits: call gates, conforming code, far transfers, interrupt and trap gates, 16-bit code, task gates, SYSENTER,
-# BOUND, INTO, BCD, PUSHA, ENTER with levels; offsets that wrap in flat segments.
+# BOUND, INTO, BCD, PUSHA, ENTER with levels; addresses that wrap in flat segments.
         .include "prot.inc"
 
         .set    GATE0, FREE + 3         # call gate to ring 0, DPL 3, two parameters
@@ -226,16 +226,6 @@ main:
         sub     eax, esp
         check   "ENTER reserves", eax, 12
         leave
-        # at the end of 4 GiB a flat segment may fault or wrap (SDM vol. 3, 5.3); these wrap
-        runs    "dword across 4 GiB", mov eax, [0xFFFFFFFE]
-        shr     eax, 16
-        movzx   ebx, word ptr [0]
-        check   "wraps to address 0", eax, ebx
-        mov     dword ptr [0], 0
-        mov     eax, 0x12345678
-        runs    "store across 4 GiB", mov [0xFFFFFFFE], eax
-        mov     eax, [0]
-        check   "wraps, too", eax, 0x1234
         mov     ebx, 0xFFFFFFFF
         mov     eax, [ebx + gdt + 9]
         check   "addresses wrap", eax, 0x0000FFFF

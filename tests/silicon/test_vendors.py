@@ -29,11 +29,12 @@ def answer(rule: Rule, outcome: Outcome) -> Answer:
     fsw = int.from_bytes(outcome.fx[FSW : FSW + 2], "little")
     return Answer(
         outcome.fault,
-        {name: after for name, old, after in pairs if after != old and (name != "rsp" or outcome.fault is None)},
+        {name: after for name, old, after in pairs if after != old},
         (outcome.rflags & ~2) if (outcome.rflags ^ before.rflags) & ~2 else None,
         fsw if fsw != rule.fsw else None,
         outcome.fx[FTW] if outcome.fx[FTW] != rule.tags else None,
         {SCRATCH + at: int.from_bytes(outcome.memory[at : at + 8], "little") for at in changed},
+        None if rule.intel.rip is None else outcome.rip,
     )
 
 

@@ -24,7 +24,7 @@ def page_fault(address: int, error: int = 4) -> Fault:
 @dataclass(frozen=True)
 class Answer:
     """What is left behind: how it ended, and what has changed: registers, RFLAGS but for its bit 1, x87 status and tags, quadwords
-    of memory by address."""
+    of memory by address. `rip`: where it goes on or faults, relative to the code, where the answers name it."""
 
     fault: Fault | None = None
     registers: dict[str, int] = field(default_factory=dict)
@@ -32,6 +32,7 @@ class Answer:
     fsw: int | None = None
     tags: int | None = None
     memory: dict[int, int] = field(default_factory=dict)
+    rip: int | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,32 @@ def _wraps() -> list[Rule]:
     ]
 
 
+def _branches() -> list[Rule]:
+    """Near branches with a 16-bit operand size, and a far pointer with REX.W: nothing is mapped at their 16-bit targets."""
+    low, ahead = CODE & 0xFFFF, CODE + 0x20
+
+    def lost(rip: int, **changed: int) -> Answer:
+        return Answer(page_fault(rip, 0x14), changed, rip=rip - CODE)
+
+    return [
+        Rule("JMP with a 16-bit operand size", bytes.fromhex("66e900000000"), Answer(rip=6), lost(low + 4)),
+        Rule("JMP short with a 16-bit operand size", bytes.fromhex("66eb10"), Answer(rip=0x13), lost(low + 0x13)),
+        Rule("JE with a 16-bit operand size", bytes.fromhex("667410"), Answer(rip=0x13), lost(low + 0x13), rflags=0x246),
+        Rule("LOOP with a 16-bit operand size", bytes.fromhex("66e210"), Answer(registers={"rcx": POINTER - 1}, rip=0x13),
+             lost(low + 0x13, rcx=POINTER - 1)),
+        Rule("RET with a 16-bit operand size", bytes.fromhex("66c3"), Answer(registers={"rsp": POINTER + 8}, rip=0x20),
+             lost(low + 0x20, rsp=POINTER + 2), memory={POINTER: ahead.to_bytes(8, "little")}),
+        Rule("CALL with a 16-bit operand size", bytes.fromhex("66ffd0"),
+             Answer(registers={"rsp": POINTER - 8}, memory={POINTER - 8: CODE + 3}, rip=0x20),
+             Answer(page_fault(low + 0x20, 0x14), {"rsp": POINTER - 2}, memory={POINTER - 8: low + 3 << 48}, rip=low + 0x20 - CODE),
+             {"rax": ahead}),
+        Rule("JMP far with REX.W", bytes.fromhex("48ff2f"), Answer(GP0), Answer(), {"rdi": POINTER},
+             memory={POINTER: ahead.to_bytes(4, "little") + b"\x33\0"}),
+    ]  # fmt: skip
+
+
 RULES = (
+    *_branches(),
     *_no_iterations(),
     Rule(
         "REP MOVSQ, 32-bit addresses, whose first iteration faults",

@@ -10,8 +10,11 @@ from trapgate.soft.template import Builder, Rip, operand_width
 
 
 def cuts_rip(b: Builder, i: Instruction) -> bool:
-    """Whether a direct branch in 32-bit code has a 16-bit operand size: EIP loses its upper half (SDM vol. 2, JMP)."""
-    return b.code_size == 32 and bool(i.op0_kind == OpKind.NEAR_BRANCH16)
+    """Whether a direct branch in 32-bit code, or as AMD has it in 64-bit code, has a 16-bit operand size: RIP keeps 16 bits.
+
+    SDM vol. 2, JMP; `soft.decoding`.
+    """
+    return b.code_size != 16 and bool(i.op0_kind == OpKind.NEAR_BRANCH16)
 
 
 def _go_cut(b: Builder, i: Instruction) -> None:

@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Callable
 
-from iced_x86 import Decoder, Instruction
+from iced_x86 import Decoder, DecoderOptions, DecoderOptions_, Instruction
 
 from trapgate.isa import state as s
 from trapgate.isa.native import placing as p
@@ -23,9 +23,10 @@ _ALL = (1 << 64) - 1
 
 
 class Numbered:
-    """The instructions that Python executes, by number: host code names them so."""
+    """The instructions that Python executes, by number: host code names them so. `options`: as `decoding.options` has them."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: DecoderOptions_ = DecoderOptions.NONE) -> None:
+        self._options = options
         self.raws: list[tuple[bytes, int]] = []  # (bytes, code size in bits)
         self._numbers: dict[tuple[bytes, int], int] = {}
         self._made: dict[int, Instruction] = {}
@@ -41,7 +42,7 @@ class Numbered:
         made = self._made.get(number)
         if made is None:
             raw, bits = self.raws[number]
-            made = self._made[number] = Decoder(bits, raw, ip=0).decode()
+            made = self._made[number] = Decoder(bits, raw, self._options, ip=0).decode()
         return made
 
     def __len__(self) -> int:
@@ -61,15 +62,15 @@ def spread(space: int, prefix: bytes) -> int:
 
 
 class KnownBlocks:
-    """Every block translated so far."""
+    """Every block translated so far. `options`: those of `Numbered`."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: DecoderOptions_ = DecoderOptions.NONE) -> None:
         memory = Mapping(p.KNOWN_ROOM, "known guest code")
         memory.prefer_large_pages()
         self.address = memory.address
         self._view = memory.view
         self._words = self._view.cast("I")  # the index comes first
-        self.instructions = Numbered()
+        self.instructions = Numbered(options)
         self.end = _FIRST  # no record lies at 0
         self.added = 0
         self.run = 1

@@ -8,11 +8,10 @@ import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from iced_x86 import Decoder
-
 from trapgate.isa import state as s
 from trapgate.isa.native import placing as p
 from trapgate.memory import PAGE_SIZE
+from trapgate.soft import decoding
 from trapgate.soft.template import Builder, Rip, Template
 from trapgate.soft.translating import TranslatingCore
 from trapgate.stencil.graph import Edge, Node, Step, Way, around
@@ -167,7 +166,7 @@ class _BlockSteps:
         core, mode = self._core, self._block.mode
         translator = core.translator
         data = core.ram.read(self._block.physical, translator.known_blocks.length(self._block.record))
-        raws = [data[i.ip : i.next_ip] for i in Decoder(s.code_bits(mode), data, ip=0)]
+        raws = [data[i.ip : i.next_ip] for i in decoding.decoder(core.model, s.code_bits(mode), data)]
         rip, start = self._block.rip, self._base + p.ENTRY + len(self._head.code)
         for part in translator.lowering.parts(raws, mode):
             yield _Instruction(part.template, part.builder, part.dead, rip, start)

@@ -3,10 +3,10 @@
 from copy import copy
 from typing import NamedTuple
 
-from iced_x86 import Decoder, Instruction, Mnemonic
+from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch.models import CpuModel
-from trapgate.soft import decode_flow, decode_string, decode_system  # noqa: F401  (they fill ROWS)
+from trapgate.soft import decode_flow, decode_string, decode_system, decoding  # noqa: F401  (they fill ROWS)
 from trapgate.soft.announced import meaning
 from trapgate.soft.decode import ROWS
 from trapgate.soft.gates import lower_gated
@@ -38,9 +38,11 @@ class Lowering:
     def lowered(self, raw: bytes, mode: int, instruction: Instruction | None = None) -> Builder:
         """The micro-ops of an instruction."""
         builder = self._builder(mode, len(raw))
-        instruction = instruction or Decoder(builder.code_size, raw, ip=0).decode()
+        instruction = instruction or decoding.decoder(self.model, builder.code_size, raw).decode()
         if instruction.is_invalid and is_too_long(raw, builder.code_size):
             builder.raises("raise_gp0")
+        elif decoding.is_locked_move(instruction, raw):
+            builder.raises("raise_ud")
         else:
             self._lower(builder, instruction)
         return builder

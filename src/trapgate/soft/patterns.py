@@ -12,6 +12,7 @@ from trapgate.isa.native import composing as c
 from trapgate.isa.native import gathering as g
 from trapgate.isa.native.placing import EXTENDED, PLAIN, RELATIVE
 from trapgate.mapping import Mapping
+from trapgate.soft import decoding
 from trapgate.soft.constants import Constant, constants, mask
 from trapgate.soft.followers import Lower, Observed, Observer
 from trapgate.soft.known import Numbered, spread
@@ -72,7 +73,7 @@ class Patterns:
         else:
             assert question == g.WHICH_PATTERN, "there is no room for blocks: they should have been forgotten"
             data = ctypes.string_at(host + at, min(room - at, 15))
-            i = (decoder := Decoder(s.code_bits(space), data, ip=0)).decode()
+            i = (decoder := decoding.decoder(self._lowering.model, s.code_bits(space), data)).decode()
             if i.is_invalid and at and len(data) < 15:
                 return at  # it may go on behind these bytes: a block of its own
             self._give_pattern(data[: max(1, i.len)], space & 0xFFFFFFFF, i, decoder)

@@ -6,11 +6,12 @@ Sources: SDM vol. 1, 3.3.7.1; vol. 3, 7.15, "#SS"; APM vol. 2, 4.5.3.
 
 from typing import TYPE_CHECKING
 
-from iced_x86 import Decoder, MemorySizeExt, Mnemonic, OpKind, Register
+from iced_x86 import MemorySizeExt, Mnemonic, OpKind, Register
 
 from trapgate.arch import vectors
 from trapgate.arch.paging import is_canonical
 from trapgate.isa import state as s
+from trapgate.soft import decoding
 from trapgate.soft.core import NOWHERE
 from trapgate.soft.fault import GuestFault
 from trapgate.soft.operands import effective_offset, is_64, read_register
@@ -31,7 +32,7 @@ def by_stack(cpu: "SoftVcpu") -> bool:
     st = cpu.state
     if not is_64(cpu):
         return False
-    i = Decoder(64, cpu.read_virtual(st.rip, 15), ip=st.rip).decode()
+    i = decoding.decoder(cpu.model, 64, cpu.read_virtual(st.rip, 15), st.rip).decode()
     if i.is_invalid:
         return False
     for n in range(i.op_count):
@@ -62,7 +63,7 @@ def refuse_wrap(cpu: "SoftVcpu", address: int, size: int) -> None:
     st = cpu.state
     if address + size <= FOUR_GIB or address >= FOUR_GIB or not cpu.model.amd or not st.mode & s.MODE_FLAT:
         return
-    i = Decoder(s.code_bits(st.mode), cpu.read_virtual(cpu.linear(st.rip), 15), ip=st.rip).decode()
+    i = decoding.decoder(cpu.model, s.code_bits(st.mode), cpu.read_virtual(cpu.linear(st.rip), 15), st.rip).decode()
     explicit = [i.op_kind(n) for n in range(i.op_count) if i.op_kind(n) >= OpKind.MEMORY_SEG_SI]
     segment = "ss" if not explicit else SEGMENT_NAME[i.memory_segment]
     if OpKind.MEMORY in explicit and i.is_stack_instruction:  # PUSH and POP of memory, CALL: which of the two is it?

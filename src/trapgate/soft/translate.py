@@ -5,13 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from iced_x86 import Decoder
-
 from trapgate.arch.models import CpuModel
 from trapgate.isa import state as s
 from trapgate.isa.native.gathering import MOST
 from trapgate.isa.state import LAYOUT
 from trapgate.memory import PAGE_SIZE, Ram
+from trapgate.soft import decoding
 from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.known import KnownBlocks, Numbered
 from trapgate.soft.lowering import Lowering
@@ -98,7 +97,7 @@ class Translator:
         """The block of one instruction that reaches into the next page, or is none whatever is there; None for any other."""
         bits = s.code_bits(mode)
         data = self._memory[physical : physical + room].tobytes()
-        if not Decoder(bits, data).decode().is_invalid:
+        if not decoding.decoder(self.lowering.model, bits, data).decode().is_invalid:
             return None
         page = second()
         data += self._memory[page : page + MAX_LENGTH].tobytes()
@@ -111,7 +110,7 @@ class Translator:
         """How many instructions a block may have: those in front of the first breakpoint. `stops`: offsets of breakpoints."""
         if not any(0 <= stop < room for stop in stops):
             return self.block_limit
-        decoder = Decoder(s.code_bits(mode), self._memory[physical : physical + room].tobytes())
+        decoder = decoding.decoder(self.lowering.model, s.code_bits(mode), self._memory[physical : physical + room].tobytes())
         at = 0
         for count in range(self.block_limit):
             if at in stops:
@@ -141,7 +140,7 @@ class Translator:
 
     def forget(self) -> None:
         """Start over, together with all blocks: their entries name records."""
-        self.known_blocks = KnownBlocks()
+        self.known_blocks = KnownBlocks(decoding.options(self.lowering.model))
         self.state.known_base = self.known_blocks.address
         self._forget_patterns()
 
