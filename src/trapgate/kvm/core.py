@@ -11,7 +11,7 @@ from trapgate.arch.cpuid import Dynamic
 from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import MsrError, Rule, msrs_of
 from trapgate.exits import Exit, MmioRead, MmioWrite, PortRead, PortWrite
-from trapgate.kvm import abi, chips, cpuid, walk
+from trapgate.kvm import abi, abi_chips, chips, cpuid, walk
 from trapgate.kvm.handles import System
 from trapgate.kvm.ioctl import REMEDIES, KvmError
 from trapgate.kvm.memory import Planted, map_ram
@@ -108,7 +108,8 @@ class Core:
             self.vm.enable(abi.CAP_BUS_LOCK_EXIT, abi.BUS_LOCK_DETECTION_EXIT)
         self.chips = chips.Chips(self.system, self.vm, model) if setup.chips and chips.offered(self.system) else None
         supported = self.system.supported_cpuid()
-        self.model, self.lost_features = cpuid.filter_model(model, supported, apic=self.chips is not None)
+        deadline = bool(self.system.capability(abi_chips.CAP_TSC_DEADLINE))
+        self.model, self.lost_features = cpuid.filter_model(model, supported, apic=self.chips is not None, deadline=deadline)
         self.fd = self.vm.create_vcpu(0)
         self.fd.set_tsc_khz((setup.tsc_hz or model.tsc_hz) // 1000)
         tsc_known = self.fd.tsc_khz() * 1000 == model.tsc_hz and (self.chips is None or self.chips.timer_known)

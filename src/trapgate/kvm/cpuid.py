@@ -11,7 +11,8 @@ WITH_INDEX = {4: 4, 7: 2, 0xB: 2, 0xD: 3, 0x8000001D: 5}  # leaves that differ b
 OURS = frozenset({"hypervisor"})  # bits that a host need not announce
 # Without a local APIC in the kernel KVM has no x2APIC registers and no deadline timer: both stay off, the rest of our local APIC
 # answers in user space.
-OF_THE_APIC = frozenset({"x2apic", "tsc-deadline"})
+DEADLINE = "tsc-deadline"  # KVM_GET_SUPPORTED_CPUID leaves it out: a capability tells (Linux, Documentation/virt/kvm/api.rst, 4.46)
+OF_THE_APIC = frozenset({"x2apic", DEADLINE})
 # KVM's own leaves (Linux, Documentation/virt/kvm/x86/cpuid.rst): of its features a guest gets the clock.
 KVM_BASE, KVM_FEATURES = 0x40000000, 0x40000001
 SIGNATURE = b"KVMKVMKVM\0\0\0"
@@ -24,13 +25,19 @@ def _host_has(name: str, host: dict[tuple[int, int], dict[str, int]]) -> bool:
     return bool(host.get((leaf, subleaf), {}).get(register, 0) >> bit & 1)
 
 
-def filter_model(model: CpuModel, supported: Iterable[abi.CpuidEntry], *, apic: bool) -> tuple[CpuModel, tuple[str, ...]]:
-    """The model as this host can run it, and the features it had to lose, sorted. `apic`: the local APIC is the kernel's."""
+def filter_model(
+    model: CpuModel, supported: Iterable[abi.CpuidEntry], *, apic: bool, deadline: bool = False
+) -> tuple[CpuModel, tuple[str, ...]]:
+    """The model as this host can run it, and the features it had to lose, sorted.
+
+    `apic`: the local APIC is the kernel's. `deadline`: KVM_CAP_TSC_DEADLINE_TIMER.
+    """
     host = {
         (one.function, one.index): {name: int(getattr(one, name)) for name in ("eax", "ebx", "ecx", "edx")} for one in supported
     }
     never = frozenset() if apic else OF_THE_APIC
-    lost = sorted(name for name in model.enabled if name in never or not (name in OURS or _host_has(name, host)))
+    given = OURS | {DEADLINE} if deadline else OURS
+    lost = sorted(name for name in model.enabled if name in never or not (name in given or _host_has(name, host)))
     for name in lost:
         model = model.with_feature(name, False)
     return model, tuple(lost)

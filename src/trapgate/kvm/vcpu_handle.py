@@ -18,6 +18,7 @@ class VcpuFd(Handle):
         except OSError as error:
             self.close()
             raise KvmError("mmap of a vCPU", error.errno or 0) from error
+        self._leaves = 0  # that CPUID was told
         self.shared = abi.Run.from_buffer(self.map)  # keeps the mapping for as long as anybody holds it
         self._base = ctypes.addressof(self.shared)
 
@@ -146,10 +147,14 @@ class VcpuFd(Handle):
         room = abi.Cpuid(nent=len(entries))
         room.entries[: len(entries)] = entries
         self._with("SET_CPUID2", abi.SET_CPUID2, room)
+        self._leaves = len(entries)
 
     def cpuid(self) -> list[abi.CpuidEntry]:
-        """What CPUID answers, which need not be all that `set_cpuid` asked for."""
-        room = abi.Cpuid(nent=abi.MAX_CPUID)
+        """What CPUID answers, which need not be all that `set_cpuid` asked for.
+
+        KVM keeps as many leaves as it was told; before Linux 6.3 it does not say how many of the room it has filled.
+        """
+        room = abi.Cpuid(nent=self._leaves)
         self._with("GET_CPUID2", abi.GET_CPUID2, room)
         return list(room.entries[: room.nent])
 

@@ -28,13 +28,17 @@ class Library:
 
 def load_library(cache: Cache, progress: Callable[[int, int], None] = lambda done, total: None) -> Library:
     """The library from the cache, or built (and then cached). `progress` hears how many forms of how many are done."""
-    key = f"stencils-{identity.digest(identity.STENCILS)}"
-    stored = cache.read(key, _unpack)
+    stored = cache.read(key(), _unpack)
     if stored is not None:
         return stored
     library = build_library(progress)
-    cache.store(key, _pack(library))
+    cache.store(key(), _pack(library))
     return library
+
+
+def key() -> str:
+    """What the library of these sources, on this host, is called in the cache."""
+    return f"stencils-{identity.digest(identity.STENCILS)}"
 
 
 def build_library(progress: Callable[[int, int], None] = lambda done, total: None) -> Library:

@@ -12,6 +12,7 @@ from trapgate.kvm import abi, abi_chips, buslock, chips, cpuid
 from trapgate.kvm.handles import System, Vm
 from trapgate.kvm.ioctl import KvmError
 from trapgate.kvm.memory import Planted
+from trapgate.kvm.vcpu_handle import VcpuFd
 from trapgate.memory import Ram
 from unit.kvm.fake_kvm import FakeSystem, FakeVcpuFd
 
@@ -199,3 +200,28 @@ def test_x2apic_comes_with_a_local_apic_in_the_kernel() -> None:
     model, lost = cpuid.filter_model(CpuModel.parse("SapphireRapids"), offers, apic=True)
     assert {"x2apic", "tsc-deadline"} <= model.enabled
     assert not {"x2apic", "tsc-deadline"} & set(lost)
+
+
+@pytest.mark.parametrize(("apic", "capability", "given"), [(True, 1, True), (True, 0, False), (False, 1, False)])
+def test_the_deadline_timer_is_told_by_a_capability_not_by_cpuid(apic: bool, capability: int, given: bool) -> None:
+    model, lost = cpuid.filter_model(CpuModel.parse("SapphireRapids"), host("apic", "x2apic"), apic=apic, deadline=bool(capability))
+    assert model.has("tsc-deadline") is given
+    assert ("tsc-deadline" in lost) is not given
+
+
+def test_cpuid_is_as_long_as_it_was_told_though_an_old_kernel_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KVM_GET_CPUID2 before Linux 6.3 leaves `nent` at the room that it was given."""
+    fd = VcpuFd.__new__(VcpuFd)
+    kept: list[abi.CpuidEntry] = []
+
+    def call(name: str, number: int, room: abi.Cpuid) -> abi.Cpuid:
+        if name == "SET_CPUID2":
+            kept[:] = room.entries[: room.nent]
+        else:
+            assert room.nent >= len(kept)
+            room.entries[: len(kept)] = kept
+        return room
+
+    monkeypatch.setattr(fd, "_with", call, raising=False)
+    fd.set_cpuid([abi.CpuidEntry(0, 0, 0, 13), abi.CpuidEntry(1, 0, 0, 7)])
+    assert [(one.function, one.eax) for one in fd.cpuid()] == [(0, 13), (1, 7)]
