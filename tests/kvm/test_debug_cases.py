@@ -71,15 +71,35 @@ def needs(case: Case, how: str) -> Iterator[str]:
             yield name
 
 
-def on_kvm(case: Case, guest: harness.Guest) -> Machine:
-    """The same guest on KVM; skips where the host has another CPU than the case is about."""
-    machine = Machine(MachineConfig(memory=2 << 20, cpu=case.cpu), partial(kvm.make, plan=slots.plan))
+@cache
+def host(cpu: str) -> tuple[bool, bool]:
+    """Whether KVM's CPU is AMD's, and whether a guest with this model has bus-lock traps."""
+    machine = empty(cpu)
     vcpu = machine.vcpu
     assert isinstance(vcpu, kvm.KvmVcpu)
-    if vcpu.amd_host is not CpuModel.parse(case.cpu).amd:
+    machine.close()
+    return vcpu.amd_host, "bus-lock-detect" not in vcpu.lost_features
+
+
+def empty(cpu: str) -> Machine:
+    """A machine on KVM that nothing is loaded into."""
+    return Machine(MachineConfig(memory=2 << 20, cpu=cpu), partial(kvm.make, plan=slots.plan))
+
+
+def skip_for_another_cpu(case: Case) -> None:
+    """Skips where the host has another CPU than the case is about."""
+    amd, bus_locks = host(case.cpu)
+    if amd is not CpuModel.parse(case.cpu).amd:
         pytest.skip("the case is about a CPU of the other vendor")
-    if "bus-lock-detect" in vcpu.lost_features and (case.armed.debugctl or case.name.startswith("DR6")):
+    if not bus_locks and (case.armed.debugctl or case.name.startswith("DR6")):
         pytest.skip("this host's CPU or KVM has no bus-lock trap, on which DR6 depends")
+
+
+def on_kvm(case: Case, guest: harness.Guest) -> Machine:
+    """The same guest on KVM."""
+    machine = empty(case.cpu)
+    vcpu = machine.vcpu
+    assert isinstance(vcpu, kvm.KvmVcpu)
     machine.ram.write(0, guest.memory)
     copy(guest.vcpu, vcpu)
     machine.clock.at(5_000_000_000, machine.pause)
@@ -91,6 +111,7 @@ def on_kvm(case: Case, guest: harness.Guest) -> Machine:
 def test_case(case: Case, how: str, lacks: set[str], open_bits: int) -> None:
     if missing := sorted(lacks & set(needs(case, how))):
         pytest.skip(f"this host's KVM does not do {', '.join(missing)}")
+    skip_for_another_cpu(case)
     guest = harness.Guest(case.text, case.armed, case.cpu, LAST if case.resume_at == -1 else case.resume_at)
     machine = on_kvm(case, guest)
     guest.run()
