@@ -2,7 +2,7 @@
 
 from iced_x86 import Decoder, Formatter, FormatterSyntax, Instruction, Mnemonic
 
-from .compat import PREFIX
+from .compat import mode_of
 from .forms import Form, names
 from .pieces import undefined_by_table
 from .state import CODE
@@ -13,10 +13,11 @@ _formatter = Formatter(FormatterSyntax.INTEL)
 
 
 def instructions_of(code: bytes) -> list[Instruction]:
-    """The instructions of a case, 32-bit ones behind `compat.PREFIX`."""
-    narrow = code.startswith(PREFIX)
-    skipped = len(PREFIX) if narrow else 0
-    return list(Decoder(32 if narrow else 64, code[skipped:], ip=CODE + skipped))
+    """The instructions of a case; of one that goes to 32-bit or 16-bit code, those behind that."""
+    mode = mode_of(code)
+    if mode is None:
+        return list(Decoder(64, code, ip=CODE))
+    return list(Decoder(mode.bits, code[len(mode.prefix) :], ip=mode.entry))
 
 
 def form_of(family: str, code: bytes) -> Form:

@@ -8,12 +8,12 @@ host with the same rights; the kernel itself lies in the upper half, supervisor 
 import struct
 
 from .assemble import assemble
-from .state import CODE, CODE_PAGE, CODE_SIZE, INT3, SCRATCH, SCRATCH_SIZE, SLOT_FX, SLOT_GPR, SLOT_MEMORY, SLOT_SIZE
+from .state import CODE, CODE_PAGE, CODE_SIZE, INT3, LDT, SCRATCH, SCRATCH_SIZE, SLOT_FX, SLOT_GPR, SLOT_MEMORY, SLOT_SIZE
 
 PAGE = 4096
 UPPER = 0xFFFF_8000_0000_0000  # linear address of physical 0, supervisor only
 PML4, PDPT, PD, PT_SCRATCH, PT_CODE, PDPT_UPPER, PD_UPPER = (n * PAGE for n in range(1, 8))
-GDT, TSS, IDT, KERNEL, CONTROL, STACK_TOP = 0x8000, 0x8800, 0x9000, 0xA000, 0xB000, 0xE000
+GDT, LDT_TABLE, TSS, IDT, KERNEL, CONTROL, STACK_TOP = 0x8000, 0x8400, 0x8800, 0x9000, 0xA000, 0xB000, 0xE000
 SCRATCH_PHYSICAL, CODE_PHYSICAL = 0x2_0000, 0x2_4000
 SLOTS = 0x10_0000
 
@@ -22,7 +22,7 @@ GO, NEXT_SLOT, CASES_LEFT, DONE, WITH_FX = range(0, 40, 8)
 DONE_PORT = 0x80  # written when a batch is finished
 
 # Selectors; those of user mode are the ones that Linux has (asm/segment.h), so that a case may name them.
-KERNEL_CS, KERNEL_SS, USER_CS32, USER_SS, USER_CS, TR, GDT_LIMIT = 0x8, 0x10, 0x23, 0x2B, 0x33, 0x40, 0x4F
+KERNEL_CS, KERNEL_SS, USER_CS32, USER_SS, USER_CS, TR, LDTR, GDT_LIMIT = 0x8, 0x10, 0x23, 0x2B, 0x33, 0x40, 0x50, 0x5F
 CR0 = 0x8005_0033  # PG AM WP NE ET MP PE, as Linux has it
 CR4 = 0x10620  # PAE OSFXSR OSXMMEXCPT FSGSBASE
 EFER = 0xD00  # LME LMA NXE
@@ -57,6 +57,8 @@ def _kernel_text() -> str:
 entry:
     movabs rsp, {UPPER + STACK_TOP}
     movabs r13, {UPPER + CONTROL}
+    mov eax, {LDTR}
+    lldt ax
     jmp look
 wait:
     pause
@@ -130,19 +132,26 @@ def _table(*entries: tuple[int, int]) -> bytes:
 
 
 def _descriptor_tables() -> list[tuple[int, bytes]]:
-    """GDT, TSS and IDT (SDM vol. 3, 3.4.5, 8.2.3, 6.14.1)."""
+    """GDT, LDT, TSS and IDT (SDM vol. 3, 3.4.5, 8.2.3, 6.14.1)."""
     tss = UPPER + TSS
     limit, low, high = 0x67, tss & 0xFF_FFFF, tss >> 24
     busy_tss = limit | low << 16 | 0x8B << 40 | (high & 0xFF) << 56
     kernel = (0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0)
     user = (0x00CF_FB00_0000_FFFF, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF, 0)
-    gdt = struct.pack("<10Q", 0, *kernel, *user, busy_tss, tss >> 32)
+    table = UPPER + LDT_TABLE
+    ldt = bytearray(8 * (1 + max(entry for entry, *_ in LDT)))
+    for entry, base, size, code in LDT:
+        access = 0xFB if code else 0xF3
+        struct.pack_into("<HHBBBB", ldt, 8 * entry, size, base & 0xFFFF, base >> 16 & 0xFF, access, 0, base >> 24)
+    of_ldt = len(ldt) - 1 | (table & 0xFF_FFFF) << 16 | 0x82 << 40 | (table >> 24 & 0xFF) << 56
+    gdt = struct.pack("<12Q", 0, *kernel, *user, busy_tss, tss >> 32, of_ldt, table >> 32)
     idt = bytearray()
     for vector in range(32):
         offset = UPPER + KERNEL + 16 * vector
         access = 0xEE if vector in (3, 4) else 0x8E  # INT3 and INTO are for CPL 3 too
         idt += struct.pack("<HHBBHII", offset & 0xFFFF, KERNEL_CS, 0, access, offset >> 16 & 0xFFFF, offset >> 32, 0)
-    return [(GDT, gdt), (TSS, struct.pack("<IQ", 0, UPPER + STACK_TOP).ljust(0x66, b"\0") + b"\x68\0"), (IDT, bytes(idt))]
+    tss_data = struct.pack("<IQ", 0, UPPER + STACK_TOP).ljust(0x66, b"\0") + b"\x68\0"
+    return [(GDT, gdt), (LDT_TABLE, bytes(ldt)), (TSS, tss_data), (IDT, bytes(idt))]
 
 
 def pieces(slots: int) -> list[tuple[int, bytes]]:

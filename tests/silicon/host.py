@@ -17,6 +17,7 @@ from . import host_code, host_trace
 from .state import (
     CODE_PAGE,
     INT3,
+    LDT,
     SCRATCH,
     SCRATCH_SIZE,
     SIGKILL,
@@ -81,6 +82,7 @@ class HostCpu:
                 "handler": host_code.NATIVE,
                 "driver": host_code.NATIVE + driver,
                 "code_page": CODE_PAGE,
+                "ldt": LDT,
             }
         )
         self._worker: subprocess.Popen[bytes] | None = None

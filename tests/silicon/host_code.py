@@ -35,6 +35,7 @@ IDLE = (1 << 64) - 1  # value of the index before the first case
 FINISHED = IDLE - 1  # and behind the last one
 
 USER_CS = 0x33  # Linux's selector of 64-bit code (asm/segment.h)
+USER_SS = 0x2B
 FRAME_GPR, FRAME_FPSTATE = 40, 224  # in struct ucontext: uc_mcontext, and its pointer to the XSAVE image (asm/sigcontext.h)
 DRIVER_GPR, DRIVER_FX = 64, 256
 DRIVER_FS, DRIVER_GS = 896, 904  # the segment bases of the worker's own code
@@ -134,7 +135,8 @@ load:
     lea rdi, [r12 + {FRAME_GPR}]
     mov ecx, 18
     rep movsq
-    mov word ptr [rdi], {USER_CS}   ; behind RFLAGS: the case may have gone to 32-bit code
+    mov word ptr [rdi], {USER_CS}   ; behind RFLAGS: the case may have gone to 32-bit or 16-bit code
+    mov word ptr [rdi + 6], {USER_SS}
     mov rsi, rbx
     mov rdi, r14
     mov ecx, {FX_SIZE // 8}

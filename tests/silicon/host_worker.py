@@ -13,6 +13,7 @@ import sys
 MAP_FIXED_NOREPLACE = 0x100000
 SA_SIGINFO, SA_ONSTACK = 4, 0x08000000
 SIGNALS = (4, 5, 7, 8, 11, 31)  # ILL TRAP BUS FPE SEGV SYS
+SYS_MODIFY_LDT, CODE_CONTENTS = 154, 2 << 1
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 38, 22
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -77,6 +78,18 @@ def forbid_system_calls(page: int) -> None:
     check(libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(Filter(len(program) // 8, program))), "prctl(PR_SET_SECCOMP)")
 
 
+class UserDescriptor(ctypes.Structure):
+    """struct user_desc of modify_ldt(2); `flags` are its bits: 16-bit data is 0, 16-bit code CODE_CONTENTS."""
+
+    _fields_ = (("entry", ctypes.c_uint), ("base", ctypes.c_uint), ("limit", ctypes.c_uint), ("flags", ctypes.c_uint))
+
+
+def local_segment(entry: int, base: int, limit: int, code: bool) -> None:
+    """A 16-bit segment in the local descriptor table. Kernels may have none: cases that go there then end with #GP."""
+    descriptor = UserDescriptor(entry, base, limit, CODE_CONTENTS if code else 0)
+    libc.syscall(SYS_MODIFY_LDT, 0x11, ctypes.byref(descriptor), ctypes.sizeof(descriptor))
+
+
 def main() -> None:
     """Set up, then serve until standard input ends."""
     setup = json.loads(sys.argv[1])
@@ -86,6 +99,8 @@ def main() -> None:
     for address, size, protection, descriptor, offset in setup["maps"]:
         map_at(address, size, {"rw": read_write, "rx": read_execute, "none": 0}[protection], descriptor, offset)
 
+    for entry, base, limit, code in setup["ldt"]:
+        local_segment(entry, base, limit, code)
     alternate = mmap.mmap(-1, 1 << 17)
     stack = StackT(ctypes.addressof(ctypes.c_char.from_buffer(alternate)), 0, 1 << 17)
     check(libc.sigaltstack(ctypes.byref(stack), None), "sigaltstack")

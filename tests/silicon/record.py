@@ -1,8 +1,8 @@
 """Records what this host's processor answers, for other hosts to be judged by (`make silicon-record`).
 
 The choice is the same on every host but for instructions that it lacks: some cases of each opcode of the catalogs and of 32-bit
-code, all of `vendor_kinds` and of `regressions`. Registers that a case does not use come from one of a few backgrounds, so that the
-file stays small.
+and 16-bit code, all of `vendor_kinds` and of `regressions`. Registers that a case does not use come from one of a few
+backgrounds, so that the file stays small.
 """
 
 import datetime
@@ -29,10 +29,11 @@ from .state import FX_INIT, RSP, State
 from .undefined import full_register
 
 SEED = "recording 1"
+SIXTEEN = "compat/16-bit"
 EACH = {"integer": 16, "sse": 16, "x87": 24, "branches": 1}  # cases of an opcode
 STRINGS, ALIGNMENT = 40, 2  # cases of the opcode of a string instruction, of each with RFLAGS.AC
 SEGMENTS = 2  # cases of an instruction with its operand in FS or GS
-COMPAT = 1500  # cases of 32-bit code
+COMPAT = 1500  # cases of 32-bit code, of 16-bit code
 _info = InstructionInfoFactory()
 
 
@@ -83,10 +84,12 @@ def chosen() -> dict[str, list[Case]]:
         for mnemonic in family.mnemonics:
             found = (settled(case, near[recording.nearest(case.state, near)]) for case in _of_mnemonic(family, mnemonic))
             groups[f"{family.name}/{mnemonic}"] = list(found)
-    rng = random.Random(SEED)
-    groups["compat/random"] = [
-        settled(case, near[recording.nearest(case.state, near)]) for case in (compat.make_case(rng) for _ in range(COMPAT))
-    ]
+    for mode in (compat.CODE_32, compat.CODE_16):
+        rng = random.Random(SEED)
+        narrow = (compat.make_case(rng, mode) for _ in range(COMPAT))
+        groups[SIXTEEN if mode is compat.CODE_16 else "compat/32-bit"] = [
+            settled(case, near[recording.nearest(case.state, near)]) for case in narrow
+        ]
     for family in alignment_cases.CHECKED:
         with_check = (case for name in family.mnemonics for case in alignment_cases.chosen(family, name, ALIGNMENT))
         groups[f"{family.name}/alignment"] = [settled(case, near[recording.nearest(case.state, near)]) for case in with_check]
@@ -133,6 +136,8 @@ def main(output: Path | None) -> None:
             groups = chosen()
             for name, cases in progress.track(groups.items(), task_id=task, total=len(groups)):
                 progress.update(task, description=name)
+                if name == SIXTEEN and not compat.goes_there(host, compat.CODE_16):
+                    continue
                 if found := list(answers(host, possible(cases, processor), near)):
                     made[name] = found
             progress.update(task, description="writing", total=None)

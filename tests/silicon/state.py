@@ -16,6 +16,9 @@ CODE_SIZE = 384
 SCRATCH = 0x1000_0000  # two pages, nothing mapped before and behind
 SCRATCH_SIZE = 0x2000
 INT3 = b"\xcc"
+# 16-bit segments of the local descriptor table: entry, base, limit, whether it is code. Code starts at CODE - CODE_PAGE there.
+LDT = ((1, CODE_PAGE, 0xFFF, True), (2, SCRATCH, SCRATCH_SIZE - 1, False))
+CODE16, DATA16 = 0x0F, 0x17  # their selectors
 
 CF, PF, AF, ZF, SF, TF, IF, DF, OF = 0x1, 0x4, 0x10, 0x40, 0x80, 0x100, 0x200, 0x400, 0x800
 AC_FLAG = 1 << 18  # alignment is checked, once CR0.AM is set

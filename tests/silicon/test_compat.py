@@ -1,4 +1,4 @@
-"""32-bit code in compatibility mode: the software CPU against the host CPU."""
+"""32-bit and 16-bit code in compatibility mode: the software CPU against the host CPU."""
 
 import random
 
@@ -23,9 +23,14 @@ def soft() -> SoftCpu[SoftVcpu]:
     return make_soft_cpu(fx=False, timeout=30)
 
 
-def _agree(host: HostCpu, soft: SoftCpu[SoftVcpu], count: int, seed: int) -> None:
+EVERY_WIDTH = pytest.mark.parametrize("mode", [compat.CODE_32, compat.CODE_16], ids=lambda mode: f"{mode.bits}-bit")
+
+
+def _agree(host: HostCpu, soft: SoftCpu[SoftVcpu], mode: compat.Narrow, count: int, seed: int) -> None:
     rng = random.Random(seed)
-    cases = [compat.make_case(rng) for _ in range(count)]
+    cases = [compat.make_case(rng, mode) for _ in range(count)]
+    if not compat.goes_there(host, mode):
+        pytest.skip(f"this host's kernel gives no process a {mode.bits}-bit segment")
     work = [(case.form.code, case.state) for case in cases]
     texts = []
     for case, expected, got in zip(cases, host.run_many(work), soft.run_many(work), strict=True):
@@ -36,10 +41,12 @@ def _agree(host: HostCpu, soft: SoftCpu[SoftVcpu], count: int, seed: int) -> Non
     assert not texts, report(texts, count)
 
 
-def test_as_on_silicon(host: HostCpu, soft: SoftCpu[SoftVcpu]) -> None:
-    _agree(host, soft, QUICK, 1)
+@EVERY_WIDTH
+def test_as_on_silicon(host: HostCpu, soft: SoftCpu[SoftVcpu], mode: compat.Narrow) -> None:
+    _agree(host, soft, mode, QUICK, 1)
 
 
 @pytest.mark.long
-def test_as_on_silicon_at_length(host: HostCpu, soft: SoftCpu[SoftVcpu]) -> None:
-    _agree(host, soft, LONG, 2)
+@EVERY_WIDTH
+def test_as_on_silicon_at_length(host: HostCpu, soft: SoftCpu[SoftVcpu], mode: compat.Narrow) -> None:
+    _agree(host, soft, mode, LONG, 2)
