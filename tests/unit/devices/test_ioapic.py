@@ -170,6 +170,7 @@ def test_lines_beyond_the_8259(wired: Interrupts) -> None:
 def test_the_model_decides_about_the_local_apic(clock: InstructionClock, cpu: str, x2: bool) -> None:
     model = CpuModel.parse(cpu)
     apic = Interrupts(clock, model).lapics[0]
+    assert apic.read(l.VERSION * 16, 4) == (0x0005_0010 if model.amd else 0x0005_0014)
     apic.write(l.TIMER_DIVIDE * 16, 4, 0b1011)
     apic.write(l.TIMER_INITIAL * 16, 4, 0xFFFF_FFFF)
     clock.skip_to(1_000_000_000)
