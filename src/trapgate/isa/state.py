@@ -222,8 +222,7 @@ def _layout() -> dict[str, Field]:
     add("crash_address", 8)
     add("crash_place", 8)  # host RIP
     add("crash_terminal", 8)  # where the terminal's settings are (as TCGETS has them), or 0
-    add("crash_text", 8)  # the last words of a process that cannot go on, and their length
-    add("crash_length", 8)
+    add("crash_text", 8)  # the last words of a process that cannot go on
     add("native_table", 8 * NATIVE_SLOTS, 64)  # addresses of the native functions, by their place in the sorted list of names
     for counter in ("count_walks", "count_slow", "count_dispatch", "count_exceptions", "count_code_stores", "count_placed"):
         add(counter, 8)

@@ -17,7 +17,7 @@ from trapgate.hostcall import asking
 from trapgate.isa.state import ACCESS_PEEK, code_bits
 from trapgate.mapping import Mapping
 from trapgate.soft.fault import GuestFault
-from trapgate.stencil.entering import SIGNALS
+from trapgate.stencil.entering import LAST_WORDS, SIGNALS
 
 if TYPE_CHECKING:
     from trapgate.soft.translating import TranslatingCore
@@ -27,7 +27,6 @@ HOST_SHOWN = 16  # and of host code
 _STACK = 1 << 16
 _ACTION = "<Q128si4xQ"  # struct sigaction of the C library: handler, mask, flags, and what it fills in itself
 _SIGINFO, _ONSTACK = 4, 0x08000000  # SA_SIGINFO, SA_ONSTACK
-LAST_WORDS = "trapgate: error: internal error: the process crashed outside of translated code; report it, with the guest's image\n"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -44,7 +43,7 @@ class Crashes:
         words = LAST_WORDS.encode()
         self._words = ctypes.create_string_buffer(words, len(words))
         self._terminal: ctypes.Array[ctypes.c_char] | None = None
-        core.state.crash_text, core.state.crash_length = ctypes.addressof(self._words), len(words)
+        core.state.crash_text = ctypes.addressof(self._words)
         handler = core.code.entries["crashed"]  # with the CPU state as its fourth argument: mov rcx, imm64; mov rax, imm64; jmp rax
         self._entry = core.code.append(struct.pack("<2sQ2sQ2s", b"\x48\xb9", core.address, b"\x48\xb8", handler, b"\xff\xe0"))
         core.state.code_end = core.code.first

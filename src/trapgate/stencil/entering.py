@@ -6,6 +6,7 @@ this one notes what happened and lets `enter` return as if the code had ended (E
 to return from: it puts the terminal back, writes the last words, and the process ends with the status of an internal error.
 """
 
+import re
 import signal
 
 from trapgate.isa.state import EXIT_CRASHED, offset
@@ -13,6 +14,11 @@ from trapgate.isa.vocabulary import TRANSIENTS
 
 SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 STATUS = 70  # EX_SOFTWARE of sysexits(3)
+_BLANK = "0" * 16  # for a number in hexadecimal
+LAST_WORDS = (
+    "trapgate: error: internal error: the process crashed outside of translated code; "
+    f"signal {_BLANK}, address {_BLANK}, host RIP {_BLANK}, guest RIP {_BLANK}, mode {_BLANK}; report it, with the guest's image\n"
+)
 _NEAR = 1 << 20  # bytes of stack that translated and native code may use
 # In ucontext_t of x86-64 (asm/sigcontext.h): general registers begin at 40, of 8 bytes each.
 _RSP, _RIP, _FLAGS, _ERROR, _VECTOR = (40 + 8 * n for n in (15, 16, 17, 19, 20))
@@ -39,10 +45,30 @@ define dso_local void @enter(ptr %cpu, ptr %code) #1 section ".text.enter" {{
 }}
 """
 _CRASHED = """
+define dso_local void @hexadecimal(ptr %to, i64 %value) #1 section ".text.hexadecimal" {{
+  br label %next
+next:
+  %at = phi i64 [ 0, %0 ], [ %following, %next ]
+  %left = phi i64 [ %value, %0 ], [ %shifted, %next ]
+  %nibble = lshr i64 %left, 60
+  %shifted = shl i64 %left, 4
+  %letter = icmp ugt i64 %nibble, 9
+  %base = select i1 %letter, i64 87, i64 48
+  %digit = add i64 %nibble, %base
+  %byte = trunc i64 %digit to i8
+  %place = getelementptr i8, ptr %to, i64 %at
+  store volatile i8 %byte, ptr %place
+  %following = add i64 %at, 1
+  %over = icmp eq i64 %following, 16
+  br i1 %over, label %end, label %next
+end:
+  ret void
+}}
 define dso_local void @crashed(i32 %signal, ptr %info, ptr %context, ptr %cpu) #1 section ".text.crashed" {{
 {fields}
   %rsp = load i64, ptr %at_rsp
   %rip = load i64, ptr %at_rip
+  %address = load i64, ptr %at_address
   %stack = load volatile i64, ptr %at_host_stack
   %used = sub i64 %stack, %rsp
   %near = icmp ult i64 %used, {near}
@@ -52,7 +78,6 @@ define dso_local void @crashed(i32 %signal, ptr %info, ptr %context, ptr %cpu) #
 back:
   %vector = load i64, ptr %at_vector
   %error = load i32, ptr %at_error
-  %address = load i64, ptr %at_address
   store i32 %signal, ptr %at_crash_signal
   store i32 %error, ptr %at_crash_error
   store i64 %vector, ptr %at_crash_vector
@@ -71,21 +96,26 @@ back:
 end:
   %terminal = load i64, ptr %at_crash_terminal
   %text = load i64, ptr %at_crash_text
-  %length = load i64, ptr %at_crash_length
+  %words = inttoptr i64 %text to ptr
+  %number = zext i32 %signal to i64
+  %guest = load i64, ptr %at_guest_rip
+  %mode32 = load i32, ptr %at_mode
+  %mode = zext i32 %mode32 to i64
+{told}
   %some = icmp ne i64 %terminal, 0
   br i1 %some, label %restore, label %say
 restore:
   call i64 asm sideeffect "syscall", {syscall}(i64 {ioctl}, i64 0, i64 {tcsets}, i64 %terminal)
   br label %say
 say:
-  call i64 asm sideeffect "syscall", {syscall}(i64 {write}, i64 2, i64 %text, i64 %length)
+  call i64 asm sideeffect "syscall", {syscall}(i64 {write}, i64 2, i64 %text, i64 {length})
   call i64 asm sideeffect "syscall", {syscall}(i64 {exit}, i64 {status}, i64 0, i64 0)
   unreachable
 }}
 """
 _NOTED = (
     "host_stack", "crash_signal", "crash_error", "crash_vector", "crash_address", "crash_place", "crash_terminal", "crash_text",
-    "crash_length", "exit_reason",
+    "mode", "exit_reason",
 )  # fmt: skip
 
 
@@ -96,7 +126,14 @@ def module() -> str:
     inside = [("context", name, at) for name, at in (("rsp", _RSP), ("rip", _RIP), ("flags", _FLAGS), ("error", _ERROR))]
     inside += [("context", "vector", _VECTOR), ("info", "address", _SIGNAL_ADDRESS)]
     inside += [("cpu", name, offset(name)) for name in _NOTED]
+    inside.append(("cpu", "guest_rip", offset("rip")))
+    blanks = [found.start() for found in re.finditer(_BLANK, LAST_WORDS)]
+    told = [
+        f"  %blank{at} = getelementptr i8, ptr %words, i64 {at}\n  call void @hexadecimal(ptr %blank{at}, i64 %{value})"
+        for at, value in zip(blanks, ("number", "address", "rip", "guest", "mode"), strict=True)
+    ]
     crashed = _CRASHED.format(
+        told="\n".join(told), length=len(LAST_WORDS),
         fields="\n".join(f"  %at_{name} = getelementptr i8, ptr %{base}, i64 {at}" for base, name, at in inside),
         near=_NEAR, reason=EXIT_CRASHED, kept_flags=_KEPT_FLAGS,
         ioctl=_IOCTL, tcsets=_TCSETS, write=_WRITE, exit=_EXIT, status=STATUS,
