@@ -45,7 +45,6 @@ def test_what_is_lacking_is_named(scenario: str, call: str, nth: int, words: str
         ("terminal", "tcsetattr", 2),
         ("gdb", "accept", 1),
         ("gdb", "send", 2),
-        ("gdb", "recv", 3),
         ("gdb", "unlink", 1),
         ("pipe", "mkdir", 1),
     ],

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trapgate.hostcall import SCARCE, HostError
+
 DIGEST_BYTES = 32
 KEPT = 6  # files of one kind
 LITTER = 24 * 3600  # seconds until a file that nobody finished writing is taken for one that nobody will
@@ -91,7 +93,7 @@ class Cache:
         """What was stored under a key; None when there is nothing, or the file is damaged (it is removed, with a note).
 
         It is the file itself, mapped: `store` replaces files, and never changes one. Whatever else has its name, a pipe, a link,
-        a file of somebody else's, is not touched, and nobody is waited for.
+        a file of somebody else's, is not touched, and nobody is waited for. HostError: no descriptor or memory is left.
         """
         if not self._usable:
             return None
@@ -101,7 +103,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.notes.append(f"cache file {path} cannot be read: {error.strerror}")
+            self._unreadable(path, error)
             return None
         try:
             status = os.fstat(descriptor)
@@ -111,7 +113,7 @@ class Cache:
             size = status.st_size
             data = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
         except OSError as error:
-            self.notes.append(f"cache file {path} cannot be read: {error.strerror}")
+            self._unreadable(path, error)
             return None
         finally:
             os.close(descriptor)
@@ -130,6 +132,11 @@ class Cache:
         except WrongContent:
             self._remove(self.directory / key, "does not hold what it should")
             return None
+
+    def _unreadable(self, path: Path, error: OSError) -> None:
+        if error.errno in SCARCE:  # then it cannot be built again either, and not for want of trying
+            raise HostError(f"to open {path}", error.errno) from error
+        self.notes.append(f"cache file {path} cannot be read: {error.strerror}")
 
     def _remove(self, path: Path, why: str) -> None:
         try:

@@ -1,6 +1,7 @@
 """The cache holds code that will be executed: what is damaged, foreign or half-written is never handed out."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from trapgate.hostcall import HostError
 from trapgate.stencil.cache import KEPT, LITTER, Cache, CacheError, WrongContent, default_directory, pack, unpack
 
 
@@ -158,6 +160,18 @@ def test_a_damaged_file_that_cannot_be_removed(cache: Cache, monkeypatch: pytest
     monkeypatch.setattr(Path, "unlink", unlink)
     assert cache.load("kind-1") is None
     assert "cannot be removed: Read-only file system; it is built again at each start" in cache.notes[0]
+
+
+def test_a_process_without_descriptors_has_no_damaged_cache(cache: Cache) -> None:
+    cache.store("kind-1", b"code")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(HostError, match="kind-1: Too many open files; raise the limit"):
+            cache.load("kind-1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert cache.load("kind-1") == b"code"
 
 
 def test_half_written_files_go_when_they_are_old(cache: Cache) -> None:
