@@ -29,7 +29,7 @@ class Compiler:
         llvm.initialize_native_asmparser()
         self._machine = llvm.Target.from_default_triple().create_target_machine(
             cpu=llvm.get_host_cpu_name(),
-            features="-avx512f,-vzeroupper",
+            features=_features(),
             opt=2,
             reloc="pic" if position_independent else "static",
             codemodel="small",
@@ -42,6 +42,12 @@ class Compiler:
         passes = llvm.create_pass_builder(self._machine, llvm.create_pipeline_tuning_options(speed_level=2))
         passes.getModulePassManager().run(module, passes)
         return _read_object(self._machine.emit_object(module))
+
+
+def _features() -> str:
+    """What the code may not use. A CPU's name says what silicon of its kind has, of which a hypervisor may have taken some away."""
+    lacked = (name for name, there in llvm.get_host_cpu_features().items() if not there)
+    return ",".join(f"-{name}" for name in (*sorted(lacked), "avx512f", "vzeroupper"))
 
 
 def _read_object(data: bytes) -> dict[str, Stencil]:
