@@ -23,8 +23,10 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def settings() -> bytes | None:
-    """The settings of the terminal on standard input, as the kernel has them; None where it is none."""
+    """The settings of the terminal on standard input, as the kernel has them; None where it is none, or a background job's."""
     try:
+        if os.tcgetpgrp(0) != os.getpgrp():
+            return None  # who sets a terminal from there is stopped
         return fcntl.ioctl(0, termios.TCGETS, bytes(KERNEL_TERMIOS))
     except OSError:
         return None
