@@ -41,7 +41,7 @@ FEATURES: dict[str, Bit] = {
     **_bits(0x80000001, 0, "ecx", lahf_lm=0, cmp_legacy=1, abm=5, _3dnowprefetch=8, topoext=22),
     **_bits(0x80000001, 0, "edx", syscall=11, nx=20, mmxext=22, fxsr_opt=25, pdpe1gb=26, rdtscp=27, lm=29),
     **_bits(0x80000007, 0, "edx", invtsc=8),
-    **_bits(0x80000008, 0, "ebx", ibpb=12, amd_ssb_no=26, btc_no=29),
+    **_bits(0x80000008, 0, "ebx", xsaveerptr=2, ibpb=12, amd_ssb_no=26, btc_no=29),
     **_bits(0x80000021, 0, "eax", no_nested_data_bp=0, lfence_always_serializing=2, null_sel_clr_base=6, auto_ibrs=8, srso_no=29),
 }
 
@@ -72,7 +72,7 @@ UNIMPLEMENTED = _names(
 INTEL_ONLY = _names("split-lock-detect arch-capabilities spec-ctrl md-clear serialize tsc-deadline fdp-excptn-only zero-fcs-fds")
 AMD_ONLY = _names(
     "cmp-legacy topoext mmxext fxsr-opt ibpb amd-ssb-no btc-no no-nested-data-bp lfence-always-serializing null-sel-clr-base "
-    "auto-ibrs srso-no"
+    "auto-ibrs srso-no xsaveerptr"
 )
 
 # A feature goes when the one it rests on is switched off, and cannot be switched on without it.

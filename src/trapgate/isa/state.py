@@ -206,6 +206,8 @@ def _layout() -> dict[str, Field]:
     add("guest_mxcsr", 4)
     add("host_mxcsr", 4)
     add("x87_live", 4)  # the guest's x87 state is in the host's registers
+    for pointer in ("x87_fip", "x87_fdp", "x87_fop"):
+        add(pointer, 8)  # of the guest's last x87 instruction, while its state is live: the host's registers have the host's
     add("x87_unmasked", 4)
     add("mxcsr_unmasked", 4)
     add("fp_reserved", 4)

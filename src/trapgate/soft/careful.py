@@ -38,7 +38,7 @@ IE, DE, ZE, OE, UE, PE = (1 << n for n in range(6))
 BEFORE = IE | DE | ZE  # found before the operation is carried out
 MASKS, FTZ, DAZ, FLAGS = 0x1F80, 0x8000, 0x40, 0x3F
 FCW, FSW, MXCSR, ST0, XMM = 0, 2, 24, 32, 160  # offsets in the FXSAVE image (SDM vol. 1, table 10-2)
-FIP, FDP = 8, 16
+FOP, FIP, FDP = 6, 8, 16
 NO_WAIT = (
     Mnemonic.FNINIT, Mnemonic.FNCLEX, Mnemonic.FNSTCW, Mnemonic.FNSTSW, Mnemonic.FNSTENV, Mnemonic.FNSAVE,
     Mnemonic.FNENI, Mnemonic.FNDISI, Mnemonic.FNSETPM,
@@ -133,8 +133,9 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
         st.set_rflags(st.get_rflags() & ~STATUS | registers[1] & STATUS)
     if on_x87:
         if i.mnemonic not in CONTROL and _is_x87(i):
-            image[FIP : FIP + 8] = int(st.rip).to_bytes(8, "little")
-            image[FDP : FDP + 8] = address.to_bytes(8, "little")
+            image[FOP : FIP + 8] = before[FOP:FIP] + int(st.rip).to_bytes(8, "little")
+            moves = memory is not None and (pending(cpu) or not cpu.model.has("fdp-excptn-only"))
+            image[FDP : FDP + 8] = address.to_bytes(8, "little") if moves else before[FDP : FDP + 8]
     return None
 
 

@@ -5,7 +5,8 @@ from functools import cache
 from iced_x86 import Instruction, Register
 
 from trapgate.isa.families import hosted, x87
-from trapgate.soft.template import Builder
+from trapgate.soft.careful import CONTROL
+from trapgate.soft.template import Builder, Rip
 
 
 @cache
@@ -23,9 +24,12 @@ def lower_x87(i: Instruction, b: Builder) -> bool:
         return False
     elif name in x87.MOVES:
         b.op("x87.live", Uop="python")
+        b.op("x87.at", Qhere=Rip(0))
         b.op(hosted.plan(i.code).form(False), Bmodrm=0xC8 + i.op1_register - Register.ST0)
     elif hosted.plan(i.code).memory is None:
         b.op("x87.live", Uop="python")
+        if name not in CONTROL:
+            b.op("x87.at", Qhere=Rip(0))
         b.op(hosted.plan(i.code).form(False), **hosted.holes(i, False))
     else:
         _with_memory(i, b)
@@ -42,6 +46,10 @@ def _with_memory(i: Instruction, b: Builder) -> None:
     b.op("x87.live", Uop="python")  # Python may have seen to the access
     if i.mnemonic in x87.CONTROL:
         b.op(f"x87.masked.{p.size}", Uop="python")
+    if i.mnemonic not in CONTROL:
+        b.op("x87.at", Qhere=Rip(0))
+        if b.amd:
+            b.op("x87.data")
     b.op(p.form(True))
     if writes:
         b.commit_ref()

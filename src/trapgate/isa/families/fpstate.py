@@ -2,8 +2,8 @@
 
 XCR0 knows x87 and SSE, IA32_XSS nothing, so XSAVES saves what XSAVEC saves. A component always counts as in use (XINUSE): the
 manual leaves it to the processor to notice initial configurations, and XSAVEOPT and XSAVEC may then write what XSAVE writes. What
-unmasks an exception, or finds one unmasked, is Python's (`soft.fpstate`). The pointers of the last x87 instruction are zeros, see
-`x87`.
+unmasks an exception, or finds one unmasked, is Python's (`soft.fpstate`). The pointers of the last x87 instruction are always saved
+and restored, as on AMD's CPUs with CPUID XSAVEERPTR.
 
 Stencils reach memory through HOST: the caller has checked its alignment. EAX and EDX hold the requested components.
 """
@@ -13,7 +13,7 @@ from functools import partial
 
 from trapgate.isa.families.memory import aligned, reference
 from trapgate.isa.families.sse import MASKS, RESERVED
-from trapgate.isa.families.x87 import RESTORE
+from trapgate.isa.families.x87 import restore_live, save_live
 from trapgate.isa.forms import Form
 from trapgate.isa.vocabulary import Trace, Value
 
@@ -24,7 +24,6 @@ MXCSR, ST0, XMM, BITS, COMPACTED = 24, 32, 160, 512, 520  # offsets (SDM vol. 1,
 CR4_OSXSAVE, CR0_TS, EFER_FFXSR = 1 << 18, 1 << 3, 1 << 14
 COMPACT = 1 << 63
 INITIAL_MXCSR, MXCSR_MASK = 0x1F80, 0xFFFF
-_SCRATCH = ",".join(f"~{{xmm{n}}}" for n in range(16))
 
 
 def _move(m: Trace, target: Value, source: Value, length: int) -> None:
@@ -39,7 +38,7 @@ def _save_x87(m: Trace, host: Value, wide: bool) -> None:
     """Bytes 0-23 and 32-159 of the area: control, status, tags, pointers, ST0-ST7."""
     image = m.address_of("fxsave")
     with m.when(m.get("x87_live", 32) != 0):
-        m.asm("fxsave64 ($0); movl $$0, 6($0); movq $$0, 8($0); movq $$0, 16($0)", "r,~{memory}", 0, image)
+        save_live(m, image)
     m.store(host, m.load(image, 64))
     mask = (1 << 64) - 1 if wide else 0xFFFFFFFF  # the narrow format has selectors there, which are 0
     m.store(host + 8, m.load(image + 8, 64) & mask)
@@ -66,7 +65,7 @@ def _load_x87(m: Trace, source: Value | None, wide: bool = True) -> None:
         m.store(image + 16, m.load(source + 16, 64) & mask)
         _move(m, image + ST0, source + ST0, 128)
     with m.when(m.get("x87_live", 32) != 0):
-        m.asm(RESTORE, f"r,{_SCRATCH},~{{memory}}", 0, image)
+        restore_live(m, image)
 
 
 def _load_mxcsr(m: Trace, value: Value) -> None:

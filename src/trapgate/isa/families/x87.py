@@ -9,7 +9,10 @@ becomes live: each instruction then leaves for Python (`soft.careful`), which ru
 guest's own control word. Neither of the two waits, so the host takes no #MF, and the unmasked response of the silicon is what the
 guest gets.
 
-The last instruction's pointers (FIP, FDP, FOP) are kept in that careful mode only; FNSTENV and FNSAVE elsewhere show zeros.
+The last instruction's pointers (FIP, FDP, FOP) are the guest's business, those of the host's registers are ours: while the state
+is live they are kept beside it. Each x87 instruction but those for control stores its address, a constant (`x87.at`). AMD's store
+the address of their operand, too; the Intel model's do so under an unmasked exception only (CPUID FDP_EXCPTN_ONLY), and are in
+careful mode then. FOP is loaded and stored, but no instruction changes it, as on Intel's while nothing is unmasked.
 """
 
 from collections.abc import Iterator
@@ -21,7 +24,7 @@ from trapgate.isa import flags
 from trapgate.isa.families.hosted import assembler, host_forms, legacy_codes, plan
 from trapgate.isa.families.memory import reference
 from trapgate.isa.forms import Form
-from trapgate.isa.vocabulary import Trace
+from trapgate.isa.vocabulary import Trace, Value
 
 FEATURES = ("FPU", "FPU287", "FPU387", "CMOV", "SSE3")
 MASKS = 0x3F
@@ -78,6 +81,41 @@ def enter_mmx(m: Trace) -> None:
     m.jump("NEXT")
 
 
+def note_address(m: Trace) -> None:
+    """FIP of the instruction that follows."""
+    m.put("x87_fip", m.hole("Qhere"))
+    m.jump("NEXT")
+
+
+def note_operand(m: Trace) -> None:
+    """FDP: its operand in memory, which has been reached."""
+    m.put("x87_fdp", m["EA"])
+    m.jump("NEXT")
+
+
+POINTERS = (("x87_fop", 6, 16), ("x87_fip", 8, 64), ("x87_fdp", 16, 64))  # field, offset in the FXSAVE image, bits
+
+
+def restore_live(m: Trace, image: Value) -> None:
+    """The host's registers = the image, where exceptions are masked."""
+    for field, at, bits in POINTERS:
+        m.put(field, m.load(image + at, bits).zext(64))
+    m.asm(RESTORE, f"r,{_SCRATCH},~{{memory}}", 0, image)
+
+
+def save_live(m: Trace, image: Value) -> None:
+    """The image = the host's registers, with the guest's pointers."""
+    m.asm("fxsave64 ($0)", "r,~{memory}", 0, image)
+    for field, at, bits in POINTERS:
+        m.store(image + at, m.get(field, bits))
+
+
+def forget_pointers(m: Trace) -> None:
+    """FNINIT and FNSAVE clear them (SDM vol. 2, FINIT)."""
+    for field, _, _ in POINTERS:
+        m.put(field, m.const(0, 64))
+
+
 def gate_wait(m: Trace) -> None:
     """WAIT while CR0.EM or CR0.TS is set: #NM if MP and TS are."""
     with m.when((m.get("cr0", 64) & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS)):
@@ -89,8 +127,7 @@ def load(m: Trace) -> None:
     """Out of line: fetch the x87 registers from the state, unless an instruction must be watched."""
     with m.when((m.get("fxsave", 16) & MASKS) != MASKS, likely=False):
         m.jump("leave_instruction")
-    image = m.address_of("fxsave")
-    m.asm(RESTORE, f"r,{_SCRATCH},~{{memory}}", 0, image)
+    restore_live(m, m.address_of("fxsave"))
     m.put("x87_live", m.const(1, 32))
     m.jump_to(m["RESUME"])
 
@@ -98,7 +135,8 @@ def load(m: Trace) -> None:
 def save(m: Trace) -> None:
     """x87_save(): the live registers go to the state, and the host's x87 is as its own code expects it (empty, all masked)."""
     with m.when(m.get("x87_live", 32) != 0, likely=False):
-        m.asm("fxsave64 ($0); fninit", "r,~{memory}", 0, m.address_of("fxsave"))
+        save_live(m, m.address_of("fxsave"))
+        m.asm("fninit", "~{memory}", 0)
         m.put("x87_live", m.const(0, 32))
     m.result()
 
@@ -130,15 +168,33 @@ def conditional_move(m: Trace, condition: int, negated: bool) -> None:
 def plain(m: Trace, code: Code_) -> None:
     """Instructions without operands of their own kind: FNCLEX, FCHS, FSIN ..."""
     m.asm(assembler(code, False), "~{memory},~{flags}", 0)
+    if code == Code.FNINIT:
+        forget_pointers(m)
     m.jump("NEXT")
 
 
 def store_environment(m: Trace, code: Code_, wide: bool) -> None:
-    """FNSTENV and FNSAVE: the host's own pointers are not the guest's business."""
-    first, step, store = (12, 4, "movl") if wide else (6, 2, "movw")
-    upper = 0xFFFF0000 if wide else 0  # reserved bits read as ones (SDM vol. 1, figure 8-9)
-    pointers = [f"{store} $${upper if n == 3 else 0}, {first + step * n}(%rsi)" for n in range(4)]
-    m.asm("; ".join([assembler(code, True), *pointers]), "{rsi},~{memory}", 0, m["HOST"])
+    """FNSTENV and FNSAVE, with the guest's pointers as in protected mode, selectors 0 (SDM vol. 1, figures 8-9 and 8-11)."""
+    m.asm(assembler(code, True), "{rsi},~{memory}", 0, m["HOST"])
+    at, size = (m["HOST"] + 12, 32) if wide else (m["HOST"] + 6, 16)
+    step = size // 8
+    m.store(at, m.get("x87_fip", size))
+    m.store(at + step, m.get("x87_fop", 64).trunc(16).zext(32) << 16 if wide else m.const(0, 16))
+    m.store(at + 2 * step, m.get("x87_fdp", size))
+    m.store(at + 3 * step, m.const(0xFFFF0000 if wide else 0, size))  # reserved bits read as ones
+    if OpCodeInfo(code).mnemonic == Mnemonic.FNSAVE:
+        forget_pointers(m)
+    m.jump("NEXT")
+
+
+def load_environment(m: Trace, code: Code_, wide: bool) -> None:
+    """FLDENV and FRSTOR."""
+    m.asm(assembler(code, True), "{rsi},~{memory}", 0, m["HOST"])
+    at, size = (m["HOST"] + 12, 32) if wide else (m["HOST"] + 6, 16)
+    step = size // 8
+    m.put("x87_fip", m.load(at, size).zext(64))
+    m.put("x87_fop", ((m.load(at + step, 32) >> 16) & 0x7FF).zext(64) if wide else m.const(0, 64))
+    m.put("x87_fdp", m.load(at + 2 * step, size).zext(64))
     m.jump("NEXT")
 
 
@@ -153,6 +209,9 @@ def forms() -> Iterator[Form]:
         elif info.mnemonic in (Mnemonic.FNSTENV, Mnemonic.FNSAVE):
             wide = code not in (Code.FNSTENV_M14BYTE, Code.FNSAVE_M94BYTE)
             yield Form(plan(code).form(True), partial(store_environment, code=code, wide=wide))
+        elif info.mnemonic in (Mnemonic.FLDENV, Mnemonic.FRSTOR):
+            wide = code not in (Code.FLDENV_M14BYTE, Code.FRSTOR_M94BYTE)
+            yield Form(plan(code).form(True), partial(load_environment, code=code, wide=wide))
         elif not info.op_count:
             yield Form(plan(code).form(False), partial(plain, code=code))
         else:
@@ -161,6 +220,8 @@ def forms() -> Iterator[Form]:
     yield Form("emms", partial(plain, code=Code.EMMS))
     yield Form("mmx.enter", enter_mmx)
     yield Form("x87.live", live)
+    yield Form("x87.at", note_address)
+    yield Form("x87.data", note_operand)
     yield Form("mmx.gate", refuse_mmx)
     yield Form("wait.gate", gate_wait)
     for size, status in STATUS_AT.items():
