@@ -23,7 +23,7 @@ TRIES = 5
 def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample each half millisecond, a loop for each block that one of them meets."""
     monkeypatch.setattr(hot, "ENOUGH", 1)
-    monkeypatch.setattr(hot.HotLoops.__init__, "__defaults__", (0.0005,))
+    monkeypatch.setattr(hot.HotLoops.__init__, "__defaults__", (0.0005, None))
 
 
 def loops(machine: Machine) -> int:

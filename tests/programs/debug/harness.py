@@ -242,7 +242,7 @@ class Guest:
             put_segment(vcpu, name, KDATA, 0, 0xFFFFFFFF, 0xC093)
         put_segment(vcpu, "tr", TASK, TSS, 0x67, 0x8B)
         refresh_rights(vcpu)
-        for index, value in ((0xC0000081, U32 << 48 | K64 << 32), (0xC0000082, SYSCALL_ENTRY), (0xC0000084, 0x700)):
+        for index, value in ((0xC0000081, (U32 | 3) << 48 | K64 << 32), (0xC0000082, SYSCALL_ENTRY), (0xC0000084, 0x700)):
             vcpu.write_msr(index, value)
         if armed.test_ctrl:
             vcpu.write_msr(TEST_CTRL, armed.test_ctrl)
