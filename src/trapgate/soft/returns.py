@@ -195,9 +195,15 @@ def to_outer(cpu: SoftCore, stack: Stack, selector: int, offset: int, size: int,
 
 
 def _leave_behind(cpu: SoftCore, name: str, cpl: int) -> None:
-    """A data segment that the outer level may not use becomes null; FS and GS keep their bases."""
+    """A data segment that the outer level may not use becomes null, a null selector loses its RPL; FS and GS keep their bases.
+
+    SDM vol. 2, IRET, RETURN-TO-OUTER-PRIVILEGE-LEVEL; APM vol. 3, IRET: the hidden part of a null selector has DPL 0.
+    """
     st = cpu.state
     attributes = getattr(st, f"{name}_attributes")
-    if attributes & UNUSABLE or attributes >> 5 & 3 >= cpl or attributes & 0xC == 0xC:
+    if attributes & UNUSABLE:
+        setattr(st, f"{name}_selector", 0)
+        return
+    if attributes >> 5 & 3 >= cpl or attributes & 0xC == 0xC:
         return
     put_segment(cpu, name, 0, getattr(st, f"{name}_base"), getattr(st, f"{name}_limit"), UNUSABLE)

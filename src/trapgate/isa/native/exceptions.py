@@ -230,6 +230,10 @@ def iret64(m: Trace) -> None:
     m.put("ss_limit", m.const(0xFFFFFFFF, 32))
     m.put("rsp", rsp)
     m.put("mode", (cpl == 3).select(user_mode(m, new), kernel_mode(m, new)))
+    with m.when(cpl == 3):
+        for name in ("es", "ds", "fs", "gs"):  # a null selector loses its RPL
+            null = (m.get(f"{name}_attributes", 32) & UNUSABLE) != 0
+            m.put(f"{name}_selector", null.select(m.const(0, 64), m.get(f"{name}_selector", 64)))
     trap = (cpl == 3) & ((m.get("debugctl", 64) & 4) != 0)
     m.put("bus_lock_trap", trap.zext(32))
     leave_soon(m, m.get("nmi_blocked", 32))  # another NMI may have waited
