@@ -15,7 +15,7 @@ from .compare import Case
 from .draft import Draft
 from .forms import Form, names
 from .guest_kernel import USER_CS32, USER_SS
-from .state import CODE, CODE16, CODE_PAGE, DATA16, FX_INIT, LDT, RSP, SCRATCH, SCRATCH_SIZE, Runner, State
+from .state import CODE, CODE16, CODE_PAGE, DATA16, FX_INIT, RSP, SCRATCH, SCRATCH_SIZE, Runner, State
 
 # 64-bit code: mov ds, [selector]; mov es, [selector]; push USER_CS32; push entry; retfq; selector: .word USER_SS
 _SIZE = 23
@@ -47,7 +47,6 @@ class Narrow(NamedTuple):
         return self.start + len(self.prefix)
 
 
-CODE_LIMIT = LDT[0][2]
 CODE_32, CODE_16 = Narrow(32, PREFIX, CODE), Narrow(16, PREFIX16, CODE - CODE_PAGE)
 _FEATURES = frozenset(getattr(CpuidFeature, f"INTEL{name}") for name in ("8086", "186", "286", "386", "486")) | {CpuidFeature.CMOV}
 # What enters the host's kernel, reads or changes state that differs between host and guest, or would linger in the host's process.
@@ -88,8 +87,6 @@ def make_form(rng: random.Random, mode: Narrow = CODE_32) -> Form | None:
         return None
     if mode.start <= i.near_branch_target < i.next_ip:
         return None  # a loop, through itself or PREFIX, of up to four thousand million rounds
-    if mode is CODE_16 and (i.near_branch_target > CODE_LIMIT or i.is_call_near_indirect):
-        return None  # branches beyond the limit of CS are not judged here
     memory = any(i.op_kind(n) >= OpKind.MEMORY_SEG_SI for n in range(i.op_count))
     if memory and (i.mnemonic == Mnemonic.XCHG or i.memory_segment in (Register.FS, Register.GS)):
         return None

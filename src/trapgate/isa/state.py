@@ -39,6 +39,7 @@ MODE_NO_SSE = 1 << 9  # CR0.EM or not CR4.OSFXSR: SSE is #UD
 MODE_REAL = 1 << 10  # real or virtual-8086 mode
 MODE_IOPL = 1 << 11  # CPL <= IOPL
 MODE_SSE_UNMASKED = 1 << 12  # MXCSR unmasks an exception: whatever may raise #XM is Python's
+MODE_UNLIMITED = MODE_CODE64 | MODE_FLAT | MODE_STEP  # where none is set, a block looks at the limit of CS (steps do in Python)
 MODE_FLOATING = MODE_NO_X87 | MODE_NO_SSE | MODE_SSE_UNMASKED  # what packed and floating instructions alone depend on
 
 # Why native code left: the value of `exit_reason`.
@@ -57,6 +58,8 @@ MODE_FLOATING = MODE_NO_X87 | MODE_NO_SSE | MODE_SSE_UNMASKED  # what packed and
     EXIT_REPEATING,
     EXIT_CRASHED,
 ) = range(13)
+
+REACH = 1 << 40  # in the place of a distance from RIP: the farthest offset that a block fetches from or branches to
 
 FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE, FLAG_LOCAL = (
     1,

@@ -15,7 +15,7 @@ from trapgate.clock import Clock
 from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
 from trapgate.isa import state as s
 from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft import accesses, answers, borrowed, crash, debugging, handlers, inspection  # noqa: F401  (handlers fills HANDLERS)
+from trapgate.soft import accesses, answers, borrowed, crash, debugging, handlers, inspection, limits  # noqa: F401  (it fills HANDLERS)
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
 from trapgate.soft.apic import LocalApic
 from trapgate.soft.core import IF, NOWHERE, RF, TF
@@ -72,6 +72,7 @@ class SoftVcpu(TranslatingCore):
         self._skip_breakpoint: int | None = None
         self._restarts: set[int] = set()  # RIPs of instructions that faulted behind a breakpoint of the debugger: told of already
         self._step_start = self._step_next = 0
+        self._step_goes: int | None = None  # where a step goes on, in 32 bits, as far as that is known before it
         self._step_code = b""
         self._step_tf = self._step_faulted = self._step_asked = False
         self._step_over = False  # a #DB was delivered before the step's instruction: the step ends on the handler
@@ -189,6 +190,8 @@ class SoftVcpu(TranslatingCore):
             if self.left() <= 0:
                 return Interrupted()
             self._want_step = True  # fewer instructions are left than the next block has: one by one
+        elif not st.request and not st.mode & s.MODE_UNLIMITED:
+            self._want_step = True  # the block reaches beyond the limit of CS
         return None
 
     def _repeating(self) -> Exit | None:
@@ -307,6 +310,7 @@ class SoftVcpu(TranslatingCore):
         mode = st.mode | s.MODE_STEP
         self.in_step, self._step_faulted, self._step_asked = True, False, self._stepping
         self._step_tf, self._step_start = bool(st.rflags & TF), st.rip
+        limits.check(self, st.rip)
         physical = self.walk(self.linear(st.rip), self.rights() | s.ACCESS_FETCH)
         if not self.ram.contains(physical):
             raise GuestFault(UNDEFINED_OPCODE)
@@ -314,17 +318,24 @@ class SoftVcpu(TranslatingCore):
         assert block is not None
         self._step_next = st.rip + block.length & (NOWHERE if mode & s.MODE_CODE64 else 0xFFFFFFFF)
         self._step_code = bytes(self.ram.read(physical, min(block.length, PAGE_SIZE - physical % PAGE_SIZE)))
+        self._step_goes = None if mode & s.MODE_UNLIMITED & ~s.MODE_STEP else limits.next_rip(self, self._fetched(block.length))
         st.rflags &= ~RF
         st.stepping, st.request, st.shadow = 1, 0, 0
         self.device_site = site
         return self._go(block.code)
+
+    def _fetched(self, length: int) -> bytes:
+        """The bytes of the instruction at RIP."""
+        st = self.state
+        pieces = self.pieces(self.linear(st.rip), length, self.rights() | s.ACCESS_FETCH)
+        return b"".join(self.physical_read(at, size) for at, size in pieces)
 
     def become_step(self, place: int) -> None:
         """The instruction under way goes on at `place` in its step: something waits for its end. See `soft.answers`."""
         st = self.state
         self._before_step = 0, 0, None
         self.in_step, self._step_tf, self._step_faulted, self._step_asked = True, False, False, False
-        self._step_start, self._step_code = NOWHERE, b""
+        self._step_start, self._step_code, self._step_goes = NOWHERE, b"", None
         st.stepping, st.shadow, st.saved_RESUME = 1, 0, place
 
     def flush_jumps(self) -> None:
@@ -346,6 +357,8 @@ class SoftVcpu(TranslatingCore):
             st.pending_debug &= ~REPORT
             self.in_step = True
             return self.bus_lock
+        if self._step_goes is not None and not self._step_faulted and st.rip == self._step_goes & 0xFFFF:
+            st.rip = self._step_goes  # blocks of 16-bit code have 16 bits of it
         if st.rip == self._step_start and not self._step_faulted and debugging.repeats(self._step_code):
             debugging.within_repeat(self)
         tf = self._step_tf and not self._step_faulted

@@ -17,6 +17,14 @@ def cuts_rip(b: Builder, i: Instruction) -> bool:
     return b.code_size != 16 and bool(i.op0_kind == OpKind.NEAR_BRANCH16)
 
 
+def _steps(b: Builder) -> bool:
+    """Whether a branch that cuts RIP has to run as a step, and will: its target is no distance from RIP that a block could know."""
+    if b.flat or b.step:
+        return False
+    b.raises("leave_breakpoint")
+    return True
+
+
 def _go_cut(b: Builder, i: Instruction) -> None:
     b.op("mov.TQ", Qimm=Rip(branch_target(b, i)))
     b.go("T0", 16)
@@ -24,6 +32,8 @@ def _go_cut(b: Builder, i: Instruction) -> None:
 
 def _branch_cut(b: Builder, i: Instruction, condition: str) -> None:
     """The conditional branch of such an operand size."""
+    if _steps(b):
+        return
     b.op(condition, TAKEN="taken")
     b.op("skip", TAKEN="out")
     b.label("taken")
@@ -40,19 +50,21 @@ def _jcc(b: Builder, i: Instruction) -> None:
     b.jump(b.length)
 
 
+_BRANCH_BITS = {OpKind.NEAR_BRANCH16: 16, OpKind.NEAR_BRANCH32: 32, OpKind.NEAR_BRANCH64: 64}
+
 for _name in CONDITIONS:
     ROWS[getattr(Mnemonic, f"J{_name.upper()}")] = _jcc
 
 
 def branch_target(b: Builder, i: Instruction) -> int:
-    """Where a near branch goes, as a distance from RIP (instructions are decoded at 0)."""
-    target = i.near_branch_target
-    return target - (1 << 64) if target >> 63 else target
+    """Where a near branch goes, as a distance from RIP (instructions are decoded at 0), ahead or back."""
+    target, bits = i.near_branch_target, _BRANCH_BITS[i.op0_kind]
+    return target - (1 << bits) if target >> bits - 1 else target
 
 
 def _counted(name: str) -> Lower:
     def lower(b: Builder, i: Instruction) -> None:
-        width = counted_width(b, i)
+        width = counted_width(i)
         if cuts_rip(b, i):
             _branch_cut(b, i, f"{name}.{width}")
             return
@@ -62,7 +74,7 @@ def _counted(name: str) -> Lower:
     return lower
 
 
-def counted_width(b: Builder, i: Instruction) -> int:
+def counted_width(i: Instruction) -> int:
     """The width of the count register of LOOP and JCXZ: the address size."""
     used = str_code(i)
     return 64 if "RCX" in used else 32 if "ECX" in used else 16
@@ -87,7 +99,9 @@ ROWS[Mnemonic.JCXZ] = ROWS[Mnemonic.JECXZ] = ROWS[Mnemonic.JRCXZ] = _counted("jc
 
 @row(Mnemonic.JMP)
 def _jmp(b: Builder, i: Instruction) -> None:
-    if cuts_rip(b, i):
+    if cuts_rip(b, i) and _steps(b):
+        pass
+    elif cuts_rip(b, i):
         _go_cut(b, i)
     elif i.is_jmp_short_or_near:
         b.jump(branch_target(b, i))
@@ -100,7 +114,9 @@ def _jmp(b: Builder, i: Instruction) -> None:
 
 @row(Mnemonic.CALL)
 def _call(b: Builder, i: Instruction) -> None:
-    if i.is_call_near:
+    if i.is_call_near and cuts_rip(b, i) and _steps(b):
+        pass
+    elif i.is_call_near:
         size = -i.stack_pointer_increment
         b.op("mov.TQ", Qimm=Rip(b.length))
         b.push(size)
@@ -112,7 +128,7 @@ def _call(b: Builder, i: Instruction) -> None:
         width = _target_to_t0(b, i)
         size = -i.stack_pointer_increment
         check = f"{'canonical' if b.long else 'limit'}.T2"
-        stores_first = b.long and not b.amd  # as measured: Intel's have stored the return address when #GP comes (docs/vendors.md)
+        stores_first = not b.amd  # as measured: Intel's have stored the return address when #GP comes (docs/vendors.md)
         b.op("T2=T0")
         if not stores_first:
             b.op(check)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from trapgate.isa import state as s
+from trapgate.isa.families.branch import head_name
 from trapgate.isa.native import placing as p
 from trapgate.memory import PAGE_SIZE
 from trapgate.soft import decoding
@@ -98,15 +99,20 @@ class _BlockSteps:
         self._core, self._block, self._label = core, block, label
         self._mask = (1 << s.code_bits(block.mode)) - 1  # of RIP
         self._base = core.code.base + block.code
-        self._head = core.translator.lowering.head(1)
+        self._limited = not block.mode & s.MODE_UNLIMITED
+        self._head = core.translator.lowering.head(1, self._limited)
         self._unlinked = core.translator.known_blocks.exits(block.record)
         self._instructions = list(self._laid_out())
 
     def steps(self) -> list[Step]:
         """All of them, the head first."""
-        (cold,) = self._head.colds
+        cold, *_ = self._head.colds  # however many branches LLVM made of it, they leave alike
         ways: dict[str, Way] = {"NEXT": self._entry(0), "COLD_leave_interrupted": _aim(self._base + p.ENTRY + cold[0])}
-        steps = [Step(self._label, "head", True, {}, ways)]
+        holes = dict[str, int]()
+        if self._limited:
+            ((at, _),) = self._head.rips
+            holes["Qreach"] = ctypes.c_uint64.from_address(self._base + p.ENTRY + at).value
+        steps = [Step(self._label, head_name(False, self._limited), True, holes, ways)]
         for place, one in enumerate(self._instructions):
             for op, (name, _) in enumerate(one.builder.ops):
                 form = f"{name}!" if one.dead and f"{name}!" in self._core.code.library.stencils else name

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch.models import CpuModel
+from trapgate.isa.families.branch import head_name
+from trapgate.isa.state import REACH
 from trapgate.soft import decode_flow, decode_string, decode_system, decoding  # noqa: F401  (they fill ROWS)
 from trapgate.soft.announced import meaning
 from trapgate.soft.decode import ROWS
@@ -87,10 +89,13 @@ class Lowering:
         builder.raises("leave_breakpoint")
         return builder.finish()
 
-    def head(self, count: int) -> Template:
-        """The beginning of a block of so many instructions."""
+    def head(self, count: int, limited: bool = False) -> Template:
+        """The beginning of a block of so many instructions; `limited`: in a mode in which the limit of CS counts."""
         builder = self._builder(0, 0)
-        builder.op("head.count", Ucount=count) if self.counting else builder.op("head")
+        holes: dict[str, int | Rip | str] = {"Ucount": count} if self.counting else {}
+        if limited:
+            holes["Qreach"] = Rip(REACH)
+        builder.op(head_name(self.counting, limited), **holes)
         return builder.finish()
 
 

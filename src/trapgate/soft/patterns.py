@@ -54,9 +54,10 @@ class Patterns:
         state.patterns = memory.address
         self._words[g.DISPATCH >> 2] = natives["dispatch"]
         self._words[g.STOP >> 2] = self._keep(Observed(lowering.stop(), [], {}))
-        heads = [self._keep(Observed(lowering.head(n), [], {})) for n in range(g.MOST + 1 if lowering.counting else 1)]
-        for count in range(g.MOST + 1):
-            self._words[(g.HEADS >> 2) + count] = heads[count if lowering.counting else 0]
+        for first, limited in ((g.HEADS, False), (g.LIMITED_HEADS, True)):
+            heads = [self._keep(Observed(lowering.head(n, limited), [], {})) for n in range(g.MOST + 1 if lowering.counting else 1)]
+            for count in range(g.MOST + 1):
+                self._words[(first >> 2) + count] = heads[count if lowering.counting else 0]
 
     @property
     def full(self) -> bool:

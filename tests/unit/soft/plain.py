@@ -118,7 +118,7 @@ class Plain:
             i = Decoder(bits, data[at:]).decode()
             raws.append(data[at:] if i.is_invalid else data[at : at + i.len])  # nothing follows what is no instruction
             at += len(raws[-1])
-        head = self.lowering.head(len(raws))
+        head = self.lowering.head(len(raws), not mode & s.MODE_UNLIMITED)
         parts = [(b"", head), *((part.raw, self._numbered(part, bits)) for part in self.lowering.parts(raws, mode))]
         if not raws:
             parts.append((b"", self.lowering.stop()))

@@ -9,20 +9,28 @@ from trapgate.isa.state import JUMP_BYTES, JUMP_ENTRIES
 from trapgate.isa.vocabulary import Trace, Value
 
 
-def head(m: Trace) -> None:
-    """The start of a block: leave when something waits (an interrupt, a kick)."""
-    with m.when(m.get("request", 32) != 0, likely=False):
+def head(m: Trace, counting: bool, limited: bool) -> None:
+    """The start of a block: leave when something waits (an interrupt, a kick).
+
+    `counting`: take the block's instructions off the budget (instruction clock), and leave before it is overdrawn. `limited`: leave
+    where the block reaches beyond the limit of CS; which of its instructions does is for single steps to say.
+    """
+    leaves, left = m.get("request", 32) != 0, None
+    if counting:
+        left = m.get("budget", 64) - m.hole("Ucount")
+        leaves = left.sign | leaves
+    if limited:
+        leaves = leaves | m.hole("Qreach").ugt(m.get("cs_limit", 32).zext(64))
+    with m.when(leaves, likely=False):
         m.cold("leave_interrupted")
+    if left is not None:
+        m.put("budget", left)
     m.jump("NEXT")
 
 
-def counting_head(m: Trace) -> None:
-    """The same, and take the block's instructions off the budget (instruction clock)."""
-    left = m.get("budget", 64) - m.hole("Ucount")
-    with m.when(left.sign | (m.get("request", 32) != 0), likely=False):
-        m.cold("leave_interrupted")
-    m.put("budget", left)
-    m.jump("NEXT")
+def head_name(counting: bool, limited: bool) -> str:
+    """The stencil that a block begins with."""
+    return "head" + ".count" * counting + ".limit" * limited
 
 
 def conditional(m: Trace, code: int) -> None:
@@ -103,8 +111,9 @@ def check_canonical(m: Trace, source: str) -> None:
 
 def forms() -> Iterator[Form]:
     """Every stencil of this family."""
-    yield Form("head", head)
-    yield Form("head.count", counting_head)
+    for counting in (False, True):
+        for limited in (False, True):
+            yield Form(head_name(counting, limited), partial(head, counting=counting, limited=limited))
     for code, name in enumerate(flags.CONDITIONS):
         yield Form(f"j{name}", partial(conditional, code=code))
     for name in ("loop", "loope", "loopne", "jcxz"):

@@ -56,7 +56,8 @@ def compose_block(m: Trace) -> None:
         m.result(0)
     last = m.variable(64, base + g.PARTS + count * g.PART_SIZE)
     m.store(base + g.PARTS + 4, m.const(0, 32))
-    m.store(base + g.PARTS + 8, m.load(base + g.HEADS + (count << 2), 32))
+    heads = p.limited(space).select(base + g.LIMITED_HEADS, base + g.HEADS)
+    m.store(base + g.PARTS + 8, m.load(heads + (count << 2), 32))
     with m.when(count == 0):  # a breakpoint: whoever planted it decides what happens to the instruction
         last.set(last.value + g.PART_SIZE)
         m.store(last.value + 4, m.const(0, 32))

@@ -135,6 +135,8 @@ def dispatch(m: Trace) -> None:
     with m.when(m.get_at("jumps", entry, 64) == tag):
         m.jump_to(m.get_at("jumps", entry + 8, 64))
     long_code = (mode & s.MODE_CODE64) != 0
+    with m.when(~long_code & rip.ugt(m.get("cs_limit", 32).zext(64)), likely=False):
+        leave(m, s.EXIT_BREAKPOINT)  # as a step: it looks for breakpoints first, then at the limit
     linear = long_code.select(rip, (rip + m.get("cs_base", 64)) & 0xFFFFFFFF)
     rights = present_rights(m)
     held = tlb_slot(m, linear, rights) << 5

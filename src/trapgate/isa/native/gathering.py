@@ -34,8 +34,9 @@ WHICH_PATTERN, WHICH_TEMPLATE, WHICH_PAIR = range(1, 4)
 LENGTH_NOW = WORK + 16  # guest bytes of the block
 DISPATCH = WORK + 20  # where in the CPU state the address of `dispatch` lies
 HEADS = WORK + 24  # templates of the beginning of a block, by its number of instructions
-STOP = HEADS + 4 * (MOST + 1)  # the template of a breakpoint
-PARTS = WORK + 512  # (pattern, offset in the block, template), the first for the head
+LIMITED_HEADS = HEADS + 4 * (MOST + 1)  # the same where the limit of CS counts
+STOP = LIMITED_HEADS + 4 * (MOST + 1)  # the template of a breakpoint
+PARTS = WORK + 1024  # (pattern, offset in the block, template), the first for the head
 PART_SIZE = 16
 
 

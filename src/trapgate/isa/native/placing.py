@@ -156,12 +156,33 @@ def copy_block(m: Trace) -> None:
             m.store(hole, (kind == RELATIVE).select(rip + value, value))
         at.set(at.value + PAIR)
     end.set(at.value + m.load(record + RIPS, 16).zext(64) * PAIR)
+    reach = m.variable(64, 0)
+    with m.when(limited(m.load(record + SPACE, 64))):
+        reach.set(_reach(m, record, rip, end.value, mask))
     with m.loop():
         with m.when(at.value == end.value):
             m.leave()
-        m.store(target + m.load(at.value, 32).zext(64), (rip + m.load(at.value + 8, 64)) & mask)
+        by = m.load(at.value + 8, 64)
+        m.store(target + m.load(at.value, 32).zext(64), (by == s.REACH).select(reach.value, (rip + by) & mask))
         at.set(at.value + PAIR)
     m.result(start)
+
+
+def _reach(m: Trace, record: Value, rip: Value, exits: Value, mask: Value) -> Value:
+    """The farthest offset that a copy of a record fetches from, or branches to; beyond all limits where RIP has to be cut."""
+    length = m.load(record + GUEST_LENGTH, 16).zext(64)
+    behind = rip + length
+    reach = m.variable(64, behind.ugt(mask).select(m.const(NOWHERE, 64), behind - 1))
+    here = m.variable(64, exits)
+    end = exits + m.load(record + EXITS, 16).zext(64) * PAIR
+    with m.loop():
+        with m.when(here.value == end):
+            m.leave()
+        target = rip + m.load(here.value + 8, 64)
+        with m.when((target != behind) & target.ugt(reach.value)):
+            reach.set(target)
+        here.set(here.value + PAIR)
+    return reach.value.ugt(mask).select(m.const(NOWHERE, 64), reach.value)
 
 
 def place_block(m: Trace) -> None:
@@ -285,6 +306,11 @@ def rip_mask(mode: Value) -> Value:
     """The bits that RIP has in a mode."""
     m, size = mode.trace, mode & s.MODE_CODE
     return (size == 2).select(m.const(NOWHERE, 64), (size == 1).select(m.const(0xFFFFFFFF, 64), m.const(0xFFFF, 64)))
+
+
+def limited(mode: Value) -> Value:
+    """1-bit: blocks of this mode look at the limit of CS."""
+    return (mode & s.MODE_UNLIMITED) == 0
 
 
 def class_of(rip: Value) -> Value:
