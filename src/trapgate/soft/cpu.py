@@ -109,7 +109,8 @@ class SoftVcpu(TranslatingCore):
                 except GuestFault as fault:
                     exit_ = self.deliver(fault)
                 except NeedsStep:
-                    self._activity, self._want_step, exit_ = None, True, None
+                    self._forget_access()
+                    self._want_step, exit_ = True, None
                 if exit_ is not None:
                     return exit_
         except TripleFault:
@@ -403,7 +404,7 @@ class SoftVcpu(TranslatingCore):
         if self.in_step and self._before_step[2] == self._step_start:
             self._restarts.add(self._step_start)
         self._step_faulted = True
-        self._activity = None
+        self._forget_access()
         st.pending_debug = self.pending_hits = 0
         deliver_event(self, vector, fault.error, cr2=fault.cr2, history=self.history)
         return None
@@ -483,9 +484,14 @@ class SoftVcpu(TranslatingCore):
 
     def abandon(self) -> None:
         """Somebody moved RIP: an access that waits for a device is not resumed."""
-        self._activity, self._resuming, self.in_step = None, False, False
+        self._forget_access()
+        self._resuming, self.in_step = False, False
         self._skip_breakpoint = None
         self.state.stepping = 0
+
+    def _forget_access(self) -> None:
+        """The access that waits for a device is none any more; neither is the answer that it may have got already."""
+        self._activity = self._answer = None
 
     def step(self, on: bool) -> None:
         """While on, `run` returns after one instruction; one that waits for a device counts."""

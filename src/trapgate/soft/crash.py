@@ -26,6 +26,7 @@ SHOWN = 32  # bytes of guest code
 HOST_SHOWN = 16  # and of host code
 _STACK = 1 << 16
 _ACTION = "<Q128si4xQ"  # struct sigaction of the C library: handler, mask, flags, and what it fills in itself
+_DISABLE = 2  # SS_DISABLE
 _SIGINFO, _ONSTACK = 4, 0x08000000  # SA_SIGINFO, SA_ONSTACK
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,7 +40,6 @@ class Crashes:
 
     def __init__(self, core: "TranslatingCore") -> None:
         self._core = core
-        self._stacks = dict[int, Mapping]()  # by thread
         words = LAST_WORDS.encode()
         self._words = ctypes.create_string_buffer(words, len(words))
         self._terminal: ctypes.Array[ctypes.c_char] | None = None
@@ -59,12 +59,7 @@ class Crashes:
 
     def here(self) -> None:
         """Give this thread a stack for the handler: its own may be what is broken."""
-        thread = threading.get_ident()
-        if thread not in self._stacks:
-            self._stacks[thread] = stack = Mapping(_STACK, "a stack for signals")
-            with asking("sigaltstack"):
-                if _libc.sigaltstack(struct.pack("<QixxxxQ", stack.address, 0, _STACK), None):
-                    raise OSError(ctypes.get_errno(), "sigaltstack")
+        _of_thread.stack = _of_thread.stack or _SignalStack()
 
     def terminal(self, settings: bytes | None) -> None:
         """How standard input is to be left by a process that cannot go on: what ioctl TCGETS gave; None: as it is."""
@@ -72,6 +67,30 @@ class Crashes:
         self._terminal = None if settings is None else ctypes.create_string_buffer(settings, len(settings))
         if self._terminal is not None:
             self._core.state.crash_terminal = ctypes.addressof(self._terminal)
+
+
+class _SignalStack:
+    """Where this thread handles signals, for as long as it lives: Python's own handlers run there as well."""
+
+    def __init__(self) -> None:
+        self._stack, self._thread = Mapping(_STACK, "a stack for signals"), threading.get_ident()
+        self._use(0)
+
+    def __del__(self) -> None:
+        if threading.get_ident() == self._thread:  # it ends: nothing may be handled on a stack that is gone
+            self._use(_DISABLE)
+
+    def _use(self, flags: int) -> None:
+        with asking("sigaltstack"):
+            if _libc.sigaltstack(struct.pack("<QixxxxQ", self._stack.address, flags, _STACK), None):
+                raise OSError(ctypes.get_errno(), "sigaltstack")
+
+
+class _Thread(threading.local):
+    stack: _SignalStack | None = None
+
+
+_of_thread = _Thread()
 
 
 def _exchanged(number: int, action: bytes | None) -> bytes:

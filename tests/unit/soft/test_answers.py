@@ -211,3 +211,18 @@ def test_one_that_faults_comes_to_its_handler() -> None:
     made.ram.write(CODE + 0x800, b"\xf4")
     assert made.cpu.run() == Halted()
     assert made.words(made.st.rsp, 2, 8) == [0, CODE]
+
+
+@pytest.mark.parametrize("step", [False, True])
+def test_an_answer_goes_with_the_access_that_somebody_moved_rip_away_from(step: bool) -> None:
+    made, _ = bench("8b07" + "90" + "8b1f" + HLT)  # mov eax, [rdi]; nop; mov ebx, [rdi]
+    made.cpu.devices = None
+    made.cpu.step(step)
+    assert isinstance(made.cpu.run(), MmioRead)
+    made.cpu.complete(0x11)
+    made.cpu.set("rip", CODE + 3)
+    made.cpu.step(False)
+    assert isinstance(made.cpu.run(), MmioRead)
+    made.cpu.complete(0x22)
+    assert isinstance(made.cpu.run(), Halted)
+    assert made.st.rbx == 0x22 and made.st.rax != 0x11

@@ -44,6 +44,30 @@ def crashed(text: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=60, check=False)
 
 
+def test_signals_find_their_stack_when_the_machine_is_gone() -> None:
+    program = """
+import gc, os, signal, sys, threading
+from trapgate.cli.guest import make_machine
+from trapgate.machine import MachineConfig
+heard = []
+def run():
+    machine = make_machine(MachineConfig(memory=1 << 20), "soft")
+    machine.pause()
+    machine.resume()
+    machine.close()
+run()
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+os.kill(os.getpid(), signal.SIGUSR1)
+sys.exit(len(heard))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=TESTS, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
