@@ -52,8 +52,8 @@ from trapgate.machine import MachineConfig
 heard = []
 def run():
     machine = make_machine(MachineConfig(memory=1 << 20), "soft")
-    machine.pause()
-    machine.resume()
+    machine.clock.at(100_000_000, machine.pause)
+    machine.run()
     machine.close()
 run()
 thread = threading.Thread(target=run)
