@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 SWEEP = 64  # timers in the heap before cancelled ones are looked for
+FAR = 1 << 62
+"""A moment (ns, 146 years) that guest time never reaches: what is due then or later is never due, so no host API sees more."""
 
 
 @dataclass(order=True, slots=True)
@@ -46,15 +48,16 @@ class Clock:
         return None
 
     def at(self, deadline: int, callback: Callable[[], None]) -> Timer:
-        """Call back at a moment of guest time (ns); late if that is past already."""
+        """Call back at a moment of guest time (ns); late if that is past already, never from `FAR` on."""
         if len(self._timers) >= self._sweep_at:
             # A guest may re-arm its timer without end: those cancelled must not pile up until their moments come.
             self._timers = [timer for timer in self._timers if not timer.cancelled]
             heapq.heapify(self._timers)
             self._sweep_at = max(SWEEP, 2 * len(self._timers))
         timer = Timer(deadline, next(self._order), callback)
-        heapq.heappush(self._timers, timer)
-        self.fresh = True
+        if deadline < FAR:
+            heapq.heappush(self._timers, timer)
+            self.fresh = True
         return timer
 
     def next_deadline(self) -> int | None:

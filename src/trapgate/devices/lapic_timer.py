@@ -6,6 +6,7 @@ from trapgate.clock import Clock, Timer
 
 ONE_SHOT, PERIODIC, DEADLINE = range(3)  # LVT timer bits 18:17; 3 is reserved and stops the timer
 NS = 1_000_000_000
+ALL_64 = (1 << 64) - 1
 SHORTEST_NS = 20_000  # a periodic timer fires no more often, so that a tiny count cannot starve the guest
 
 
@@ -110,8 +111,8 @@ class ApicTimer:
     # TSC-deadline mode
 
     def tsc(self) -> int:
-        """The TSC that deadlines are compared with."""
-        return self._clock.now() * self._tsc_hz // NS + self.tsc_offset
+        """The TSC that deadlines are compared with, 64 bits wide."""
+        return self._clock.now() * self._tsc_hz // NS + self.tsc_offset & ALL_64
 
     def set_tsc_offset(self, offset: int) -> None:
         """The guest moved its TSC: an armed deadline moves in time."""
@@ -131,8 +132,10 @@ class ApicTimer:
         self._cancel()
         self._deadline = value
         if value:
-            moment = -(-(value - self.tsc_offset) * NS // self._tsc_hz)
-            if moment <= self._clock.now():
+            ticks = self._clock.now() * self._tsc_hz // NS
+            left = value - (ticks + self.tsc_offset & ALL_64)
+            moment = -(-(ticks + left) * NS // self._tsc_hz)
+            if left <= 0 or moment <= self._clock.now():
                 self._expired()
             else:
                 self._timer = self._clock.at(moment, self._expired)

@@ -68,7 +68,7 @@ class Rtc(ByteDevice):
             DAY: encode(when.tm_mday),
             MONTH: encode(when.tm_mon),
             YEAR: encode(when.tm_year % 100),
-            RTC_CENTURY_INDEX: encode(when.tm_year // 100),
+            RTC_CENTURY_INDEX: encode(when.tm_year // 100 % 100),
         }
 
     def _adopt(self, fields: dict[int, int]) -> None:

@@ -15,6 +15,7 @@ from trapgate.clock import Clock
 from trapgate.hostcall import Helper, asking, poll_selector
 
 CHUNK = 4096  # bytes of input taken at a time
+LONGEST_WAIT = 86_400.0  # s that a thread sleeps at a time: who waits longer looks again
 FULL_WAIT = 0.05  # s between looks while the guest has no room for more input
 
 
@@ -40,9 +41,9 @@ class Mailbox:
         return self._calls.popleft() if self._calls else None
 
     def wait(self, seconds: float | None) -> None:
-        """Sleep until something is posted or the time has passed."""
+        """Sleep until something is posted or the time has passed, or sooner."""
         if not self._calls:
-            self._event.wait(seconds)
+            self._event.wait(None if seconds is None else min(seconds, LONGEST_WAIT))
         self._event.clear()
 
 
@@ -86,7 +87,7 @@ class DeadlineThread:
                         self._condition.wait()
                     elif (left := self._until - time.monotonic_ns()) > 0:
                         self._sleeping_until = self._until
-                        self._condition.wait(left / 1e9)
+                        self._condition.wait(min(left / 1e9, LONGEST_WAIT))
                     else:
                         break
                 if self._closed:

@@ -37,12 +37,13 @@ class TimedCore(SoftCore):
 
     @property
     def tsc_offset(self) -> int:
-        """The time-stamp counter at guest time 0; may be negative."""
+        """The time-stamp counter at guest time 0, as a signed number of 64 bits."""
         return self._tsc_offset
 
     @tsc_offset.setter
     def tsc_offset(self, offset: int) -> None:
-        self._tsc_offset, self.state.tsc_offset = offset, offset & NOWHERE
+        self.state.tsc_offset = offset & NOWHERE
+        self._tsc_offset = (offset + (1 << 63) & NOWHERE) - (1 << 63)
 
     def tsc(self) -> int:
         """The time-stamp counter: guest time at the model's rate."""

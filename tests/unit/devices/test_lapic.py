@@ -486,8 +486,22 @@ class TestTimer:
     def test_moved_tsc_moves_the_deadline(self, apic: Bench, advance: Advance) -> None:
         apic.put(l.LVT_TIMER, 0x4_0040)
         apic.write_msr(l.TSC_DEADLINE, 5000)
+        advance(1000)
         apic.set_tsc_offset(-1000)
-        advance(2999)
+        advance(1999)
+        assert not apic.pending()
+        advance(1)
+        assert apic.pending()
+
+    def test_the_tsc_has_64_bits(self, apic: Bench, advance: Advance) -> None:
+        apic.put(l.LVT_TIMER, 0x4_0040)
+        apic.set_tsc_offset(-(1 << 64) - 1)
+        apic.write_msr(l.TSC_DEADLINE, 5)
+        assert apic.acknowledge() == 0x40  # the TSC is at its largest
+        apic.put(l.EOI, 0)
+        advance(1)  # and 1 now
+        apic.write_msr(l.TSC_DEADLINE, 5)
+        advance(1)
         assert not apic.pending()
         advance(1)
         assert apic.pending()
