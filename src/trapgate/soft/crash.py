@@ -73,17 +73,14 @@ class _SignalStack:
     """Where this thread handles signals, for as long as it lives: Python's own handlers run there as well."""
 
     def __init__(self) -> None:
-        self._stack, self._thread = Mapping(_STACK, "a stack for signals"), threading.get_ident()
-        self._use(0)
-
-    def __del__(self) -> None:
-        if threading.get_ident() == self._thread:  # it ends: nothing may be handled on a stack that is gone
-            self._use(_DISABLE)
-
-    def _use(self, flags: int) -> None:
+        self._stack, self._use = Mapping(_STACK, "a stack for signals"), _libc.sigaltstack
+        on, self._off = (struct.pack("<QixxxxQ", self._stack.address, flags, _STACK) for flags in (0, _DISABLE))
         with asking("sigaltstack"):
-            if _libc.sigaltstack(struct.pack("<QixxxxQ", self._stack.address, flags, _STACK), None):
+            if self._use(on, None):
                 raise OSError(ctypes.get_errno(), "sigaltstack")
+
+    def __del__(self) -> None:  # the thread ends, or the process, whose modules may be gone: nothing may be handled here any more
+        self._use(self._off, None)
 
 
 class _Thread(threading.local):
