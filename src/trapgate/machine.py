@@ -31,7 +31,7 @@ from trapgate.exits import (
     SoftwareBreakpoint,
 )
 from trapgate.memory import Ram
-from trapgate.stops import BreakpointHit, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, SoftwareHit, StepDone, Stop
+from trapgate.stops import STATUS, BreakpointHit, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, SoftwareHit, StepDone, Stop
 from trapgate.vcpu import CountingVcpu, Owner, Vcpu
 
 RFLAGS_IF = 1 << 9
@@ -311,7 +311,7 @@ class Machine:
             return None
         deadline = self.clock.next_deadline()
         if not self.vcpu.get("rflags") & RFLAGS_IF and self.config.stop_when_dead:
-            return self._end(ExitKind.DEAD, 0, "the guest halted with interrupts disabled: nothing can wake it")
+            return self._end(ExitKind.DEAD, story="the guest halted with interrupts disabled: nothing can wake it")
         if deadline is None:
             self._mailbox.wait(None)
         else:
@@ -335,8 +335,8 @@ class Machine:
 
     # Ends
 
-    def _end(self, kind: ExitKind, status: int = 0, story: str = "") -> MachineExit:
-        self._ending = self._ending or MachineExit(kind, status, story)
+    def _end(self, kind: ExitKind, status: int | None = None, story: str = "") -> MachineExit:
+        self._ending = self._ending or MachineExit(kind, STATUS[kind] if status is None else status, story)
         return self._ending
 
     def _leave(self, status: int) -> None:
@@ -437,7 +437,7 @@ class Machine:
         return StepDone() if self._stepping else None
 
     def _shutdown(self, event: Shutdown) -> Stop:
-        return self._end(ExitKind.SHUTDOWN, 1, event.story)
+        return self._end(ExitKind.SHUTDOWN, story=event.story)
 
     def _interrupted(self, event: Interrupted) -> None:
         self._attention = True

@@ -19,9 +19,20 @@ class ExitKind(Enum):
     STOPPED = "stopped"  # a stop that nobody was there to resume
 
 
+STATUS = {
+    ExitKind.POWER_OFF: 0,
+    ExitKind.RESET: 0,
+    ExitKind.DEAD: 4,
+    ExitKind.SHUTDOWN: 6,
+    ExitKind.FAULT: 1,
+    ExitKind.STOPPED: 1,
+}
+"""The exit status that each end of a run gives; the exit port's own are value * 2 + 1. So no exit port gives an even one."""
+
+
 @dataclass(frozen=True, slots=True)
 class MachineExit:
-    """The machine ended. `status`: 0 after power-off, reset and HLT for ever, the exit port's value * 2 + 1, else 1."""
+    """The machine ended. `status`: of `STATUS`, or what the guest wrote to its exit port, times 2, plus 1."""
 
     kind: ExitKind
     status: int = 0

@@ -38,7 +38,7 @@ ELSEWHERE = {
         r"alignment\..*|aligned\.64|raise_(gp0|nm|ud)|(mmx|wait)\.gate",
     ),
     "what a block begins and ends with, the instruction clock, breakpoints (tests/unit/soft)": (
-        r"head|head\.count|bulk\..*\.count|rep_seam\.count|leave_breakpoint",
+        r"head(\.count)?(\.limit)?|bulk\..*\.count|rep_seam\.count|leave_breakpoint",
     ),
     "seams, between parts of far branches and the like (tests/programs)": (
         r"EA=T2|T0=(EA|T1|T2)|T2=EA|goto|goto\.T[02]\..*|rip|rip\.T[02]\..*",

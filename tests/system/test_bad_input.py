@@ -20,6 +20,7 @@ from trapgate import guests
 from trapgate.stencil import identity
 from trapgate.stencil.cache import Cache, default_directory
 from trapgate.stencil.library import load_library
+from trapgate.stops import STATUS, ExitKind
 
 TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
 ELF = guests.DEMO.read_bytes()
@@ -207,7 +208,7 @@ def test_a_damaged_cache_file_is_built_again(private_caches: Path) -> None:
 
 def test_a_triple_fault_shows_the_cpu_and_its_last_exceptions(tmp_path: Path) -> None:
     done = trapgate(boot_sector(tmp_path, TRIPLE_FAULT))
-    assert done.returncode == 1
+    assert done.returncode == STATUS[ExitKind.SHUTDOWN]
     for word in ("exception #", "#DF", "RIP=", "CR0=", "IDT base"):
         assert word in done.stderr
     assert "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from trapgate import guests
+from trapgate.stops import STATUS, ExitKind
 
 TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
 LOOP = bytes.fromhex("ebfe")  # jmp .
@@ -56,16 +57,35 @@ def test_serial_into_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text().startswith("every debug exception")
 
 
+def test_ends_that_no_exit_port_gives() -> None:
+    assert all(status % 2 == 0 for kind, status in STATUS.items() if kind in (ExitKind.DEAD, ExitKind.SHUTDOWN))
+    assert len({STATUS[kind] for kind in (ExitKind.POWER_OFF, ExitKind.DEAD, ExitKind.SHUTDOWN)}) == 3
+
+
+DEBUG_CONSOLE = bytes.fromhex("b058e6e9b00ae6e9b010e6f4")  # out E9h: "X", newline; out F4h, 10h
+
+
+@pytest.mark.parametrize(("words", "streams"), [((), ("", "X\n")), (("stdout",), ("X\n", "")), (("none",), ("", ""))])
+def test_the_debug_console_is_seen(words: tuple[str, ...], streams: tuple[str, str], tmp_path: Path) -> None:
+    done = trapgate("run", boot_sector(tmp_path, DEBUG_CONSOLE), *(f"--debugcon={word}" for word in words))
+    assert (done.stdout, done.stderr, done.returncode) == (*streams, 33)
+
+
+def test_the_debug_console_into_a_file(tmp_path: Path) -> None:
+    done = trapgate("run", boot_sector(tmp_path, DEBUG_CONSOLE), "--debugcon", f"file:{tmp_path / 'out'}")
+    assert (done.stdout, done.stderr, (tmp_path / "out").read_text()) == ("", "", "X\n")
+
+
 def test_a_triple_fault(tmp_path: Path) -> None:
     done = trapgate("run", boot_sector(tmp_path, TRIPLE_FAULT))
-    assert done.returncode == 1
+    assert done.returncode == STATUS[ExitKind.SHUTDOWN]
     assert "triple fault" in done.stderr.lower()
     assert "Traceback" not in done.stderr
 
 
 def test_a_guest_that_nothing_can_wake(tmp_path: Path) -> None:
     done = trapgate("run", boot_sector(tmp_path, DEAD))
-    assert done.returncode == 0
+    assert done.returncode == STATUS[ExitKind.DEAD]
     assert done.stderr == "trapgate: the guest halted with interrupts disabled: nothing can wake it\n"
 
 

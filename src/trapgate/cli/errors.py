@@ -2,6 +2,8 @@
 
 import signal
 
+from trapgate.stops import STATUS, ExitKind
+
 OK = 0  # the guest powered itself off
 GUEST_FAILURE = 1  # a triple fault, or a demo whose guest read something wrong
 HOST_FAILURE = 1  # the host refused something that trapgate needs
@@ -9,6 +11,19 @@ USAGE = 2  # bad options, or an input that cannot be used
 INTERNAL = 70  # EX_SOFTWARE of sysexits(3): a fault of trapgate itself
 INTERRUPTED = 128 + signal.SIGINT  # Ctrl-C
 OUTPUT_CLOSED = 128 + signal.SIGPIPE  # nobody reads what we write
+
+
+STATUSES = (
+    ("0", "the guest powered off or asked for a reset; or you quit: Ctrl-A x, gdb's `kill`"),
+    ("1", "a device of ours broke under the guest; or the host lacks what a run takes"),
+    ("2", "wrong usage, or an image that cannot be used"),
+    (str(STATUS[ExitKind.DEAD]), "the guest halted for good, with interrupts disabled: the end of many a panic"),
+    (str(STATUS[ExitKind.SHUTDOWN]), "the guest crashed: a triple fault"),
+    (str(INTERNAL), "a fault of trapgate itself"),
+    (str(INTERRUPTED), "SIGINT (Ctrl-C where standard input is no terminal); 143: SIGTERM"),
+    ("odd", "what the guest wrote to its exit port (F4h, 501h): value * 2 + 1, low 8 bits. Writing 0 gives 1"),
+)
+"""What `trapgate run` ends with, and what each means: the table in its help."""
 
 
 class Failure(Exception):

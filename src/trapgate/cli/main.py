@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from trapgate.cli import errors, streams
-from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Serial, SerialChoice, Size
+from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Size, Where, WhereChoice
 from trapgate.debug.buslock import Mode
 from trapgate.hostcall import refusal
 from trapgate.kvm.ioctl import KvmError
@@ -53,13 +53,8 @@ when the guest has run for a second since.
 
 \b
 Exit status:
-  0    the guest powered off, asked for a reset or halted for good; or you quit: Ctrl-A x, gdb's `kill`
-  1    the guest failed: a triple fault, a device of ours that broke under it; or the host lacks what a run takes
-  2    wrong usage, or an image that cannot be used
-  70   a fault of trapgate itself
-  130  SIGINT (Ctrl-C where standard input is no terminal); 143: SIGTERM
-  else what the guest wrote to its exit port (F4h, 501h): value * 2 + 1, low 8 bits. Writing 0 gives 1.
-"""
+{statuses}
+""".replace("{statuses}", "\n".join(f"  {status:<4} {meaning}" for status, meaning in errors.STATUSES))
 
 
 @click.group(context_settings=CONTEXT)
@@ -102,7 +97,14 @@ def cli() -> None:
 )
 @click.option("--gdb", type=GdbAddress(), help="Listen for gdb: [HOST]:PORT or unix:PATH; :PORT is for this host only.")
 @click.option("--wait", is_flag=True, help="Start stopped; the debugger lets the guest go.")
-@click.option("--serial", type=Serial(), default="stdio", show_default=True, help="COM1: stdio, file:PATH or pty.")
+@click.option("--serial", type=Where("stdio", "pty"), default="stdio", show_default=True, help="COM1: stdio, file:PATH or pty.")
+@click.option(
+    "--debugcon",
+    type=Where("stderr", "stdout", "none"),
+    default="stderr",
+    show_default=True,
+    help="The debug console at port E9h: stderr, stdout, file:PATH or none.",
+)
 @click.option(
     "--bus-locks",
     type=BusLocks(),
@@ -130,7 +132,8 @@ def run(
     engine: str,
     gdb: "Address | None",
     wait: bool,
-    serial: SerialChoice,
+    serial: WhereChoice,
+    debugcon: WhereChoice,
     bus_locks: BusLockChoice,
     clock: str,
     profile: bool,
@@ -148,7 +151,22 @@ def run(
     from trapgate.cli import run as runner  # the translator is loaded only by the commands that run a guest
 
     request = runner.Request(
-        image, initrd, modules, command_line, memory, cpus, cpu, engine, gdb, wait, serial, bus_locks, clock, profile, symbols
+        image,
+        initrd,
+        modules,
+        command_line,
+        memory,
+        cpus,
+        cpu,
+        engine,
+        gdb,
+        wait,
+        serial,
+        debugcon,
+        bus_locks,
+        clock,
+        profile,
+        symbols,
     )
     return runner.run(request)
 

@@ -56,26 +56,29 @@ class GdbAddress(click.ParamType["Address"]):
 
 
 @dataclass(frozen=True, slots=True)
-class SerialChoice:
-    """Where COM1 goes: `kind` is stdio, file or pty; `path` belongs to file."""
+class WhereChoice:
+    """Where something that the guest sends goes: `kind` is a word, or file, with its `path`."""
 
     kind: str
     path: str = ""
 
 
-class Serial(click.ParamType[SerialChoice]):
-    """stdio, file:PATH or pty."""
+class Where(click.ParamType[WhereChoice]):
+    """One of some words, or file:PATH."""
 
     name = "where"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SerialChoice:
+    def __init__(self, *words: str) -> None:
+        self._words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> WhereChoice:
         """The choice; a usage error when it is none."""
-        if isinstance(value, SerialChoice):
+        if isinstance(value, WhereChoice):
             return value
         kind, _, path = str(value).partition(":")
-        if str(value) not in ("stdio", "pty") and not (kind == "file" and path):
-            self.fail(f"{value!r} is none of stdio, pty, file:PATH", param, ctx)
-        return SerialChoice(kind, path)
+        if str(value) not in self._words and not (kind == "file" and path):
+            self.fail(f"{value!r} is none of {', '.join(self._words)}, file:PATH", param, ctx)
+        return WhereChoice(kind, path)
 
 
 @dataclass(frozen=True, slots=True)

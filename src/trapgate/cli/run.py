@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.cli import errors
 from trapgate.cli.gathering import Gathered
 from trapgate.cli.guest import keep_translations, load_guest, make_machine
-from trapgate.cli.options import BusLockChoice, SerialChoice
-from trapgate.cli.serial import SerialFile, SerialPty
+from trapgate.cli.options import BusLockChoice, WhereChoice
+from trapgate.cli.serial import OutputFile, SerialPty
 from trapgate.cli.terminal import Terminal, settings
 from trapgate.hostcall import Helper
 from trapgate.machine import ClockKind, Machine, MachineConfig
@@ -43,7 +43,8 @@ class Request:
     engine: str
     gdb: "Address | None"
     wait: bool
-    serial: SerialChoice
+    serial: WhereChoice
+    debugcon: WhereChoice
     bus_locks: BusLockChoice
     clock: str
     profile: bool = False
@@ -116,13 +117,14 @@ def run(request: Request) -> int:
 
 
 def _run(request: Request, stack: contextlib.ExitStack) -> int:
-    output, reports = Gathered(), Gathered("reports")
+    output, console, reports = Gathered(), Gathered("debug console"), Gathered("reports")
     report: Callable[[str], None] = lambda text: reports.write(_lines(text).encode())  # noqa: E731
     config = MachineConfig(
         memory=request.memory,
         cpu=request.cpu or _default_cpu(request.engine),
         clock=ClockKind(request.clock),
         serial=output.write,
+        debugcon=console.write,
         bus_locks=request.bus_locks.mode,
         bus_lock_limit=request.bus_locks.limit,
         report=report,
@@ -138,7 +140,12 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         failed=machine.fail,
         stdin=0 if request.serial.kind == "stdio" else None,
     )
-    for gathered, sink in ((output, _sink(request.serial, machine, terminal, stack)), (reports, _to_standard_error)):
+    sinks = (
+        (output, _sink(request.serial, machine, terminal, stack)),
+        (console, _console(request.debugcon, stack)),
+        (reports, partial(_to_stream, sys.stderr)),
+    )
+    for gathered, sink in sinks:
         gathered.lead_to(sink, partial(machine.hold, gathered.name), machine.fail)
         stack.callback(gathered.close)
     stack.callback(machine.close)  # before anything that its threads use
@@ -148,7 +155,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         if request.serial.kind == "stdio" and not os.isatty(0):
             machine.attach_input(0)
         end = runner.run()
-        for gathered in (output, reports):
+        for gathered, _ in sinks:
             if not gathered.close(runner.quitting) and runner.asked is not None:
                 end = runner.asked
     for line in machine.bus_locks.summary():
@@ -171,10 +178,10 @@ def _default_cpu(engine: str) -> str:
     return guest_kvm.default_cpu()
 
 
-def _to_standard_error(data: bytes) -> None:
+def _to_stream(stream: TextIO, data: bytes) -> None:
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(data.decode(errors="replace"))
-        sys.stderr.flush()
+        stream.write(data.decode(errors="replace"))
+        stream.flush()
 
 
 def _profiler(machine: Machine, request: Request, report: Callable[[str], None], stack: contextlib.ExitStack) -> "Profiler | None":
@@ -203,20 +210,33 @@ def _runner(machine: Machine, request: Request, profiler: "Profiler | None" = No
     return Runner(host.run, lambda: host.post(host.target.kill))
 
 
-def _sink(choice: SerialChoice, machine: Machine, terminal: Terminal, stack: contextlib.ExitStack) -> Callable[[bytes], None]:
+def _sink(choice: WhereChoice, machine: Machine, terminal: Terminal, stack: contextlib.ExitStack) -> Callable[[bytes], None]:
     """Where COM1 leads, as the user wants it."""
     if choice.kind == "stdio":
         return terminal.write
     if choice.kind == "file":
-        file = SerialFile(choice.path)
-        stack.callback(lambda: tell(file.trouble))
-        stack.callback(file.close)
-        return file.write
+        return _file("--serial", choice.path, stack)
     pty = SerialPty()
     stack.callback(pty.close)
     machine.attach_input(pty.input)
     tell(f"COM1 is {pty.name}")
     return pty.write
+
+
+def _console(choice: WhereChoice, stack: contextlib.ExitStack) -> Callable[[bytes], None]:
+    """Where the debug console leads, as the user wants it."""
+    if choice.kind == "file":
+        return _file("--debugcon", choice.path, stack)
+    if choice.kind == "none":
+        return lambda data: None
+    return partial(_to_stream, sys.stdout if choice.kind == "stdout" else sys.stderr)
+
+
+def _file(option: str, path: str, stack: contextlib.ExitStack) -> Callable[[bytes], None]:
+    file = OutputFile(option, path)
+    stack.callback(lambda: tell(file.trouble))
+    stack.callback(file.close)
+    return file.write
 
 
 def _status(end: MachineExit) -> int:

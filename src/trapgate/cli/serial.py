@@ -1,4 +1,4 @@
-"""Where COM1 goes when it is not the terminal: a file, or a pseudo-terminal that another program opens."""
+"""Where output of the guest goes when not to the terminal: a file, or a pseudo-terminal that another program opens."""
 
 import contextlib
 import os
@@ -7,15 +7,15 @@ import tty
 from trapgate.cli.errors import Failure
 
 
-class SerialFile:
+class OutputFile:
     """Everything the guest sends, in a file (made anew). When the disk is full the rest is lost; `trouble` says so."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, option: str, path: str) -> None:
         try:
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise Failure(f"--serial: {path!r} cannot be written: {reason}") from error
+            raise Failure(f"{option}: {path!r} cannot be written: {reason}") from error
         self._path = path
         self.trouble = ""
 
@@ -25,7 +25,7 @@ class SerialFile:
             while data and not self.trouble:
                 data = data[os.write(self._handle, data) :]
         except OSError as error:
-            self.trouble = f"serial output is lost: {self._path} cannot be written: {error.strerror}"
+            self.trouble = f"output of the guest is lost: {self._path} cannot be written: {error.strerror}"
 
     def close(self) -> None:
         """No more output."""

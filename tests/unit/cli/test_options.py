@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Serial, SerialChoice, Size
+from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Size, Where, WhereChoice
 from trapgate.debug.buslock import Mode
 from trapgate.gdb.address import TcpAddress, UnixAddress
 
@@ -49,15 +49,15 @@ def test_gdb_addresses_refused(text: str) -> None:
 
 
 def test_serial() -> None:
-    assert Serial().convert("stdio", None, None) == SerialChoice("stdio")
-    assert Serial().convert("pty", None, None) == SerialChoice("pty")
-    assert Serial().convert("file:a:b", None, None) == SerialChoice("file", "a:b")
+    assert Where("stdio", "pty").convert("stdio", None, None) == WhereChoice("stdio")
+    assert Where("stdio", "pty").convert("pty", None, None) == WhereChoice("pty")
+    assert Where("stdio", "pty").convert("file:a:b", None, None) == WhereChoice("file", "a:b")
 
 
 @pytest.mark.parametrize("text", ["", "file:", "file", "tty", "stdio:x", "pty:1"])
 def test_serial_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
-        Serial().convert(text, None, None)
+        Where("stdio", "pty").convert(text, None, None)
 
 
 @pytest.mark.parametrize(

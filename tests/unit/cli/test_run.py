@@ -7,14 +7,14 @@ import pytest
 
 from trapgate.cli import run as module
 from trapgate.cli.errors import Failure
-from trapgate.cli.options import BusLockChoice, SerialChoice
+from trapgate.cli.options import BusLockChoice, WhereChoice
 from trapgate.cli.run import Request, Runner, run
 from trapgate.debug.buslock import Mode
 from trapgate.stops import ExitKind, MachineExit
 
 REQUEST = Request(
     *("/nonexistent/image", None, (), "", 16 << 20, 1, None, "soft", None, False),
-    *(SerialChoice("stdio"), BusLockChoice(Mode.OFF), "host"),
+    *(WhereChoice("stdio"), WhereChoice("none"), BusLockChoice(Mode.OFF), "host"),
 )
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from trapgate.cli.errors import Failure
-from trapgate.cli.serial import SerialFile, SerialPty
+from trapgate.cli.serial import OutputFile, SerialPty
 
 
 @pytest.mark.usefixtures("open_files")
 def test_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("old contents that are longer")
-    serial = SerialFile(str(tmp_path / "out"))
+    serial = OutputFile("--serial", str(tmp_path / "out"))
     serial.write(b"hello ")
     serial.write(b"guest")
     serial.close()
@@ -22,11 +22,11 @@ def test_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/nonexistent/x", "/", "a\0b"])
 def test_file_that_cannot_be(path: str) -> None:
     with pytest.raises(Failure, match="cannot be written"):
-        SerialFile(path)
+        OutputFile("--serial", path)
 
 
 def test_full_disk_is_told_once() -> None:
-    serial = SerialFile("/dev/full")
+    serial = OutputFile("--serial", "/dev/full")
     serial.write(b"lost")
     assert "No space left" in serial.trouble
     serial.write(b"lost too")

@@ -38,7 +38,7 @@ class TestEnds:
             (PortWrite(0x501, 1, 21), ExitKind.EXIT_PORT, 43),
             (PortWrite(0x64, 1, 0xFE), ExitKind.RESET, 0),
             (PortWrite(layout.RESET_PORT, 1, layout.RESET_VALUE), ExitKind.RESET, 0),
-            (Shutdown("triple fault"), ExitKind.SHUTDOWN, 1),
+            (Shutdown("triple fault"), ExitKind.SHUTDOWN, 6),
         ],
     )
     def test_ends(self, rig: Make, last: Exit, kind: ExitKind, status: int) -> None:
