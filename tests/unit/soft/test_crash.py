@@ -46,7 +46,7 @@ def crashed(text: str) -> "subprocess.CompletedProcess[str]":
 
 def test_signals_find_their_stack_when_the_machine_is_gone() -> None:
     program = """
-import gc, os, signal, sys, threading
+import gc, signal, sys, threading
 from trapgate.cli.guest import make_machine
 from trapgate.machine import MachineConfig
 heard = []
@@ -61,7 +61,7 @@ thread.start()
 thread.join()
 gc.collect()
 signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
-os.kill(os.getpid(), signal.SIGUSR1)
+signal.raise_signal(signal.SIGUSR1)
 sys.exit(len(heard))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=TESTS, capture_output=True, text=True, timeout=60, check=False)
