@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from trapgate.cli import errors, streams
+from trapgate.cli import errors, habits, streams
 from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Size, Where, WhereChoice
 from trapgate.debug.buslock import Mode
 from trapgate.hostcall import refusal
@@ -74,7 +74,7 @@ def cli() -> None:
     """
 
 
-@cli.command(help=RUN_HELP, short_help="Run a guest until it ends.")
+@cli.command(cls=habits.Command, help=RUN_HELP, short_help="Run a guest until it ends.")
 @click.argument("image", type=click.Path(path_type=str))
 @click.option("--initrd", metavar="FILE", help="Initial RAM disk of a Linux kernel, or the module of a multiboot or PVH image.")
 @click.option(
@@ -148,6 +148,8 @@ def run(
         raise click.UsageError("--profile looks into our own CPU; it needs --engine soft")
     if symbols is not None and not profile:
         raise click.UsageError("--symbols gives names to --profile; add it")
+    if cpu is not None and (answer := habits.of_value("--cpu", cpu)) is not None:
+        raise click.UsageError(answer)
     from trapgate.cli import run as runner  # the translator is loaded only by the commands that run a guest
 
     request = runner.Request(
