@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -332,3 +333,14 @@ def test_gdb_on_a_real_machine(rig: Make) -> None:
     before = one.vcpu.regs["rax"]
     one.until(lambda: one.vcpu.regs["rax"] > before)
     assert one.vcpu.software == []
+
+
+def test_who_comes_and_leaves_lets_no_waiting_guest_go(rig: Make) -> None:
+    one = rig()
+    assert isinstance(one.address, TcpAddress)
+    for words in (b"", b"GET / HTTP/1.1\r\n\r\n", b"+\x03"):
+        with socket.create_connection((one.address.host, one.address.port)) as connection:
+            connection.sendall(words)
+    with Client(one.address) as client:
+        client.ask(b"?")
+        assert one.vcpu.regs["rip"] == 0x1000

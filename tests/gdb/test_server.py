@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gdb.pretend import CODE, DATA, INC_AT, JUMP_AT, PretendMachine
-from trapgate.gdb.address import AddressError, TcpAddress, UnixAddress, parse_address
+from trapgate.gdb.address import AddressError, TcpAddress, UnixAddress, is_exposed, parse_address
 from trapgate.gdb.client import Client, ClientError
 from trapgate.gdb.framing import frame
 from trapgate.gdb.target import SIGINT, BreakKind, Exited, Stopped, Why
@@ -231,3 +231,13 @@ def test_a_client_that_hears_nothing_says_so() -> None:
         listener.close()
     with pytest.raises(ClientError, match="cannot talk"):
         Client(TcpAddress("127.0.0.1", listener.getsockname()[1] if listener.fileno() >= 0 else 1), timeout=0.2)
+
+
+@pytest.mark.parametrize("text", [":1", "localhost:1", "[::1]:1", "127.8.0.1:1", "unix:s"])
+def test_addresses_for_this_host_alone(text: str) -> None:
+    assert not is_exposed(parse_address(text))
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "host.example:1"])
+def test_addresses_for_others_too(text: str) -> None:
+    assert is_exposed(parse_address(text))

@@ -198,7 +198,7 @@ def _runner(machine: Machine, request: Request, profiler: "Profiler | None" = No
     """What runs the machine: it alone, or with a stub for gdb."""
     if request.gdb is None:
         return Runner(machine.run, machine.pause)
-    from trapgate.gdb.address import AddressError
+    from trapgate.gdb.address import AddressError, is_exposed
     from trapgate.gdb.host import DebugHost  # most runs have no debugger: they start without loading the stub
 
     try:
@@ -207,6 +207,8 @@ def _runner(machine: Machine, request: Request, profiler: "Profiler | None" = No
         raise errors.Failure(str(error)) from error
     where = str(host.address).removeprefix("unix:")
     tell(f"listening for gdb; connect with: gdb -ex 'target remote {where}'" + (" (the guest waits)" if request.wait else ""))
+    if is_exposed(host.address):
+        tell("whoever can connect there, from other hosts too, owns the guest; --gdb unix:PATH is for you alone")
     return Runner(host.run, lambda: host.post(host.target.kill))
 
 

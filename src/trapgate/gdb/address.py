@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -56,6 +57,16 @@ def parse_address(text: str) -> Address:
     elif ":" in host:
         raise AddressError(f"{text!r}: put an IPv6 address in brackets, as in [::1]:1234")
     return TcpAddress(host or LOOPBACK, int(port))
+
+
+def is_exposed(address: Address) -> bool:
+    """Whether other hosts may connect."""
+    if isinstance(address, UnixAddress):
+        return False
+    try:
+        return not ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return address.host != "localhost"
 
 
 def listen(address: Address) -> tuple[socket.socket, Address]:

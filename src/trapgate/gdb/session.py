@@ -15,13 +15,19 @@ _LONGEST_PLAIN = 200  # shorter replies are sent without run-length coding, so t
 
 
 class Session:
-    """A client that has just connected to a stopped guest. Call `disconnected` when its connection is gone."""
+    """A client that has just connected. With its first valid packet it is a debugger: the guest is attached to, and stops.
+
+    Whoever connects and says nothing of the kind (a scan of ports, a browser) changes nothing. Call `disconnected` when the
+    connection is gone.
+    """
 
     def __init__(self, target: Target, stop: Stop | None = None) -> None:
         self._context = Context(target, last_stop=stop or Stopped(target.threads()[0]))
         self._reader = framing.Reader()
         self._last_frame = b""
         self._greeted = False
+        self.joined = False
+        """Whether a valid packet has come."""
 
     @property
     def state(self) -> State:
@@ -30,11 +36,14 @@ class Session:
 
     def receive(self, data: bytes) -> bytes:
         """What to send in answer to bytes from the client."""
-        out = bytearray()
+        out, asked_again = bytearray(), False
         for event in self._reader.feed(data):
             if self.state is State.DISCONNECTED:
                 break
-            out += self._react(event)
+            again = isinstance(event, framing.Nack)
+            if not (again and asked_again):  # once is enough, however often it is asked for in one piece
+                out += self._react(event)
+            asked_again = again
         return bytes(out)
 
     def stopped(self, stop: Stop) -> bytes:
@@ -67,7 +76,8 @@ class Session:
         """The client is gone without a word: a detach."""
         if self.state is not State.DISCONNECTED:
             self._context.state = State.DISCONNECTED
-            self._context.target.detach()
+            if self.joined:
+                self._context.target.detach()
 
     def _react(self, event: framing.Event) -> bytes:
         if isinstance(event, framing.Junk):
@@ -85,6 +95,9 @@ class Session:
             return self._last_frame
         if isinstance(event, framing.Damaged):
             return b"-" if self._context.acks else self._send(MALFORMED)
+        if not self.joined:
+            self.joined = True
+            self._context.target.attach()
         ack = b"+" if self._context.acks else b""
         if isinstance(event, framing.Refused):
             return ack + self._send(self._context.failure(MALFORMED, event.reason))

@@ -35,11 +35,10 @@ class Stub:
     @property
     def attached(self) -> bool:
         """Whether a debugger is there."""
-        return self._session is not None and self._session.state is not State.DISCONNECTED
+        return self._session is not None and self._session.joined and self._session.state is not State.DISCONNECTED
 
     def connected(self) -> None:
-        """A client is there: the guest stops for it."""
-        self._target.attach()
+        """A client is there, of whatever kind."""
         self._session = Session(self._target)
 
     def received(self, data: bytes) -> None:
