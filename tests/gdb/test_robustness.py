@@ -184,7 +184,7 @@ def test_fuzz_packets(packets: list[tuple[bytes, bytes]]) -> None:
     target.on_stop = session.stopped
     for prefix, tail in packets:
         answered = replies(session, prefix + tail)
-        assert all(len(frame(reply, runs=False)) <= 2 * PACKET_SIZE for reply in answered)
+        assert all(len(frame(reply)) <= 2 * PACKET_SIZE for reply in answered)
         if session.state is State.RUNNING:
             assert not answered
             target.interrupt()

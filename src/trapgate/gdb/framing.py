@@ -15,8 +15,6 @@ PAYLOAD_SIZE = PACKET_SIZE - 4
 
 _RUN_BASE = 29
 _LONGEST_RUN = 126 - _RUN_BASE
-_FORBIDDEN_RUNS = (ord("#") - _RUN_BASE, ord("$") - _RUN_BASE)
-_RUN = re.compile(rb"(.)\1{3,%d}" % _LONGEST_RUN, re.DOTALL)
 _HEX = b"0123456789abcdefABCDEF"
 
 
@@ -144,11 +142,9 @@ class Reader:
         return True
 
 
-def frame(payload: bytes, *, runs: bool = False) -> bytes:
-    """A payload (escapes not yet made) as a frame; `runs` codes repeated bytes by their length."""
+def frame(payload: bytes) -> bytes:
+    """A payload (escapes not yet made) as a frame. Runs are not coded: that takes longer than to send them as they are."""
     raw = escape(payload)
-    if runs:
-        raw = compress_runs(raw)
     return b"$%b#%02x" % (raw, sum(raw) & 0xFF)
 
 
@@ -166,19 +162,8 @@ def unescape(raw: bytes) -> bytes:
     return b"".join(parts)
 
 
-def compress_runs(raw: bytes) -> bytes:
-    """Code runs of four and more equal bytes; a count that would look like `#` or `$` is cut down to five."""
-    return _RUN.sub(_code_run, raw)
-
-
-def _code_run(match: re.Match[bytes]) -> bytes:
-    byte, repeats = match.group(1), len(match.group()) - 1
-    coded = 5 if repeats in _FORBIDDEN_RUNS else repeats
-    return b"%b*%c%b" % (byte, coded + _RUN_BASE, byte * (repeats - coded))
-
-
 def expand_runs(raw: bytes, limit: int = 8 * PACKET_SIZE) -> bytes:
-    """Undo `compress_runs`; BadCoding for a run of nothing, a count that is none, or more than `limit` bytes."""
+    """Undo the coding of runs; BadCoding for a run of nothing, a count that is none, or more than `limit` bytes."""
     out = bytearray()
     at = 0
     while (star := raw.find(b"*", at)) >= 0:

@@ -11,7 +11,6 @@ from trapgate.gdb.packets import find
 from trapgate.gdb.target import Stop, Stopped, Target, TargetError
 
 _BUSY = b"E11"
-_LONGEST_PLAIN = 200  # shorter replies are sent without run-length coding, so that a log of them can be read
 
 
 class Session:
@@ -121,7 +120,7 @@ class Session:
         """The frames of the waiting console output and of a reply (None: no reply)."""
         payloads = [*self._context.outbox, *([] if payload is None else [payload])]
         self._context.outbox.clear()
-        frames = [framing.frame(each, runs=len(each) > _LONGEST_PLAIN) for each in payloads]
+        frames = [framing.frame(each) for each in payloads]
         if frames:
             self._last_frame = frames[-1]
         return b"".join(frames)
