@@ -1,4 +1,4 @@
-"""Cases of public reports as guest images: `program` builds a bare-metal ELF of C, `sector` a flat binary that starts at 7C00h."""
+"""Cases of public reports as guest images: `program` builds a bare-metal ELF of C, `sector` a flat binary for 7C00h."""
 
 import shutil
 import subprocess
@@ -29,6 +29,13 @@ def sector(name: str, folder: Path) -> str:
     _run("gcc", "-m32", "-c", "-o", str(part), str(HERE / f"{name}.S"))
     _run("ld", "-m", "elf_i386", "-Ttext=0x7C00", "-e", "start", "-o", str(linked), str(part))
     _run("objcopy", "-O", "binary", "-j", ".text", str(linked), str(made))
+    return str(made)
+
+
+def linked(name: str, folder: Path, *flags: str) -> str:
+    """The path of an ELF file of `name`.S alone, with flags for gcc that say how it is linked."""
+    made = folder / f"{name}.elf"
+    _run("gcc", "-nostdlib", "-static", "-Wl,--build-id=none", *flags, "-o", str(made), str(HERE / f"{name}.S"))
     return str(made)
 
 

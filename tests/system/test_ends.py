@@ -63,3 +63,14 @@ def test_every_status_is_told_in_help() -> None:
     told = run("--help").stdout
     for status, meaning in errors.STATUSES:
         assert f"  {status:<4} {meaning}\n" in told
+
+
+def test_a_flat_binary_starts_where_it_is_loaded(tmp_path: Path) -> None:
+    image = tmp_path / "flat"
+    # call $+3; pop ax; mov cx, cs; add al, ch; out F4h, al: the low 8 bits of IP, 3 behind the start, and the high 8 of CS
+    image.write_bytes(bytes.fromhex("e80000 58 8cc9 00e8 e6f4").ljust(600, b"\x90"))
+    assert [run(str(image), "--load-at", where).returncode for where in ("0x8010", "0x12000")] == [0x13 * 2 + 1, 0x15 * 2 + 1]
+    done = run(str(image))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "say where it starts, as in --load-at 0x7c00" in done.stderr
+    assert "a multiple of 16" in run(str(image), "--load-at", "0x10001").stderr

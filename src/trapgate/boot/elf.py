@@ -14,10 +14,15 @@ from trapgate.boot.regions import Regions
 MAX_PROGRAM_HEADERS = 256
 MAX_NOTES = 256
 MAX_OWNER = 64  # bytes of a note's name: a longer one is cut, for none that matters is so long
-PT_LOAD, PT_NOTE = 1, 4
+PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
 EXECUTABLE_TYPES = (2, 3)  # ET_EXEC, ET_DYN
 MACHINES = {1: 3, 2: 62}  # EI_CLASS to e_machine: EM_386, EM_X86_64
 MACHINE_NAMES = {3: "x86 (32-bit)", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 40: "ARM", 62: "x86-64", 183: "AArch64"}
+MACHINE_NAMES |= {2: "SPARC", 4: "m68k", 22: "s390", 43: "SPARC V9", 50: "IA-64", 243: "RISC-V", 258: "LoongArch"}
+KINDS = {
+    1: "a relocatable object file: link it first, to the address where it runs",
+    4: "a core dump, not a kernel",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class Segment:
     physical: int
     file_size: int
     memory_size: int
+    alignment: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +59,25 @@ class Elf:
         return self.entry
 
     def notes(self) -> Iterator[tuple[bytes, int, memoryview]]:
-        """(name, type, description) of every note."""
+        """(name, type, description) of every note.
+
+        Names and descriptions are padded to 8 bytes in a segment aligned to 8, else to 4, as readelf has it.
+        """
         left = MAX_NOTES
         for segment in self.segments:
             if segment.kind != PT_NOTE:
                 continue
             notes = Image(self.image.slice(segment.offset, segment.file_size, "a note segment"), self.image.name)
-            at = 0
+            at, mask = 0, 7 if segment.alignment == 8 else 3
             while at + 12 <= len(notes):
                 if not left:
                     raise self.image.error(f"more than {MAX_NOTES} ELF notes")
                 left -= 1
                 name_size, size, kind = notes.unpack("III", at, "a note header")
                 name = notes.slice(at + 12, name_size, "a note's name")
-                at += 12 + (name_size + 3 & ~3)
+                at = at + 12 + name_size + mask & ~mask
                 yield bytes(name[:MAX_OWNER]).rstrip(b"\0"), kind, notes.slice(at, size, "a note's description")
-                at += size + 3 & ~3
+                at = at + size + mask & ~mask
 
 
 def is_elf(image: Image) -> bool:
@@ -79,14 +88,19 @@ def is_elf(image: Image) -> bool:
 def parse(image: Image) -> Elf:
     """Read the file header and the program headers; ImageError when they are cut, absurd or for another machine."""
     class_, encoding = image.unpack("BB", 4, "the ELF identification")
-    if class_ not in MACHINES or encoding != 1:
-        raise image.error("an ELF file, but not little-endian of 32 or 64 bits")
+    if class_ not in MACHINES or encoding not in (1, 2):
+        raise image.error("an ELF file, but neither of 32 nor of 64 bits")
+    if encoding == 2:
+        machine = int.from_bytes(image.slice(18, 2, "the ELF header"), "big")
+        raise image.error(f"a big-endian ELF file for {MACHINE_NAMES.get(machine, f'machine {machine}')}, not for x86")
     wide = class_ == 2
     kind, machine = image.unpack("HH", 16, "the ELF header")
+    if machine != MACHINES[class_] and machine in MACHINES.values():
+        raise image.error(f"an ELF{64 if wide else 32} file of {MACHINE_NAMES[machine]} code: link it as ELF{32 if wide else 64}")
     if machine != MACHINES[class_]:
         raise image.error(f"an ELF file for {MACHINE_NAMES.get(machine, f'machine {machine}')}, not for x86")
     if kind not in EXECUTABLE_TYPES:
-        raise image.error(f"an ELF file that is no executable (type {kind})")
+        raise image.error(KINDS.get(kind, f"an ELF file that is no executable (type {kind})"))
     entry, table = image.unpack("QQ" if wide else "II", 24, "the ELF header")
     entry_size, count = image.unpack("HH", 54 if wide else 42, "the ELF header")
     if count > MAX_PROGRAM_HEADERS:
@@ -100,10 +114,10 @@ def parse(image: Image) -> Elf:
 def _segment(image: Image, at: int, wide: bool) -> Segment:
     what = "an ELF program header"
     if wide:
-        kind, _flags, offset, virtual, physical, file_size, memory_size, _align = image.unpack("IIQQQQQQ", at, what)
+        kind, _flags, offset, virtual, physical, file_size, memory_size, alignment = image.unpack("IIQQQQQQ", at, what)
     else:
-        kind, offset, virtual, physical, file_size, memory_size, _flags, _align = image.unpack("IIIIIIII", at, what)
-    return Segment(kind, offset, virtual, physical, file_size, memory_size)
+        kind, offset, virtual, physical, file_size, memory_size, _flags, alignment = image.unpack("IIIIIIII", at, what)
+    return Segment(kind, offset, virtual, physical, file_size, memory_size, alignment)
 
 
 def place_segments(elf: Elf, regions: Regions) -> list[Piece]:

@@ -2,21 +2,9 @@
 
 from dataclasses import replace
 
-from trapgate.boot import bios, elf, flat, linux, multiboot, pvh
+from trapgate.boot import bios, elf, flat, foreign, linux, multiboot, pvh
 from trapgate.boot.image import Image
 from trapgate.boot.plan import BootOptions, BootPlan
-
-_FOREIGN = (  # what people hand over by mistake: (offset, magic, what it is)
-    (0, b"\x1f\x8b", "a gzip file: unpack it first"),
-    (0, b"\xfd7zXZ\0", "an xz file: unpack it first"),
-    (0, b"\x28\xb5\x2f\xfd", "a zstd file: unpack it first"),
-    (0, b"070701", "a cpio archive: an initrd, not a kernel"),
-    (0, b"QFI\xfb", "a qcow2 disk image: disks cannot be booted, give the kernel"),
-    (0, b"!<arch>", "an ar archive or a Debian package: extract the kernel from it"),
-    (0, b"#!", "a script, not a guest image"),
-    (0x8001, b"CD001", "a CD image: disks cannot be booted, give the kernel"),
-    (0x40, b"\x7f\x10\xda\xbe", "a VDI disk image: disks cannot be booted, give the kernel"),
-)
 
 
 def plan_boot(image: Image, options: BootOptions) -> BootPlan:
@@ -41,18 +29,31 @@ def _plan(image: Image, options: BootOptions) -> BootPlan:
         if entry is not None:
             return pvh.plan(parsed, entry, options)
         if header is None:
-            raise image.error("an ELF file with neither a PVH note nor a multiboot header: it does not say how to start it")
+            raise image.error(_no_protocol(parsed))
     if header is not None:
+        if not elf.is_elf(image) and foreign.is_firmware(image):  # U-Boot has a header as well, for other loaders
+            raise image.error(foreign.name(image) or "firmware")
         _no_load_address(image, options)
         return multiboot.plan(image, header, options)
-    for offset, magic, what in _FOREIGN:
-        if image.has(offset, magic):
-            raise image.error(what)
+    if options.load_address is None and (what := foreign.name(image)) is not None:
+        raise image.error(what)
     if not len(image):
         raise image.error("an empty file")
     if options.load_address is None and not _is_boot_sector(image):
-        raise image.error("unknown kind of image; if it is a flat real-mode binary, say where to load it")
+        raise image.error("unknown kind of image; if it is a flat real-mode binary, say where it starts, as in --load-at 0x7c00")
     return flat.plan(image, options)
+
+
+def _no_protocol(parsed: elf.Elf) -> str:
+    """What to say of an ELF file that no protocol known here starts."""
+    if foreign.is_multiboot2(parsed.image):
+        return foreign.MULTIBOOT2_TOLD
+    if any(segment.kind == elf.PT_INTERP for segment in parsed.segments):
+        return "a program for an operating system, with neither a PVH note nor a multiboot header: give the kernel that runs it"
+    return (
+        "an ELF file with neither a PVH note nor a multiboot header: it does not say how to start it; add one of them, or give "
+        "the bzImage if it is Linux"
+    )
 
 
 def _is_boot_sector(image: Image) -> bool:

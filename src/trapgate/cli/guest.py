@@ -119,15 +119,22 @@ def keep_translations(machine: Machine) -> None:
 
 
 def load_guest(
-    machine: Machine, image: str, command_line: str = "", initrd: str | None = None, cpus: int = 1, modules: Sequence[str] = ()
+    machine: Machine,
+    image: str,
+    command_line: str = "",
+    initrd: str | None = None,
+    cpus: int = 1,
+    modules: Sequence[str] = (),
+    load_address: int | None = None,
 ) -> str:
     """Put an image into a machine and set the boot processor on its entry; returns how the image was recognised. Failure.
 
-    Each of `modules` is a path and, behind a space, the text that the module gets.
+    Each of `modules` is a path and, behind a space, the text that the module gets. `load_address` is where a flat binary goes
+    and starts; None: 7C00h.
     """
     try:
         extra = read_image(initrd) if initrd is not None else None
-        options = BootOptions(tuple(machine.ram.regions()), command_line, extra, _modules(modules), cpus)
+        options = BootOptions(tuple(machine.ram.regions()), command_line, extra, _modules(modules), cpus, load_address)
         plan = plan_boot(read_image(image), options)
         load(plan, machine.ram)
     except (ImageError, MemoryError_) as error:

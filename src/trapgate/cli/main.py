@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from trapgate.cli import errors, habits, streams
-from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Size, Where, WhereChoice
+from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, PhysicalAddress, Size, Where, WhereChoice
 from trapgate.debug.buslock import Mode
 from trapgate.hostcall import refusal
 from trapgate.kvm.ioctl import KvmError
@@ -24,7 +24,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 RUN_HELP = """Run a guest IMAGE until it ends.
 
 IMAGE is recognised by its content: a Linux bzImage, an ELF with a PVH note, a multiboot ELF, or a flat binary (loaded at 7C00h, as
-a boot sector). COM1 is your terminal: Ctrl-A x quits, Ctrl-A h helps; everything else, Ctrl-C too, goes to the guest.
+a boot sector, or where --load-at says). COM1 is your terminal: Ctrl-A x quits, Ctrl-A h helps; everything else, Ctrl-C too, goes
+to the guest.
 
 \b
 Examples:
@@ -85,6 +86,9 @@ def cli() -> None:
     help="A module of a multiboot or PVH image, with a text for it; may be repeated, in order.",
 )
 @click.option("--append", "command_line", metavar="TEXT", default="", help="The kernel's command line.")
+@click.option(
+    "--load-at", type=PhysicalAddress(), metavar="ADDRESS", help="Load a flat binary there, and start it there in real mode."
+)
 @click.option("--memory", "-m", type=Size(), default="512M", show_default=True, help="Guest RAM: 512M, 2G; a plain number is MiB.")
 @click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of vCPUs; this version runs one.")
 @click.option("--cpu", metavar="MODEL[,+F,-F]", default=None, help="CPU model, with features added or taken away.")
@@ -126,6 +130,7 @@ def run(
     initrd: str | None,
     modules: tuple[str, ...],
     command_line: str,
+    load_at: int | None,
     memory: int,
     cpus: int,
     cpu: str | None,
@@ -169,6 +174,7 @@ def run(
         clock,
         profile,
         symbols,
+        load_at,
     )
     return runner.run(request)
 

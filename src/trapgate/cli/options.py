@@ -55,6 +55,21 @@ class GdbAddress(click.ParamType["Address"]):
             self.fail(str(error), param, ctx)
 
 
+class PhysicalAddress(click.ParamType[int]):
+    """A guest-physical address: 0x7c00, 7C00h or 31744."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The address; a usage error when it is none."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"0x([0-9a-f]{1,16})|([0-9a-f]{1,16})h|([0-9]{1,19})", str(value).strip().lower())
+        if not match:
+            self.fail(f"{value!r} is no address; write it like 0x7c00", param, ctx)
+        return int(match[3]) if match[3] else int(match[1] or match[2], 16)
+
+
 @dataclass(frozen=True, slots=True)
 class WhereChoice:
     """Where something that the guest sends goes: `kind` is a word, or file, with its `path`."""

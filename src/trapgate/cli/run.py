@@ -49,6 +49,7 @@ class Request:
     clock: str
     profile: bool = False
     symbols: str | None = None
+    load_at: int | None = None
 
 
 def tell(text: str) -> None:
@@ -130,7 +131,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         report=report,
     )
     machine = make_machine(config, request.engine)
-    load_guest(machine, request.image, request.command_line, request.initrd, request.cpus, request.modules)
+    load_guest(machine, request.image, request.command_line, request.initrd, request.cpus, request.modules, request.load_at)
     profiler = _profiler(machine, request, report, stack)
     runner = _runner(machine, request, profiler)
     terminal = Terminal(

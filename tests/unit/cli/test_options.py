@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, Size, Where, WhereChoice
+from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, PhysicalAddress, Size, Where, WhereChoice
 from trapgate.debug.buslock import Mode
 from trapgate.gdb.address import TcpAddress, UnixAddress
 
@@ -72,3 +72,11 @@ def test_bus_locks(text: str, choice: BusLockChoice) -> None:
 def test_bus_locks_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
         BusLocks().convert(text, None, None)
+
+
+def test_addresses() -> None:
+    for text in ("0x7c00", "0X7C00", "7C00h", "31744"):
+        assert PhysicalAddress().convert(text, None, None) == 0x7C00
+    for text in ("", "7C00", "-1", "0x", "h", "0x1_0"):
+        with pytest.raises(click.BadParameter, match="is no address; write it like 0x7c00"):
+            PhysicalAddress().convert(text, None, None)
