@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdb.pretend import CODE, DATA, END, PretendTarget
+from trapgate.gdb import answer_data
 from trapgate.gdb.context import State
 from trapgate.gdb.framing import PACKET_SIZE, Packet, Reader, frame
 from trapgate.gdb.packets import PACKETS
@@ -199,3 +200,14 @@ def test_fuzz_bytes(data: bytes) -> None:
     session = Session(PretendTarget())
     session.receive(b"+")
     session.receive(data)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 64])
+def test_a_search_finds_what_lies_in_two_pieces(session: Session, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_data, "_SEARCHED", piece)
+    session.receive(frame(b"M2000,40:" + bytes(range(64)).hex().encode()))
+    for start in range(60):
+        for length in (1, 2, 4):
+            pattern = bytes(range(start, start + length))
+            reply = session.receive(frame(b"qSearch:memory:2000;40;" + pattern))
+            assert reply == b"+" + frame(b"1,%x" % (0x2000 + start)), (start, length)

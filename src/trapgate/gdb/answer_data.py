@@ -13,6 +13,7 @@ _LONGEST_HEX_READ = PAYLOAD_SIZE // 2
 _LONGEST_BINARY_READ = (PAYLOAD_SIZE - 1) // 2  # every byte may need an escape
 _LONGEST_BREAKPOINT = 1 << 20
 _MOST_CONDITIONS = 64  # of one breakpoint
+_SEARCHED = 1 << 20  # bytes looked through at a time
 _ADDRESSES = 1 << 64
 
 
@@ -134,6 +135,37 @@ def write_memory(context: Context, arguments: tuple[int, bytes]) -> bytes:
     if address + len(data) > _ADDRESSES:
         return UNMAPPED
     return OK if not data or context.target.write_memory(context.thread(), address, data) else UNMAPPED
+
+
+def parse_search(text: bytes) -> tuple[int, int, bytes]:
+    """address;length;pattern, the pattern in binary."""
+    address, length, pattern = split(text, b";", b";")
+    if not pattern:
+        raise Malformed("there is nothing to search for")
+    return number(address), number(length), pattern
+
+
+def search_memory(context: Context, arguments: tuple[int, int, bytes]) -> bytes:
+    """qSearch:memory: where the pattern lies first, all of it in the range; E14 when nothing is mapped at its start.
+
+    The search ends where nothing is mapped.
+    """
+    address, length, pattern = arguments
+    end, before = min(address + length, _ADDRESSES), b""
+    if address < end and not _read(context, address, 1):
+        return UNMAPPED
+    while address < end:
+        wanted = min(_SEARCHED, end - address)
+        data = _read(context, address, wanted)
+        looked = before + data
+        at = looked.find(pattern)
+        if at >= 0:
+            return b"1,%x" % (address - len(before) + at)
+        if len(data) < wanted:
+            break
+        before = looked[max(len(looked) - len(pattern) + 1, 0) :]
+        address += wanted
+    return b"0"
 
 
 parse_read = numbers(b",")
