@@ -111,6 +111,47 @@ def test_a_client_that_dies_in_a_packet_leaves_a_running_guest_without_breakpoin
             assert again.step() == Stopped(1)
 
 
+KNOCKS = [
+    b"",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"+GET /",
+    b"+",
+    b"-",
+    b"\x03",
+    b"$k#00",
+    b"$k",
+    b"$D#4",
+    b"$}#7d",
+    b"\x16\x03\x01\0$k#6b",
+]
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_who_knocks_without_a_valid_packet_leaves_the_guest_as_it_is(waiting: bool) -> None:
+    with PretendMachine(waiting=waiting) as machine:
+        for data in KNOCKS:
+            with raw(machine) as client:
+                client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    while client.recv(100):
+                        pass
+        seen: list[object] = []
+        machine.call(lambda: seen.extend((machine.target.running, machine.stub.attached, *machine.target.log)))
+        assert seen == [not waiting, False]
+        with Client(machine.stub.address) as client:
+            assert client.step() == Stopped(1)
+            assert machine.target.log == ["attach", "resume"]
+
+
+@pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\n\r\n", b"+POST", b"\x03x"])
+def test_who_speaks_another_language_is_hung_up_on(words: bytes) -> None:
+    with PretendMachine() as machine, raw(machine) as client:
+        client.sendall(words)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(10) == b""
+
+
 def test_a_second_client_is_closed_and_the_first_stays() -> None:
     with PretendMachine() as machine, Client(machine.stub.address) as first:
         with raw(machine) as second:

@@ -24,7 +24,6 @@ class Session:
         self._context = Context(target, last_stop=stop or Stopped(target.threads()[0]))
         self._reader = framing.Reader()
         self._last_frame = b""
-        self._greeted = False
         self.joined = False
         """Whether a valid packet has come."""
 
@@ -80,10 +79,9 @@ class Session:
 
     def _react(self, event: framing.Event) -> bytes:
         if isinstance(event, framing.Junk):
-            if not self._greeted:  # not gdb: perhaps a browser that was made to talk to this port
+            if not self.joined:  # not gdb: perhaps a browser that was made to talk to this port
                 self.disconnected()
             return b""
-        self._greeted = True
         if isinstance(event, framing.Interrupt):
             if self.state is State.RUNNING:
                 self._context.target.interrupt()
@@ -94,12 +92,12 @@ class Session:
             return self._last_frame
         if isinstance(event, framing.Damaged):
             return b"-" if self._context.acks else self._send(MALFORMED)
-        if not self.joined:
-            self.joined = True
-            self._context.target.attach()
         ack = b"+" if self._context.acks else b""
         if isinstance(event, framing.Refused):
             return ack + self._send(self._context.failure(MALFORMED, event.reason))
+        if not self.joined:
+            self.joined = True
+            self._context.target.attach()
         return ack + self._answer(event.payload)
 
     def _answer(self, payload: bytes) -> bytes:
