@@ -13,7 +13,7 @@ from trapgate.arch.debugregs import DR6_BS
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.bus import Device
 from trapgate.clock import Clock, HostClock, InstructionClock
-from trapgate.debug.buslock import BusLockLog, Mode
+from trapgate.debug.buslock import EVERY_LEVEL, BusLockLog, Mode
 from trapgate.debug.router import Share, route
 from trapgate.devices.board import Board, Switches
 from trapgate.devices.lapic import LocalApic
@@ -62,6 +62,7 @@ class MachineConfig:
     serial: Callable[[bytes], None] = _discard  # what the guest sends through COM1
     debugcon: Callable[[bytes], None] = _discard  # what it writes to port E9h
     bus_locks: Mode = Mode.OFF
+    bus_lock_levels: tuple[int, ...] = EVERY_LEVEL  # CPLs
     bus_lock_limit: int = 0  # how many a second, in mode LIMIT
     report: Callable[[str], None] = _discard  # a line for the user
     stop_when_dead: bool = True  # HLT with interrupts disabled ends the run: nothing can wake the guest
@@ -112,7 +113,7 @@ class Machine:
             self._counting = self.vcpu  # type: ignore[assignment]
         if hasattr(self.vcpu, "devices"):
             self.vcpu.devices = self
-        self.bus_locks = BusLockLog(config.bus_locks, self.clock.now, config.bus_lock_limit)
+        self.bus_locks = BusLockLog(config.bus_locks, self.clock.now, config.bus_lock_limit, levels=config.bus_lock_levels)
         self._mailbox = Mailbox()
         self._mailbox.kick = self.vcpu.kick
         self._deadlines = DeadlineThread(self.clock, self.vcpu.kick, self.fail)

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -118,6 +119,17 @@ def test_bus_locks_are_reported_with_their_sites() -> None:
     assert "crosses a 64-byte line, CPL 3" in done.stderr
     assert "crosses a 64-byte line, CPL 0" in done.stderr
     assert "memory is not write-back" in done.stderr
+
+
+def test_bus_locks_of_one_privilege_level_with_their_symbols() -> None:
+    for who, own, other in (("user", "CPL 3", "CPL 0"), ("kernel", "CPL 0", "CPL 3")):
+        said = trapgate("run", str(guests.DEMO), "--bus-locks", f"report:{who}").stderr
+        assert own in said
+        assert other not in said
+        lines = [line for line in said.splitlines() if "bus lock at 0x" in line]
+        assert lines
+        place = re.compile(r"bus lock at 0x[0-9a-f]+ \([A-Za-z_]\w*\+0x[0-9a-f]+\): \d+ bytes at 0x")
+        assert all(place.search(line) for line in lines), said
 
 
 def test_bus_locks_are_held_to_a_limit(tmp_path: Path) -> None:

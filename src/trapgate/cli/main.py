@@ -114,7 +114,8 @@ def cli() -> None:
     type=BusLocks(),
     default="off",
     show_default=True,
-    help="off; report: a line for each bus lock; stop: the debugger stops there; limit:N: report, and at most N a second.",
+    help="off; report: a line for each bus lock; stop: the debugger stops there; both with :user or :kernel for those alone; "
+    "limit:N: report, and at most N a second.",
 )
 @click.option(
     "--clock",
@@ -124,7 +125,9 @@ def cli() -> None:
     help="What guest time follows; with instructions, runs repeat exactly.",
 )
 @click.option("--profile", is_flag=True, help="At the end, and when gdb stops the guest: where the time went, and hot guest code.")
-@click.option("--symbols", metavar="FILE", help="ELF file or System.map with names for --profile; without it those of IMAGE.")
+@click.option(
+    "--symbols", metavar="FILE", help="ELF file or System.map with names for --profile, --bus-locks; else those of IMAGE."
+)
 def run(
     image: str,
     initrd: str | None,
@@ -151,8 +154,8 @@ def run(
         raise click.UsageError("--bus-locks stop needs --gdb; without a debugger use --bus-locks report")
     if profile and engine != "soft":
         raise click.UsageError("--profile looks into our own CPU; it needs --engine soft")
-    if symbols is not None and not profile:
-        raise click.UsageError("--symbols gives names to --profile; add it")
+    if symbols is not None and not profile and bus_locks.mode is Mode.OFF:
+        raise click.UsageError("--symbols gives names to --profile and --bus-locks; add one of them")
     if cpu is not None and (answer := habits.of_value("--cpu", cpu)) is not None:
         raise click.UsageError(answer)
     from trapgate.cli import run as runner  # the translator is loaded only by the commands that run a guest

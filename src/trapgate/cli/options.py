@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trapgate.debug.buslock import LIMIT_MOST, Mode
+from trapgate.debug.buslock import EVERY_LEVEL, KERNEL_LEVELS, LIMIT_MOST, USER_LEVEL, Mode
 from trapgate.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from trapgate.gdb.address import Address
 
+LEVELS = {"user": USER_LEVEL, "kernel": KERNEL_LEVELS}
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 MEMORY_LEAST = 1 << 20
 MEMORY_MOST = 1 << 40  # a guest-physical address has 40 bits or more on every model
@@ -98,14 +99,15 @@ class Where(click.ParamType[WhereChoice]):
 
 @dataclass(frozen=True, slots=True)
 class BusLockChoice:
-    """What happens about bus locks; `limit`, how many a second, belongs to Mode.LIMIT."""
+    """What happens about bus locks at some CPLs; `limit`, how many a second, belongs to Mode.LIMIT."""
 
     mode: Mode
     limit: int = 0
+    levels: tuple[int, ...] = EVERY_LEVEL
 
 
 class BusLocks(click.ParamType[BusLockChoice]):
-    """off, report, stop or limit:N."""
+    """off, report, stop or limit:N; report and stop with :user (CPL 3) or :kernel (CPL 0 to 2) behind them."""
 
     name = "what"
 
@@ -115,9 +117,12 @@ class BusLocks(click.ParamType[BusLockChoice]):
             return value
         if str(value) in ("off", "report", "stop"):
             return BusLockChoice(Mode(value))
+        mode, colon, who = str(value).partition(":")
+        if mode in ("report", "stop") and who in LEVELS and colon:
+            return BusLockChoice(Mode(mode), levels=LEVELS[who])
         match = re.fullmatch(r"limit:([0-9]{1,15})", str(value))
         if not match:
-            self.fail(f"{value!r} is none of off, report, stop, limit:N", param, ctx)
+            self.fail(f"{value!r} is none of off, report[:user|:kernel], stop[:user|:kernel], limit:N", param, ctx)
         limit = int(match[1])
         if not 1 <= limit <= LIMIT_MOST:
             self.fail(f"{value}: N is 1 to {LIMIT_MOST} bus locks a second", param, ctx)

@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from trapgate.cli.errors import Failure
-from trapgate.cli.symbols import Symbols, read_symbols
+from trapgate.cli.symbols import Symbols, symbols_of
 from trapgate.machine import Machine
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.profile import Figures, Place, Profile, Spent
@@ -20,9 +19,7 @@ class Profiler:
     def __init__(self, machine: Machine, image: str, symbols: str | None, tell: Callable[[str], None]) -> None:
         assert isinstance(machine.vcpu, SoftVcpu)
         self._tell, self._told = tell, 0
-        self._symbols = read_symbols(symbols) if symbols is not None else _symbols_of(image)
-        if symbols is not None and not self._symbols:
-            raise Failure(f"{symbols} has been stripped of its symbols")
+        self._symbols = symbols_of(image, symbols)
         self.profile = Profile(machine.vcpu)
         self._resume = machine.resume
         machine.resume = self._resumed  # type: ignore[method-assign]
@@ -45,13 +42,6 @@ class Profiler:
         """Tell the profile so far."""
         for line in lines(self.profile.figures, self._symbols):
             self._tell(line)
-
-
-def _symbols_of(image: str) -> Symbols:
-    try:
-        return read_symbols(image)
-    except Failure:
-        return Symbols([])  # most images are no ELF files
 
 
 def lines(figures: Figures, symbols: Symbols) -> Iterator[str]:

@@ -16,6 +16,7 @@ from trapgate.cli.guest import keep_translations, load_guest, make_machine
 from trapgate.cli.options import BusLockChoice, WhereChoice
 from trapgate.cli.serial import OutputFile, SerialPty
 from trapgate.cli.terminal import Terminal, settings
+from trapgate.debug.buslock import Mode
 from trapgate.hostcall import Helper
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.soft.cpu import SoftVcpu
@@ -128,10 +129,13 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         debugcon=console.write,
         bus_locks=request.bus_locks.mode,
         bus_lock_limit=request.bus_locks.limit,
+        bus_lock_levels=request.bus_locks.levels,
         report=report,
     )
     machine = make_machine(config, request.engine)
     load_guest(machine, request.image, request.command_line, request.initrd, request.cpus, request.modules, request.load_at)
+    if request.bus_locks.mode is not Mode.OFF:
+        machine.bus_locks.describe = _places(request)
     profiler = _profiler(machine, request, report, stack)
     runner = _runner(machine, request, profiler)
     terminal = Terminal(
@@ -183,6 +187,19 @@ def _to_stream(stream: TextIO, data: bytes) -> None:
     with contextlib.suppress(OSError, ValueError):
         stream.write(data.decode(errors="replace"))
         stream.flush()
+
+
+def _places(request: Request) -> Callable[[int], str]:
+    """Names for addresses in reports. Failure when there is no reading the symbols that the user named."""
+    from trapgate.cli.symbols import symbols_of  # most runs report no bus locks
+
+    symbols = symbols_of(request.image, request.symbols)
+
+    def describe(address: int) -> str:
+        found = symbols.find(address)
+        return f"{found[0]}+{found[1]:#x}" if found is not None else ""
+
+    return describe
 
 
 def _profiler(machine: Machine, request: Request, report: Callable[[str], None], stack: contextlib.ExitStack) -> "Profiler | None":

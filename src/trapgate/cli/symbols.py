@@ -55,6 +55,19 @@ def read_symbols(path: str) -> Symbols:
         raise Failure(f"{path} holds no symbols that can be read: it is neither a whole ELF file nor a System.map") from error
 
 
+def symbols_of(image: str, given: str | None) -> Symbols:
+    """The symbols of the file that the user gave, or of the image when it has any. Failure when those given cannot be had."""
+    if given is None:
+        try:
+            return read_symbols(image)
+        except Failure:
+            return Symbols([])  # most images are no ELF files
+    symbols = read_symbols(given)
+    if not symbols:
+        raise Failure(f"{given} has been stripped of its symbols")
+    return symbols
+
+
 def _listed(text: bytes) -> list[tuple[int, str]]:
     """Code of a list: address, T, t, W or w, name."""
     found = []

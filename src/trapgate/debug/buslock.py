@@ -13,6 +13,7 @@ from trapgate.exits import BusLock
 
 SECOND_NS = 1_000_000_000
 LIMIT_MOST = 1000  # bus locks a second, as Linux has it for split_lock_detect=ratelimit
+EVERY_LEVEL, USER_LEVEL, KERNEL_LEVELS = (0, 1, 2, 3), (3,), (0, 1, 2)  # CPLs
 MAX_SITES = 65536  # a guest can make sites without end; our memory has one
 
 
@@ -54,14 +55,15 @@ def why(lock: BusLock, line_size: int) -> str:
 class BusLockLog:
     """Counts bus locks by site and decides which of them are told.
 
-    `now` gives guest time in ns. `limit` is how many go through in a second in mode LIMIT, 1 to `LIMIT_MOST`. `describe` turns an
-    address into a place (symbol, line); its result follows RIP in the line.
+    `now` gives guest time in ns. `limit` is how many go through in a second in mode LIMIT, 1 to `LIMIT_MOST`. `levels`: the CPLs
+    that count. `describe` turns an address into a place (symbol, line); its result follows RIP in the line.
     """
 
     mode: Mode
     now: Callable[[], int]
     limit: int = 0
     line_size: int = 64
+    levels: tuple[int, ...] = EVERY_LEVEL
     describe: Callable[[int], str] = lambda address: ""
     _sites: dict[int, Site] = field(default_factory=dict)
     total: int = 0
@@ -72,8 +74,8 @@ class BusLockLog:
         assert self.mode is not Mode.LIMIT or 1 <= self.limit <= LIMIT_MOST, self.limit
 
     def record(self, lock: BusLock) -> Outcome:
-        """Count one bus lock and say whether it makes a line and whether it stops the guest. In mode OFF nothing is counted."""
-        if self.mode is Mode.OFF:
+        """Count one bus lock and say whether it makes a line, and stops the guest. Not counted: in mode OFF, at other levels."""
+        if self.mode is Mode.OFF or lock.cpl not in self.levels:
             return Outcome(None, False)
         self.total += 1
         now, stop = self.now(), self.mode is Mode.STOP

@@ -62,7 +62,13 @@ def test_serial_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "choice"),
-    [("off", BusLockChoice(Mode.OFF)), ("stop", BusLockChoice(Mode.STOP)), ("limit:1000", BusLockChoice(Mode.LIMIT, 1000))],
+    [
+        ("off", BusLockChoice(Mode.OFF)),
+        ("stop", BusLockChoice(Mode.STOP)),
+        ("report:user", BusLockChoice(Mode.REPORT, levels=(3,))),
+        ("stop:kernel", BusLockChoice(Mode.STOP, levels=(0, 1, 2))),
+        ("limit:1000", BusLockChoice(Mode.LIMIT, 1000)),
+    ],
 )
 def test_bus_locks(text: str, choice: BusLockChoice) -> None:
     assert BusLocks().convert(text, None, None) == choice
