@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test test-long check bench linux test-linux linux-guests silicon-record soak differences guests format clean
+.PHONY: setup run test test-long check bench linux test-linux linux-guests silicon-record test-kvm soak differences guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -36,6 +36,9 @@ test-linux: $(READY)
 
 silicon-record: $(READY)
 	$(BIN)/python -m tests.silicon.record $(if $(OUTPUT),--output "$(OUTPUT)")
+
+test-kvm: $(READY)
+	$(BIN)/python -m tools.test_kvm $(KVM)
 
 soak: $(READY)
 	$(BIN)/python -m tools.soak $(SOAK)

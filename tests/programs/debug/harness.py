@@ -12,6 +12,7 @@ from iced_x86 import Decoder
 from silicon.assemble import assemble
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.soft import cpu as soft
+from trapgate.soft.core import UNUSABLE
 from trapgate.soft.segments import put_segment, refresh_rights
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import Library, load_library
@@ -240,6 +241,8 @@ class Guest:
         put_segment(vcpu, "cs", K64, 0, 0xFFFFFFFF, 0xA09B)
         for name in ("ss", "ds", "es"):
             put_segment(vcpu, name, KDATA, 0, 0xFFFFFFFF, 0xC093)
+        for name in ("fs", "gs"):  # not of DPL 0: QEMU's IRET to CPL 3 would leave them, against SDM vol. 2, IRET
+            put_segment(vcpu, name, 0, 0, 0, UNUSABLE)
         put_segment(vcpu, "tr", TASK, TSS, 0x67, 0x8B)
         refresh_rights(vcpu)
         for index, value in ((0xC0000081, (U32 | 3) << 48 | K64 << 32), (0xC0000082, SYSCALL_ENTRY), (0xC0000084, 0x700)):
