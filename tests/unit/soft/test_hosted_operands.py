@@ -16,6 +16,7 @@ from trapgate.isa import state as s
 from trapgate.isa.families import hosted, sse, x87
 from trapgate.soft import borrowed
 from trapgate.soft.lowering import Lowering
+from trapgate.stops import STATUS, ExitKind
 from unit.soft.bench import Bench, library
 from unit.soft.hosted_operands import ANYWHERE, encoded
 
@@ -103,11 +104,11 @@ def test_every_hosted_feature_is_asked_for() -> None:
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
-@pytest.mark.parametrize(("model", "status"), [("SapphireRapids", 1), ("EPYC-Turin", 0)])
-def test_sha_on_an_odd_address(model: str, status: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "end"), [("SapphireRapids", ExitKind.SHUTDOWN), ("EPYC-Turin", ExitKind.DEAD)])
+def test_sha_on_an_odd_address(model: str, end: ExitKind, tmp_path: Path) -> None:
     """Intel's #GP has no handler in this guest, a triple fault; AMD's go on to a HLT."""
     image = str(tmp_path / "image")
     subprocess.run([*BUILD.split(), image, str(CASES / "sha1rnds4.S")], check=True, timeout=60)
     trapgate = str(Path(sys.executable).with_name("trapgate"))
     done = subprocess.run([trapgate, "run", image, "-m", "16M", "--cpu", model], capture_output=True, timeout=60, check=False)
-    assert done.returncode == status, done.stderr
+    assert done.returncode == STATUS[end], done.stderr
