@@ -4,8 +4,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
+from trapgate.arch.registers import BY_NAME, TABLE
 from trapgate.gdb.address import Address, TcpAddress
-from trapgate.gdb.description import BY_NAME, REGISTERS
+from trapgate.gdb.architecture import Architecture, CpuMode
+from trapgate.gdb.description import PC
 from trapgate.gdb.stub import Stub
 from trapgate.gdb.target import SIGINT, BreakKind, Exited, Killed, Resume, Stop, Stopped, TargetError, Why
 
@@ -24,7 +26,7 @@ class PretendTarget:
 
     def __init__(self, on_stop: Callable[[Stop], None] = lambda stop: None, cpus: int = 1, program: bytes = LOOP) -> None:
         self.on_stop = on_stop
-        self.regs = [{register.name: 0 for register in REGISTERS} for _ in range(cpus)]
+        self.regs = [{register.name: 0 for register in TABLE} for _ in range(cpus)]
         for regs in self.regs:
             regs.update(rip=CODE, rflags=2, rdi=DATA, cs=8, cr0=0x80000011, cr3=0x7000, dr6=0xFFFF0FF0, mxcsr=0x1F80)
         self.pages = {0x1000: bytearray(4096), 0x2000: bytearray(4096), HIGH: bytearray(4096)}
@@ -36,6 +38,13 @@ class PretendTarget:
         self.wanted_interrupt = False
         self.log: list[str] = []
         self.alive = True
+        self.described_as = Architecture.X86_64
+
+    def architecture(self) -> Architecture:
+        return self.described_as
+
+    def mode(self) -> CpuMode:
+        return {Architecture.X86_64: CpuMode.LONG, Architecture.I8086: CpuMode.REAL}.get(self.described_as, CpuMode.PROTECTED)
 
     def attach(self) -> None:
         self.running = False
@@ -48,11 +57,12 @@ class PretendTarget:
         return "running <all> the time" if thread == 1 else "halted"
 
     def get_register(self, thread: int, name: str) -> int | None:
-        return None if name == "k_gs_base" else self.regs[thread - 1][name]
+        return None if name == "k_gs_base" else self.regs[thread - 1]["rip" if name == PC else name]
 
     def set_register(self, thread: int, name: str, value: int) -> None:
         if name == "cr0" and not value & 1:
             raise TargetError("CR0 refuses this value")
+        name = "rip" if name == PC else name
         assert name in BY_NAME
         self.regs[thread - 1][name] = value
 

@@ -21,7 +21,7 @@ class PretendVcpu:
     def __init__(self, ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic) -> None:
         self.ram = ram
         self.regs = {register.name: 0 for register in TABLE if register.name != "xcr0"}
-        self.regs.update(rip=0x1000, rdi=0x2000, rflags=0x202, cs=8, cr0=0x80000011, efer=0x500)
+        self.regs.update(rip=0x1000, rdi=0x2000, rflags=0x202, cs=8, cs_attributes=0x209B, cr0=0x80000011, efer=0x500)
         self.kicked = threading.Event()
         self.breakpoints: list[Breakpoint] = []
         self.software: list[int] = []

@@ -5,13 +5,14 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from gdb.pretend import CODE, PretendTarget
-from trapgate.gdb.description import BY_NAME, IN_G, REGISTERS, size, target_xml
+from trapgate.gdb.architecture import Architecture
+from trapgate.gdb.description import LAYOUTS, NUMBERS, PC, WIDE, size, target_xml
 from trapgate.gdb.framing import PACKET_SIZE, Packet, Reader, frame
 from trapgate.gdb.packets import PACKETS, find
 from trapgate.gdb.session import Session
 from trapgate.gdb.target import Stopped, Why
 
-ROOT = ElementTree.fromstring(target_xml())
+ROOTS = {one: ElementTree.fromstring(target_xml(one)) for one in Architecture}
 BUILTIN = {
     "int",
     "int8",
@@ -19,6 +20,7 @@ BUILTIN = {
     "int32",
     "int64",
     "uint32",
+    "uint64",
     "uint128",
     "data_ptr",
     "code_ptr",
@@ -28,26 +30,66 @@ BUILTIN = {
 }
 
 
-def test_every_register_is_described_once_in_order() -> None:
-    numbers = [int(reg.attrib["regnum"]) for reg in ROOT.iter("reg")]
-    assert numbers == list(range(len(REGISTERS)))
-    sizes = [int(reg.attrib["bitsize"]) for reg in ROOT.iter("reg")]
-    assert sizes == [8 * size(register) for register in REGISTERS]
+X87 = "st0 st1 st2 st3 st4 st5 st6 st7 fctrl fstat ftag fiseg fioff foseg fooff fop"
+SEGMENTS = "eflags cs ss ds es fs gs"
+NARROW = "eax ecx edx ebx esp ebp esi edi eip"  # in gdb's order, as in its own descriptions
+WIDE_ONES = "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip"
+CORES = {
+    Architecture.I386: f"{NARROW} {SEGMENTS} {X87}",
+    Architecture.X86_64: f"{WIDE_ONES} {SEGMENTS} {X87}",
+    Architecture.ANY: f"{WIDE_ONES} {SEGMENTS} {X87} {NARROW}",
+    Architecture.I8086: f"{WIDE_ONES} {SEGMENTS} {X87} {NARROW}",
+}
+each = pytest.mark.parametrize("which", Architecture)
 
 
-def test_gdbs_features_are_whole_and_in_gdbs_order() -> None:
-    names = {feature.attrib["name"]: [reg.attrib["name"] for reg in feature.iter("reg")] for feature in ROOT.iter("feature")}
-    core = (
-        "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip eflags cs ss ds es fs gs st0 st1 st2 st3 st4 st5 st6 st7"
-    )
-    assert names["org.gnu.gdb.i386.core"] == (core + " fctrl fstat ftag fiseg fioff foseg fooff fop").split()
-    assert names["org.gnu.gdb.i386.sse"] == [*(f"xmm{n}" for n in range(16)), "mxcsr"]
-    assert names["org.gnu.gdb.i386.segments"] == ["fs_base", "gs_base"]
-    assert sum(map(size, IN_G)) == 552
+def names(which: Architecture) -> dict[str, list[str]]:
+    """The registers of each feature."""
+    return {feature.attrib["name"]: [reg.attrib["name"] for reg in feature.iter("reg")] for feature in ROOTS[which].iter("feature")}
 
 
-def test_types_are_defined_before_they_are_used() -> None:
-    for feature in ROOT.iter("feature"):
+@each
+def test_every_register_is_described_once_in_order(which: Architecture) -> None:
+    registers = list(ROOTS[which].iter("reg"))
+    layout = LAYOUTS[which]
+    assert sorted(int(reg.attrib["regnum"]) for reg in registers) == list(range(len(layout.registers)))
+    assert len({reg.attrib["name"] for reg in registers}) == len(registers)
+    for reg in registers:
+        register = layout.registers[int(reg.attrib["regnum"])]
+        assert reg.attrib["name"] == register.gdb_name
+        assert int(reg.attrib["bitsize"]) == 8 * size(register)
+
+
+@each
+def test_gdbs_features_are_whole_and_in_gdbs_order(which: Architecture) -> None:
+    found = names(which)
+    assert found["org.gnu.gdb.i386.core"] == CORES[which].split()
+    count = 8 if which is Architecture.I386 else 16
+    assert found["org.gnu.gdb.i386.sse"] == [*(f"xmm{n}" for n in range(count)), "mxcsr"]
+    # gdb knows these two of i386:x86-64 only: elsewhere they are among ours
+    assert found.get("org.gnu.gdb.i386.segments") == (["fs_base", "gs_base"] if which is Architecture.X86_64 else None)
+    every = {name for group in found.values() for name in group}
+    assert {"fs_base", "gs_base", "cr0", "efer", "cs_base", "cs_attributes", "ip"} <= every
+
+
+@each
+def test_g_begins_with_the_core_and_its_registers_come_first(which: Architecture) -> None:
+    layout = LAYOUTS[which]
+    assert layout.in_g[: len(layout.core)] == layout.core
+    assert layout.registers[: len(layout.in_g)] == layout.in_g
+    sizes = {Architecture.I386: 16 * 4 + 8 * 10 + 8 * 4 + 8 * 16 + 4, Architecture.X86_64: 552, Architecture.ANY: 552 - 16 + 9 * 4}
+    assert sum(map(size, layout.in_g)) == sizes[Architecture.ANY if which is Architecture.I8086 else which]
+    assert [layout.registers[number] for number, _ in layout.expedited] == [register for _, register in layout.expedited]
+
+
+@pytest.mark.parametrize("which", [Architecture.ANY, Architecture.I8086])
+def test_what_serves_every_architecture_has_the_same_bytes_in_each(which: Architecture) -> None:
+    assert not [reg.attrib["name"] for reg in ROOTS[which].iter("reg") if reg.attrib["type"] in ("data_ptr", "code_ptr")]
+
+
+@each
+def test_types_are_defined_before_they_are_used(which: Architecture) -> None:
+    for feature in ROOTS[which].iter("feature"):
         known = set(BUILTIN)
         for element in feature:
             for user in (element, *element):
@@ -55,7 +97,7 @@ def test_types_are_defined_before_they_are_used() -> None:
             known.add(element.attrib.get("id", "int"))
 
 
-@pytest.mark.parametrize("flags", list(ROOT.iter("flags")), ids=lambda flags: flags.attrib["id"])
+@pytest.mark.parametrize("flags", list(ROOTS[Architecture.X86_64].iter("flags")), ids=lambda flags: flags.attrib["id"])
 def test_flags_do_not_overlap(flags: ElementTree.Element) -> None:
     bits = [bit for field in flags for bit in range(int(field.attrib["start"]), int(field.attrib["end"]) + 1)]
     assert bits == sorted(set(bits))
@@ -64,12 +106,25 @@ def test_flags_do_not_overlap(flags: ElementTree.Element) -> None:
 
 def test_some_bits_by_name() -> None:
     places = {
-        (flags.attrib["id"], field.attrib["name"]): int(field.attrib["start"]) for flags in ROOT.iter("flags") for field in flags
+        (flags.attrib["id"], field.attrib["name"]): int(field.attrib["start"])
+        for flags in ROOTS[Architecture.X86_64].iter("flags")
+        for field in flags
     }
     known = {("cr0", "PG"): 31, ("cr4", "SMAP"): 21, ("efer", "NXE"): 11, ("dr6", "noBLD"): 11, ("dr6", "BS"): 14}
     assert known.items() <= places.items()
     assert places["i386_eflags", "ID"] == 21
     assert places["i386_mxcsr", "FZ"] == 15
+
+
+def test_what_is_named_to_the_debugger() -> None:
+    said = {which: ROOTS[which].findtext("architecture") for which in Architecture}
+    assert said == {
+        Architecture.I8086: "i8086",
+        Architecture.I386: None,
+        Architecture.X86_64: "i386:x86-64",
+        Architecture.ANY: None,
+    }
+    assert ElementTree.fromstring(target_xml(Architecture.I386, named=True)).findtext("architecture") == "i386"
 
 
 def test_every_row_of_the_table_is_reachable_and_told_of() -> None:
@@ -126,5 +181,7 @@ def test_hardware_and_software_conditions_are_kept_apart() -> None:
     assert b"T05" in session.stopped(Stopped(1, why=Why.HARDWARE))
 
 
-def test_index_of_rip_is_gdbs() -> None:
-    assert BY_NAME["rip"] == 16
+def test_index_of_the_program_counter_is_gdbs() -> None:
+    assert NUMBERS[PC] == 16
+    assert WIDE.registers[16].gdb_name == "rip"
+    assert WIDE.registers[NUMBERS["rip"]].gdb_name == "ip"

@@ -12,7 +12,7 @@ from trapgate.arch.models import MODELS
 from trapgate.cli.guest import load_guest, make_machine
 from trapgate.gdb.adapter import MachineTarget
 from trapgate.gdb.context import State
-from trapgate.gdb.description import REGISTERS, size
+from trapgate.gdb.description import WIDE, size
 from trapgate.gdb.framing import Packet, Reader, frame
 from trapgate.gdb.monitor import COMMANDS
 from trapgate.gdb.packets import PACKETS
@@ -52,10 +52,10 @@ def monitor_lines(draw: st.DrawFn) -> str:
 
 @st.composite
 def register_writes(draw: st.DrawFn) -> bytes:
-    number = draw(st.integers(0, len(REGISTERS) - 1))
-    wide = size(REGISTERS[number])
+    number = draw(st.integers(0, len(WIDE.registers) - 1))
+    wide = size(WIDE.registers[number])
     every = (1 << 8 * wide) - 1
-    value = draw(st.one_of(st.just(0), st.just(every), st.integers(0, every))) & REGISTERS[number].mask
+    value = draw(st.one_of(st.just(0), st.just(every), st.integers(0, every))) & WIDE.registers[number].mask
     return b"P%x=" % number + value.to_bytes(wide, "little").hex().encode()
 
 

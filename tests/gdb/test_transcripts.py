@@ -1,6 +1,7 @@
 """Golden transcripts: what a client sends (`>`) and what the stub answers (`<`), packet by packet, over the pretend guest.
 
-`!` lets the guest run until it stops, `^` is an interrupt. Frames, acknowledgements and run lengths are left out here.
+`!` lets the guest run until it stops, `^` is an interrupt;
+`@` begins a session with a guest of this architecture. Frames, acknowledgements and run lengths are left out here.
 """
 
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gdb.pretend import PretendTarget
+from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.framing import Packet, Reader, frame
 from trapgate.gdb.session import Session
 
@@ -39,6 +41,9 @@ def play(script: str) -> str:
             sent.append(session.receive(frame(line[2:].encode().decode("unicode_escape").encode("latin-1"))))
         elif line == ">":
             sent.append(session.receive(frame(b"")))
+        elif line.startswith("@ "):
+            target.described_as = Architecture(line[2:])
+            session = Session(target)
         elif line == "!":
             target.run(100_000)
         elif line == "^":

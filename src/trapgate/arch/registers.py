@@ -81,6 +81,7 @@ def _ours() -> Iterator[Register]:
         yield one(name, bits, Group.SYSTEM)
     for name in ("k_gs_base", "star", "lstar", "cstar", "sfmask", "tsc"):
         yield one(name, 64, Group.SYSTEM)
+    yield one("cs_attributes", 16, Group.SEGMENT)  # descriptor bits 55:40 of the hidden part, where D and L say what code runs
 
 
 TABLE: tuple[Register, ...] = (

@@ -7,6 +7,7 @@ them, or with broken ones, and every (offset, size) of a hostile file must pass 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from trapgate.arch.msrs import EFER
 from trapgate.boot.image import Image
 from trapgate.boot.plan import Piece
 from trapgate.boot.regions import Regions
@@ -78,6 +79,23 @@ class Elf:
                 at = at + 12 + name_size + mask & ~mask
                 yield bytes(name[:MAX_OWNER]).rstrip(b"\0"), kind, notes.slice(at, size, "a note's description")
                 at = at + size + mask & ~mask
+
+
+_MOST_SEARCHED = 1 << 26  # bytes of a file
+_EFER_NUMBER = EFER.to_bytes(4, "little")
+
+
+def code_width(image: Image) -> int:
+    """The width of the code that a file is there for: 64 for ELF64, 32 for ELF32 and 0 for what is no ELF file.
+
+    ELF32 may hold 64-bit code, too, for multiboot loaders take no other class. Such code enters long mode, for which it must name
+    EFER: a file that does so gives 0, any width.
+    """
+    if not is_elf(image):
+        return 0
+    if image.has(4, b"\x02"):
+        return 64
+    return 0 if _EFER_NUMBER in bytes(image.data[:_MOST_SEARCHED]) else 32
 
 
 def is_elf(image: Image) -> bool:

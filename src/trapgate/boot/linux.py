@@ -123,7 +123,8 @@ def plan(image: Image, options: BootOptions) -> BootPlan:
         start = long64(address + ENTRY_64, {"rsi": zero}, gdt, cr3)
     else:
         start = protected32(address, {"rsi": zero}, gdt)
-    return BootPlan("Linux bzImage", tuple(pieces), start, entries, tables.rsdp)
+    code = 64 if header.long_entry else 32 if header.version >= HAS_XLOADFLAGS else 0
+    return BootPlan("Linux bzImage", tuple(pieces), start, entries, tables.rsdp, code)
 
 
 def _place_kernel(image: Image, header: Header, regions: Regions) -> int:

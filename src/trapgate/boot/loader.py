@@ -10,7 +10,7 @@ from trapgate.boot.plan import BootOptions, BootPlan
 def plan_boot(image: Image, options: BootOptions) -> BootPlan:
     """Plan the start of an image, with the BIOS data area beside it. ImageError when it cannot be booted."""
     plan = _plan(image, options)
-    return replace(plan, pieces=(*plan.pieces, *bios.pieces(options, plan.pieces)))
+    return replace(plan, pieces=(*plan.pieces, *bios.pieces(options, plan.pieces)), code=plan.code or elf.code_width(image))
 
 
 def _plan(image: Image, options: BootOptions) -> BootPlan:

@@ -98,13 +98,17 @@ class CpuStart:
 
 @dataclass(frozen=True, slots=True)
 class BootPlan:
-    """All that a machine needs to start a guest. `kind` says how the image was recognised; `rsdp` is 0 without ACPI tables."""
+    """All that a machine needs to start a guest. `kind` says how the image was recognised; `rsdp` is 0 without ACPI tables.
+
+    `code` is the width of the code that the image is there for, not of its entry, in bits; 0 where it may be any, or several.
+    """
 
     kind: str
     pieces: tuple[Piece, ...]
     start: CpuStart
     memory_map: tuple[MapEntry, ...]
     rsdp: int = 0
+    code: int = 0
 
 
 CHUNK = 1 << 18  # bytes written at once: signals are heard in between

@@ -6,7 +6,7 @@ from functools import partial
 import click
 
 from trapgate.arch.models import CpuModel, ModelError
-from trapgate.boot import BootOptions, CpuStart, ImageError, Module, load, plan_boot, read_image
+from trapgate.boot import BootOptions, BootPlan, CpuStart, ImageError, Module, load, plan_boot, read_image
 from trapgate.cli.errors import Failure
 from trapgate.debug.buslock import Mode
 from trapgate.machine import ClockKind, Machine, MachineConfig
@@ -126,8 +126,8 @@ def load_guest(
     cpus: int = 1,
     modules: Sequence[str] = (),
     load_address: int | None = None,
-) -> str:
-    """Put an image into a machine and set the boot processor on its entry; returns how the image was recognised. Failure.
+) -> BootPlan:
+    """Put an image into a machine and set the boot processor on its entry, as the plan that is returned says. Failure.
 
     Each of `modules` is a path and, behind a space, the text that the module gets. `load_address` is where a flat binary goes
     and starts; None: 7C00h.
@@ -147,7 +147,7 @@ def load_guest(
 
         assert isinstance(machine.vcpu, KvmVcpu)
         guest_kvm.start(machine.vcpu, plan.start)
-    return plan.kind
+    return plan
 
 
 def _modules(words: Sequence[str]) -> tuple[Module, ...]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from trapgate.cli import errors, habits, streams
-from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, PhysicalAddress, Size, Where, WhereChoice
+from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, GdbArchitecture, PhysicalAddress, Size, Where, WhereChoice
 from trapgate.debug.buslock import Mode
 from trapgate.hostcall import refusal
 from trapgate.kvm.ioctl import KvmError
 
 if TYPE_CHECKING:
     from trapgate.gdb.address import Address
+    from trapgate.gdb.architecture import Architecture
 
 COLLECT = (200_000, 100, 100)  # modules and what the translator keeps are no garbage: searching them took a third of a boot's time
 SWITCH = 0.0002  # s until a thread gets its turn while another runs Python: a timer, say, or the guest while a loop is compiled
@@ -34,6 +35,8 @@ Examples:
   The same, stopped at its first instruction; gdb joins from another terminal:
     trapgate run kernel.elf --gdb :1234 --wait
     gdb kernel.elf -ex 'target remote :1234'
+  A boot sector; gdb shows 16-bit code, after `set architecture i386` or `i386:x86-64` that of the later modes:
+    trapgate run boot.img --gdb :1234 --wait
   Linux:
     trapgate run bzImage --initrd initrd.gz --append console=ttyS0 -m 1G
   Xen, with Linux as its first domain:
@@ -100,6 +103,13 @@ def cli() -> None:
     help="The CPU: our own, or the host's through /dev/kvm.",
 )
 @click.option("--gdb", type=GdbAddress(), help="Listen for gdb: [HOST]:PORT or unix:PATH; :PORT is for this host only.")
+@click.option(
+    "--gdb-arch",
+    type=GdbArchitecture(),
+    metavar="ARCH",
+    help="What gdb is told that the guest is: auto (by image and CPU mode), i8086, i386, x86-64; any: what gdb's own file or "
+    "'set architecture' says, through all modes.",
+)
 @click.option("--wait", is_flag=True, help="Start stopped; the debugger lets the guest go.")
 @click.option("--serial", type=Where("stdio", "pty"), default="stdio", show_default=True, help="COM1: stdio, file:PATH or pty.")
 @click.option(
@@ -139,6 +149,7 @@ def run(
     cpu: str | None,
     engine: str,
     gdb: "Address | None",
+    gdb_arch: "Architecture | None",
     wait: bool,
     serial: WhereChoice,
     debugcon: WhereChoice,
@@ -148,6 +159,8 @@ def run(
     symbols: str | None,
 ) -> int:
     """Check what options mean together, then run."""
+    if gdb_arch is not None and gdb is None:
+        raise click.UsageError("--gdb-arch says what gdb is told; it needs --gdb")
     if wait and gdb is None:
         raise click.UsageError("--wait needs --gdb, or nobody could let the guest go")
     if bus_locks.mode is Mode.STOP and gdb is None:
@@ -178,6 +191,7 @@ def run(
         profile,
         symbols,
         load_at,
+        gdb_arch,
     )
     return runner.run(request)
 

@@ -11,6 +11,7 @@ from trapgate.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
     from trapgate.gdb.address import Address
+    from trapgate.gdb.architecture import Architecture
 
 LEVELS = {"user": USER_LEVEL, "kernel": KERNEL_LEVELS}
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -69,6 +70,23 @@ class PhysicalAddress(click.ParamType[int]):
         if not match:
             self.fail(f"{value!r} is no address; write it like 0x7c00", param, ctx)
         return int(match[3]) if match[3] else int(match[1] or match[2], 16)
+
+
+class GdbArchitecture(click.ParamType["Architecture | None"]):
+    """auto, which is None, or the name of an `Architecture`."""
+
+    name = "architecture"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Architecture | None":
+        """The architecture; a usage error when there is none such."""
+        from trapgate.gdb.architecture import Architecture  # most runs have no debugger
+
+        if value is None or isinstance(value, Architecture) or str(value) == "auto":
+            return None if str(value) == "auto" else value
+        try:
+            return Architecture(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is none of auto, {', '.join(one.value for one in Architecture)}", param, ctx)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from trapgate.stops import ExitKind, MachineExit
 if TYPE_CHECKING:
     from trapgate.cli.profile import Profiler
     from trapgate.gdb.address import Address
+    from trapgate.gdb.architecture import Architecture
 
 LOOK = 0.2  # seconds until a signal is noticed at the latest
 PATIENCE = 5.0  # seconds for the machine to stop when the user wants to quit
@@ -51,6 +52,7 @@ class Request:
     profile: bool = False
     symbols: str | None = None
     load_at: int | None = None
+    gdb_arch: "Architecture | None" = None
 
 
 def tell(text: str) -> None:
@@ -133,11 +135,11 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         report=report,
     )
     machine = make_machine(config, request.engine)
-    load_guest(machine, request.image, request.command_line, request.initrd, request.cpus, request.modules, request.load_at)
+    plan = load_guest(machine, request.image, request.command_line, request.initrd, request.cpus, request.modules, request.load_at)
     if request.bus_locks.mode is not Mode.OFF:
         machine.bus_locks.describe = _places(request)
     profiler = _profiler(machine, request, report, stack)
-    runner = _runner(machine, request, profiler)
+    runner = _runner(machine, request, plan.code, profiler)
     terminal = Terminal(
         on_input=lambda data: machine.post(lambda: machine.board.uart.feed(data)),
         on_quit=runner.quit,
@@ -212,7 +214,7 @@ def _profiler(machine: Machine, request: Request, report: Callable[[str], None],
     return profiler
 
 
-def _runner(machine: Machine, request: Request, profiler: "Profiler | None" = None) -> Runner:
+def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler | None" = None) -> Runner:
     """What runs the machine: it alone, or with a stub for gdb."""
     if request.gdb is None:
         return Runner(machine.run, machine.pause)
@@ -220,7 +222,8 @@ def _runner(machine: Machine, request: Request, profiler: "Profiler | None" = No
     from trapgate.gdb.host import DebugHost  # most runs have no debugger: they start without loading the stub
 
     try:
-        host = DebugHost(machine, request.gdb, wait=request.wait, seen=None if profiler is None else profiler.stopped)
+        seen = None if profiler is None else profiler.stopped
+        host = DebugHost(machine, request.gdb, wait=request.wait, seen=seen, architecture=request.gdb_arch, code=code)
     except AddressError as error:
         raise errors.Failure(str(error)) from error
     where = str(host.address).removeprefix("unix:")

@@ -5,8 +5,13 @@ Nothing here runs the machine: `host` does, and asks `going` and `step` before e
 
 from collections.abc import Callable, Iterable, Sequence
 
+from trapgate.arch.control import CR0_PE, CR0_PG, EFER_LMA
+from trapgate.arch.flags import VM
 from trapgate.arch.msrs import MsrError
+from trapgate.arch.segments import ATTR_L
 from trapgate.debug.breakpoints import BreakpointTable
+from trapgate.gdb.architecture import Architecture, CpuMode, choose
+from trapgate.gdb.description import PC
 from trapgate.gdb.target import BreakKind, Resume, TargetError
 from trapgate.machine import Machine
 from trapgate.memory import MemoryError_
@@ -21,17 +26,27 @@ _KINDS = {
     BreakKind.READ: Kind.READ,
     BreakKind.ACCESS: Kind.ACCESS,
 }
-_EFER_LMA = 1 << 10
-_CR0_PE, _CR0_PG = 1, 1 << 31
+_LINEAR = 0xFFFF_FFFF  # addresses outside 64-bit mode
+_LONGEST_SHORT = 0xFFFF  # the last offset in a segment of real-address and virtual-8086 mode
 
 
 class MachineTarget:
     """The `Target` of a machine with one vCPU. Call it on the machine's thread only, between runs of the vCPU.
 
-    `reset` puts the machine into its state after loading; without it, resetting is refused.
+    `reset` puts the machine into its state after loading; without it, resetting is refused. `architecture` is what the user wants
+    it to be described as, None to choose by `code`, the width of the image's code (`boot.plan.BootPlan.code`), and the CPU's mode.
     """
 
-    def __init__(self, machine: Machine, going: bool, reset: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        going: bool,
+        reset: Callable[[], None] | None = None,
+        architecture: Architecture | None = None,
+        code: int = 0,
+    ) -> None:
+        self._architecture = architecture
+        self._code = code
         self._machine = machine
         self._vcpu = machine.vcpu
         self._reset = reset
@@ -139,17 +154,51 @@ class MachineTarget:
         """The one vCPU."""
         return (THREAD,)
 
+    def architecture(self) -> Architecture:
+        """What the user wants, or else what image and mode suggest."""
+        return self._architecture or choose(self._code, self.mode())
+
+    def mode(self) -> CpuMode:
+        """By CR0.PE and EFER.LMA."""
+        if not self._vcpu.get("cr0") & CR0_PE:
+            return CpuMode.REAL
+        return CpuMode.LONG if self._vcpu.get("efer") & EFER_LMA else CpuMode.PROTECTED
+
     def describe(self, thread: int) -> str:
         """Mode and privilege level."""
-        cr0 = self.get_register(thread, "cr0") or 0
-        if not cr0 & _CR0_PE:
+        mode = self.mode()
+        if mode is CpuMode.REAL:
             return "real mode"
-        mode = "long mode" if (self.get_register(thread, "efer") or 0) & _EFER_LMA else "protected mode"
-        paging = "" if cr0 & _CR0_PG else ", no paging"
-        return f"{mode}{paging}, CPL {(self.get_register(thread, 'cs') or 0) & 3}"
+        paging = "" if self._vcpu.get("cr0") & CR0_PG else ", no paging"
+        return f"{mode.value} mode{paging}, CPL {self._vcpu.get('cs') & 3}"
+
+    def _code_base(self) -> int | None:
+        """Where CS begins; None in 64-bit mode, where RIP is linear by itself (SDM vol. 3, 3.4.4)."""
+        if self._vcpu.get("efer") & EFER_LMA and self._vcpu.get("cs_attributes") & ATTR_L:
+            return None
+        return self._vcpu.get("cs_base")
+
+    def program_counter(self) -> int:
+        """The linear address of the next instruction: it is what breakpoints, memory and symbols are told by."""
+        base, offset = self._code_base(), self._vcpu.get("rip")
+        return offset if base is None else base + offset & _LINEAR
+
+    def _set_program_counter(self, address: int) -> None:
+        """Go on at a linear address; ValueError when CS does not reach it."""
+        base, offset = self._code_base(), address
+        if base is not None:
+            offset = address - base & _LINEAR
+            short = self.mode() is CpuMode.REAL or self._vcpu.get("rflags") & VM
+            if address > _LINEAR or (short and offset > _LONGEST_SHORT):
+                raise ValueError(f"CS begins at {base:#x} and does not reach it")
+        if offset != self._vcpu.get("rip"):
+            self._moved = True
+            self._vcpu.set("rip", offset)
 
     def get_register(self, thread: int, name: str) -> int | None:
         """A register; None when this vCPU has none such."""
+        if name == PC:
+            return self.program_counter()
         try:
             return self._vcpu.get(name)
         except KeyError:
@@ -158,6 +207,9 @@ class MachineTarget:
     def set_register(self, thread: int, name: str, value: int) -> None:
         """Change a register."""
         try:
+            if name == PC:
+                self._set_program_counter(value)
+                return
             self._moved |= name == "rip" and value != self._vcpu.get("rip")
             self._vcpu.set(name, value)
         except KeyError:

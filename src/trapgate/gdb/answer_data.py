@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from trapgate.arch.registers import Register
 from trapgate.gdb.agent import LONGEST, AgentError, evaluate
-from trapgate.gdb.context import MALFORMED, OK, UNMAPPED, Context, Malformed, data_of_hex, number, numbers, split
-from trapgate.gdb.description import BY_NAME, IN_G, REGISTERS, size
+from trapgate.gdb.context import MALFORMED, OK, UNMAPPED, Context, Malformed, data_of_hex, number, numbers, on_wire, split
+from trapgate.gdb.description import PC, size
 from trapgate.gdb.framing import PAYLOAD_SIZE
 from trapgate.gdb.target import BreakKind, Stopped, TargetError, Why
 
@@ -21,7 +21,24 @@ def _register_hex(context: Context, register: Register) -> bytes:
     value = context.target.get_register(context.thread(), register.name)
     if value is None:
         return b"x" * (2 * size(register))
-    return (value & ((1 << register.gdb_bits) - 1)).to_bytes(size(register), "little").hex().encode()
+    return on_wire(register, value).hex().encode()
+
+
+def _holds(context: Context, register: Register, value: int) -> bool:
+    """Whether a register has a value as far as it goes on the wire: EAX may be a part of RAX, which keeps its upper half then."""
+    now = context.target.get_register(context.thread(), register.name)
+    return now is not None and on_wire(register, now) == on_wire(register, value)
+
+
+def _in_g(context: Context) -> tuple[Register, ...]:
+    return context.layout.core if context.own_description else context.layout.in_g
+
+
+def _register(context: Context, number: int) -> Register:
+    """The register of a number; Malformed when the client knows none such."""
+    if number >= len(context.layout.registers):
+        raise Malformed("no such register")
+    return context.layout.registers[number]
 
 
 def _value(register: Register, digits: bytes) -> int:
@@ -37,7 +54,7 @@ def _value(register: Register, digits: bytes) -> int:
 
 def read_registers(context: Context, arguments: None) -> bytes:
     """g: every register of the standard groups."""
-    return b"".join(_register_hex(context, register) for register in IN_G)
+    return b"".join(_register_hex(context, register) for register in _in_g(context))
 
 
 def write_registers(context: Context, digits: bytes) -> bytes:
@@ -47,7 +64,7 @@ def write_registers(context: Context, digits: bytes) -> bytes:
     """
     new: list[tuple[Register, int]] = []
     at = 0
-    for register in IN_G:
+    for register in _in_g(context):
         text = digits[at : at + 2 * size(register)]
         at += 2 * size(register)
         if len(text) < 2 * size(register):
@@ -56,7 +73,7 @@ def write_registers(context: Context, digits: bytes) -> bytes:
             break
         if text.strip(b"x"):
             value = _value(register, text)
-            if text.lower() != _register_hex(context, register):
+            if not _holds(context, register, value):
                 new.append((register, value))
     if not digits or len(digits) > at:
         return MALFORMED
@@ -67,24 +84,21 @@ def write_registers(context: Context, digits: bytes) -> bytes:
 
 def read_register(context: Context, arguments: list[int]) -> bytes:
     """p n: one register."""
-    if arguments[0] >= len(REGISTERS):
-        return MALFORMED
-    return _register_hex(context, REGISTERS[arguments[0]])
+    return _register_hex(context, _register(context, arguments[0]))
 
 
-def parse_write_register(text: bytes) -> tuple[Register, int]:
-    """n=value, the value as wide as the register."""
+def parse_write_register(text: bytes) -> tuple[int, bytes]:
+    """n=value: the number of a register, hex digits."""
     index, digits = split(text, b"=")
-    if number(index) >= len(REGISTERS):
-        raise Malformed("no such register")
-    register = REGISTERS[number(index)]
-    return register, _value(register, digits)
+    return number(index), digits
 
 
-def write_register(context: Context, arguments: tuple[Register, int]) -> bytes:
-    """P n=value."""
-    register, value = arguments
-    context.target.set_register(context.thread(), register.name, value)
+def write_register(context: Context, arguments: tuple[int, bytes]) -> bytes:
+    """P n=value, the value as wide as the register. What it holds already is not stored: after a call gdb restores all."""
+    register = _register(context, arguments[0])
+    value = _value(register, arguments[1])
+    if not _holds(context, register, value):
+        context.target.set_register(context.thread(), register.name, value)
     return OK
 
 
@@ -234,12 +248,15 @@ def condition_holds(context: Context, stop: Stopped) -> bool:
     target, thread = context.target, stop.thread
 
     def register(index: int) -> int:
-        value = target.get_register(thread, REGISTERS[index].name) if index < len(REGISTERS) else None
+        known = context.layout.registers
+        value = target.get_register(thread, known[index].name) if index < len(known) else None
         if value is None:
             raise AgentError("no such register")
         return value
 
-    conditions = context.conditions.get((kind, register(BY_NAME["rip"])), ())
+    where = target.get_register(thread, PC)
+    assert where is not None
+    conditions = context.conditions.get((kind, where), ())
     try:
         return not conditions or any(
             evaluate(code, register, lambda address, length: target.read_memory(thread, address, length)) for code in conditions

@@ -24,6 +24,12 @@ def no_ack_mode(context: Context, arguments: None) -> bytes:
     return OK
 
 
+def suffixes(context: Context, arguments: None) -> bytes:
+    """QThreadSuffixSupported: not so; but only lldb asks."""
+    context.lldb = True
+    return b""
+
+
 def select_general(context: Context, thread: int) -> bytes:
     """Hg: the thread of register and memory packets."""
     context.general_thread = context.check_thread(thread)
@@ -98,8 +104,18 @@ def transfer(produce: Callable[[Context, str], bytes | None]) -> Callable[[Conte
 
 
 def features(context: Context, annex: str) -> bytes | None:
-    """The target description."""
-    return target_xml() if annex == "target.xml" else None
+    """The target description: of what the guest is when its reading begins."""
+    if annex != "target.xml":
+        return None
+    return target_xml(context.described or context.describe(), named=context.lldb)
+
+
+def description(context: Context, arguments: tuple[str, int, int]) -> bytes:
+    """qXfer:features:read: whoever begins to read it again, as gdb at `unset tdesc filename`, is told what the guest is now."""
+    annex, offset, _ = arguments
+    if annex == "target.xml" and not offset:
+        context.describe()
+    return transfer(features)(context, arguments)
 
 
 def threads(context: Context, annex: str) -> bytes | None:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 from trapgate.gdb.context import OK, Context, Malformed, State, number, numbers, stop_reply, thread_id
+from trapgate.gdb.description import PC
 from trapgate.gdb.target import SIGTRAP, Resume, Stopped, TargetError
 
 Actions = list[tuple[bool, tuple[int, int] | None, int]]  # step?, range, thread (-1: every other)
@@ -26,7 +27,7 @@ def resume(context: Context, arguments: tuple[bool, int | None]) -> None:
     step, address = arguments
     chosen = context.resume_thread
     if address is not None:
-        context.target.set_register(context.thread(), "rip", address)
+        context.target.set_register(context.thread(), PC, address)
     threads = [chosen] if chosen > 0 else [context.thread()] if step else list(context.target.threads())
     context.resume([Resume(thread, step) for thread in threads])
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from trapgate.gdb import framing
 from trapgate.gdb.address import Address, UnixAddress
-from trapgate.gdb.description import BY_NAME, IN_G, REGISTERS, size
+from trapgate.gdb.description import NUMBERS, PC, WIDE, size
 from trapgate.gdb.target import BreakKind, Exited, Killed, Stop, Stopped, Why
 
 
@@ -110,23 +110,23 @@ class Client:
     # Registers and memory
 
     def registers(self) -> dict[str, int]:
-        """The registers of the standard groups by their vCPU names."""
+        """The registers of the standard groups by their vCPU names; `rip` is linear, as gdb sees it."""
         digits = self.ask(b"g")
         values = {}
-        for register in IN_G:
+        for register in WIDE.in_g:
             text, digits = digits[: 2 * size(register)], digits[2 * size(register) :]
             if text.strip(b"x"):
-                values[register.name] = int.from_bytes(bytes.fromhex(text.decode()), "little")
+                values["rip" if register.name == PC else register.name] = int.from_bytes(bytes.fromhex(text.decode()), "little")
         return values
 
     def register(self, name: str) -> int:
         """One register, system registers included."""
-        return int.from_bytes(bytes.fromhex(self.ask(b"p%x" % BY_NAME[name]).decode()), "little")
+        return int.from_bytes(bytes.fromhex(self.ask(b"p%x" % NUMBERS[name]).decode()), "little")
 
     def set_register(self, name: str, value: int) -> None:
         """Change one register."""
-        number = BY_NAME[name]
-        self.ask(b"P%x=%b" % (number, value.to_bytes(size(REGISTERS[number]), "little").hex().encode()))
+        number = NUMBERS[name]
+        self.ask(b"P%x=%b" % (number, value.to_bytes(size(WIDE.registers[number]), "little").hex().encode()))
 
     def read_memory(self, address: int, length: int) -> bytes:
         """Memory at a guest-virtual address; short where it stops being mapped."""

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from trapgate.gdb.description import BY_NAME
+from trapgate.arch.registers import Register
+from trapgate.gdb.architecture import Architecture, alone
+from trapgate.gdb.description import LAYOUTS, WIDE, Layout, size
 from trapgate.gdb.target import BreakKind, Killed, Resume, Stop, Stopped, Target, Why
 
 
@@ -41,6 +43,35 @@ class Context:
     threads_left: list[int] = field(default_factory=list)
     conditions: dict[tuple[BreakKind, int], tuple[bytes, ...]] = field(default_factory=dict)
     actions: list[Resume] = field(default_factory=list)
+    described: Architecture | None = None
+    """What the client has been told that the guest is."""
+    lldb: bool = False
+    _layout: Layout | None = None
+
+    def describe(self) -> Architecture:
+        """Settle, for the register packets too, what the guest is described as from now on."""
+        self.described = self.target.architecture()
+        if self.lldb:  # it does not choose among several
+            self.described = alone(self.described, self.target.mode())
+        self._layout = LAYOUTS[self.described]
+        return self.described
+
+    @property
+    def layout(self) -> Layout:
+        """The registers as the client numbers them.
+
+        A client that could read our description and did not has one of its own, as gdb after `set tdesc filename`; it is of the
+        architecture that would have been described, or that the CPU is running where that is several. Others get the widest.
+        """
+        if self._layout is None:
+            own = alone(self.target.architecture(), self.target.mode())
+            self._layout = LAYOUTS[own] if self.own_description else WIDE
+        return self._layout
+
+    @property
+    def own_description(self) -> bool:
+        """Whether the client knows registers from elsewhere, of which nobody knows the last."""
+        return self.described is None and "xmlRegisters" in self.features
 
     def thread(self) -> int:
         """The thread that register and memory packets mean."""
@@ -71,7 +102,9 @@ class Context:
         return b"E." + text.encode("ascii", "replace") if "error-message" in self.features else code
 
 
-_EXPEDITED = tuple((BY_NAME[name], name) for name in ("rbp", "rsp", "rip"))  # spares gdb a `g` at most stops
+def on_wire(register: Register, value: int) -> bytes:
+    """A register's value as `g`, `p` and stop replies carry it."""
+    return (value & ((1 << register.gdb_bits) - 1)).to_bytes(size(register), "little")
 
 
 def stop_reply(context: Context, stop: Stop) -> bytes:
@@ -81,10 +114,10 @@ def stop_reply(context: Context, stop: Stop) -> bytes:
     if not isinstance(stop, Stopped):
         return b"W%02x" % (stop.status & 0xFF)
     reply = f"T{stop.signal:02x}thread:{stop.thread:x};"
-    for index, name in _EXPEDITED:
-        value = context.target.get_register(stop.thread, name)
+    for index, register in () if context.own_description else context.layout.expedited:
+        value = context.target.get_register(stop.thread, register.name)
         if value is not None:
-            reply += f"{index:02x}:{value.to_bytes(8, 'little').hex()};"
+            reply += f"{index:02x}:{on_wire(register, value).hex()};"
     if stop.why in (Why.WRITE, Why.READ, Why.ACCESS):
         reply += f"{stop.why.value}:{stop.address:x};"
     elif stop.why is not Why.PLAIN and stop.why.value in context.features:

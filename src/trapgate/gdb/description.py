@@ -1,21 +1,99 @@
-"""The registers as gdb is told of them: target.xml and the layout of `g` and `p` packets, from the table of registers.
+"""The registers as a debugger is told of them: target.xml and the layout of `g` and `p` packets, from the table of registers.
 
-gdb's own features are the same whatever mode the guest is in, as the real machine's registers are (gdb manual, i386 Features).
+There is a layout for each `Architecture`. gdb takes a description when its feature org.gnu.gdb.i386.core has the registers of the
+architecture that gdb has chosen: RAX to RIP for i386:x86-64, EAX to EIP for i386 and i8086 (gdb manual, i386 Features; tried with
+gdb 13). A layout for all of them has both. It must have the same bytes whatever gdb chooses: its registers have no pointer types.
 Our feature, the system registers, is read register by register and never saved by a call from gdb.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
-from trapgate.arch.registers import CORE, FEATURES, OURS, SEGMENTS, SSE, TABLE, Group, Register
+from trapgate.arch.registers import BY_NAME as BY_VCPU_NAME
+from trapgate.arch.registers import CORE, OURS, SEGMENTS, SSE, TABLE, Group, Register
+from trapgate.gdb.architecture import Architecture
 
-REGISTERS: tuple[Register, ...] = TABLE
-"""Every register; the index is its number in `p` and `P`."""
+PC = "pc"
+"""What `Target` calls the program counter as debuggers want it: linear, with the base of CS. `rip` is the offset in CS."""
 
-BY_NAME: dict[str, int] = {register.name: number for number, register in enumerate(REGISTERS)}
-"""The number of a register by its vCPU name."""
+_NARROW = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")  # in the order of gdb's i386 description
 
-IN_G: tuple[Register, ...] = tuple(register for register in REGISTERS if register.feature != OURS)
-"""The registers that `g` and `G` carry, in order."""
+
+def _wide() -> Iterator[Register]:
+    """The registers of i386:x86-64."""
+    for one in TABLE:
+        yield replace(one, name=PC) if one.name == "rip" else one
+    yield replace(BY_VCPU_NAME["rip"], feature=OURS, gdb_name="ip", gdb_type="int64")  # as the CPU has it: an offset in CS
+
+
+def _cut(pointers: bool) -> Iterator[Register]:
+    """The general registers of i386."""
+    for name in _NARROW:
+        kind = "data_ptr" if name in ("rsp", "rbp") and pointers else "int32" if pointers else "uint32"
+        yield replace(BY_VCPU_NAME[name], bits=32, gdb_name=f"e{name[1:]}", gdb_bits=32, gdb_type=kind)
+    kind = "code_ptr" if pointers else "uint32"
+    yield replace(BY_VCPU_NAME["rip"], name=PC, bits=32, gdb_name="eip", gdb_bits=32, gdb_type=kind)
+
+
+def _narrow() -> Iterator[Register]:
+    """The registers of i386 and i8086. Those of the system stay as wide as they are: the CPU may be in any mode."""
+    yield from _cut(pointers=True)
+    for one in _fixed():
+        if one.feature == CORE and one.gdb_bits != 64:
+            yield one
+    yield from (one for one in _fixed() if one.feature == SSE and (one.name == "mxcsr" or int(one.name[3:]) < 8))
+    yield from (one for one in _fixed() if one.feature == OURS)
+
+
+def _all() -> Iterator[Register]:
+    """The registers of every architecture."""
+    yield from (one for one in _fixed() if one.feature == CORE)
+    yield from _cut(pointers=False)
+    yield from (one for one in _fixed() if one.feature != CORE)
+
+
+def _fixed() -> Iterator[Register]:
+    """The registers of i386:x86-64 without types that change their size, and without a feature that i386 does not know."""
+    for one in _wide():
+        wide = one.group is Group.GENERAL and one.gdb_bits == 64
+        yield replace(one, feature=OURS if one.feature == SEGMENTS else one.feature, gdb_type="uint64" if wide else one.gdb_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The registers of one description: the index is a register's number in `p` and `P`."""
+
+    registers: tuple[Register, ...]
+    pointers: bool
+    """Whether pointers have 64 bits whatever gdb chooses, so that registers may be of that type."""
+    in_g: tuple[Register, ...] = field(init=False)
+    """The registers that `g` and `G` carry, in order."""
+    core: tuple[Register, ...] = field(init=False)
+    """Those of the first feature only: what `g` carries for a client with a description of its own, which lists them first, too."""
+    expedited: tuple[tuple[int, Register], ...] = field(init=False)
+    """Numbers and registers that a stop reply has, which spares gdb a `g` at most stops: frame, stack, program counter."""
+
+    def __post_init__(self) -> None:
+        chosen = [(number, one) for number, one in enumerate(self.registers) if one.feature == CORE]
+        object.__setattr__(self, "in_g", tuple(one for one in self.registers if one.feature != OURS))
+        object.__setattr__(self, "core", tuple(one for _, one in chosen))
+        object.__setattr__(self, "expedited", tuple(pair for pair in chosen if pair[1].name in ("rbp", "rsp", PC)))
+
+
+_ANY = Layout(tuple(_all()), pointers=False)
+LAYOUTS: dict[Architecture, Layout] = {
+    Architecture.I8086: _ANY,
+    Architecture.I386: Layout(tuple(_narrow()), pointers=False),
+    Architecture.X86_64: Layout(tuple(_wide()), pointers=True),
+    Architecture.ANY: _ANY,
+}
+"""What each architecture is described by."""
+
+WIDE = LAYOUTS[Architecture.X86_64]
+"""The layout for a client that asks for no description."""
+
+NUMBERS: dict[str, int] = {one.name: number for number, one in enumerate(WIDE.registers)}
+"""The number of a register in `WIDE` by its name in `Target`."""
 
 
 def size(register: Register) -> int:
@@ -38,7 +116,15 @@ _FLAGS: dict[str, tuple[int, str]] = {
     "dr6": (8, "B0 B1 B2 B3 noBLD:11 BD:13 BS BT noRTM"),
 }
 _TYPES_OF = {CORE: ("i386_eflags",), SSE: ("i386_mxcsr",), SEGMENTS: (), OURS: ("cr0", "cr4", "efer", "dr6")}
-_ADDRESSES = ("cr2", "dr0", "dr1", "dr2", "dr3", "lstar", "cstar")  # and every base: shown as pointers are
+_ADDRESSES = (
+    "cr2",
+    "dr0",
+    "dr1",
+    "dr2",
+    "dr3",
+    "lstar",
+    "cstar",
+)  # and every base: shown as pointers are, where those have 64 bits
 _VECTORS = (  # the members of vec128: name, element type, count
     ("v4_float", "ieee_single", 4),
     ("v2_double", "ieee_double", 2),
@@ -74,12 +160,13 @@ def _vectors() -> Iterable[str]:
     yield '<field name="uint128" type="uint128"/></union>'
 
 
-def _type(register: Register) -> str:
+def _type(register: Register, layout: Layout) -> str:
     if register.feature != OURS:
         return register.gdb_type
     if register.name in _FLAGS:
         return register.name
-    return "data_ptr" if register.name in _ADDRESSES or register.name.endswith("_base") else register.gdb_type
+    address = register.name in _ADDRESSES or register.name.endswith("_base")
+    return "data_ptr" if address and layout.pointers else register.gdb_type
 
 
 def _group(register: Register) -> str:
@@ -90,20 +177,36 @@ def _group(register: Register) -> str:
     return ' group="vector"' if register.name == "mxcsr" else ""
 
 
-def target_xml() -> bytes:
-    """The target description: gdb's architecture i386:x86-64 with every register of `REGISTERS`."""
+_ELEMENTS = {
+    # Without a file gdb is what is named here. With i386 named it would show 16-bit code as 32-bit after `set architecture i8086`.
+    # GNU/Linux, for which many a gdb is built, is no OS ABI of i8086: gdb warns each time that this is chosen.
+    Architecture.I8086: "<architecture>i8086</architecture><osabi>none</osabi>",
+    Architecture.I386: "",
+    Architecture.X86_64: "<architecture>i386:x86-64</architecture>",
+    Architecture.ANY: "<osabi>none</osabi>",
+}
+
+
+def target_xml(architecture: Architecture, named: bool = False) -> bytes:
+    """The target description of an architecture, with every register of its layout.
+
+    With `named` it tells its architecture in any case, for debuggers that know no default.
+    """
+    layout = LAYOUTS[architecture]
     lines = ['<?xml version="1.0"?>', '<!DOCTYPE target SYSTEM "gdb-target.dtd">', '<target version="1.0">']
-    lines.append("<architecture>i386:x86-64</architecture>")
-    for feature in FEATURES:
+    lines.append("<architecture>i386</architecture>" if named and architecture is Architecture.I386 else _ELEMENTS[architecture])
+    for feature in (CORE, SSE, SEGMENTS, OURS):
+        registers = [(number, one) for number, one in enumerate(layout.registers) if one.feature == feature]
+        if not registers:
+            continue
         lines.append(f'<feature name="{feature}">')
         for name in _TYPES_OF[feature]:
             lines.extend(_flags(name))
         if feature == SSE:
             lines.extend(_vectors())
-        for number, register in enumerate(REGISTERS):
-            if register.feature == feature:
-                what = f'name="{register.gdb_name}" bitsize="{register.gdb_bits}" type="{_type(register)}" regnum="{number}"'
-                lines.append(f"<reg {what}{_group(register)}/>")
+        for number, register in registers:
+            what = f'name="{register.gdb_name}" bitsize="{register.gdb_bits}" type="{_type(register, layout)}" regnum="{number}"'
+            lines.append(f"<reg {what}{_group(register)}/>")
         lines.append("</feature>")
     lines.append("</target>")
-    return "\n".join(lines).encode()
+    return "\n".join(line for line in lines if line).encode()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from trapgate.gdb.adapter import THREAD, MachineTarget
 from trapgate.gdb.address import Address
+from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.stub import Stub
 from trapgate.gdb.target import SIGABRT, SIGINT, SIGSEGV, SIGTRAP, Exited, Killed, Stopped, Why
 from trapgate.machine import Machine
@@ -18,8 +19,8 @@ _LOOK_FIRST = {ExitKind.SHUTDOWN: SIGSEGV, ExitKind.DEAD: SIGABRT}  # ends that 
 class DebugHost:
     """A machine with a stub. It listens from the start; AddressError when it cannot.
 
-    With `wait` the guest does not run before a debugger lets it. `reset`: see `MachineTarget`. `seen` is called on the machine's
-    thread at each stop that a debugger sees.
+    With `wait` the guest does not run before a debugger lets it. `reset`, `architecture`, `code`: see `MachineTarget`. `seen` is
+    called on the machine's thread at each stop that a debugger sees.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class DebugHost:
         wait: bool = False,
         reset: Callable[[], None] | None = None,
         seen: Callable[[], None] | None = None,
+        architecture: Architecture | None = None,
+        code: int = 0,
     ) -> None:
         self._machine = machine
         self._seen = seen or (lambda: None)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._looked = False
-        self.target = MachineTarget(machine, going=not wait, reset=reset)
+        self.target = MachineTarget(machine, going=not wait, reset=reset, architecture=architecture, code=code)
         machine.on_failure = lambda: self._inbox.put(lambda: None)  # `run` looks then
         self._stub = Stub(address, self.target, self.post, failed=machine.fail)
 
@@ -96,7 +99,7 @@ class DebugHost:
             target.interrupted = False
         if isinstance(stop, StepDone) and target.action.within is not None:
             start, end = target.action.within
-            if start <= self._machine.vcpu.get("rip") < end:
+            if start <= target.program_counter() < end:
                 return None
         if self._stub.attached:
             target.going = False

@@ -62,13 +62,14 @@ PACKETS: tuple[Row, ...] = (
     # the session
     _row(b"qSupported", query.parse_features, supported, f"PacketSize={PACKET_SIZE:x}"),
     _row(b"QStartNoAckMode", nothing, query.no_ack_mode, "QStartNoAckMode+"),
+    _row(b"QThreadSuffixSupported", nothing, query.suffixes),
     _row(b"!", nothing, run.extended_mode),
     _row(b"?", nothing, run.why_stopped),
     _row(b"vMustReplyEmpty", anything, must_reply_empty),
     _row(b"qAttached", anything, query.attached),
     _row(b"qSymbol:", anything, query.symbols),
     _row(b"qRcmd,", query.parse_command, query.monitor),
-    _row(b"qXfer:features:read:", query.parse_transfer, query.transfer(query.features), "qXfer:features:read+"),
+    _row(b"qXfer:features:read:", query.parse_transfer, query.description, "qXfer:features:read+"),
     # threads
     _row(b"qXfer:threads:read:", query.parse_transfer, query.transfer(query.threads), "qXfer:threads:read+"),
     _row(b"qfThreadInfo", nothing, query.first_threads),

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from trapgate.gdb.architecture import Architecture, CpuMode
+
 
 class BreakKind(Enum):
     """What a debugger may break on; the values are the digits of the Z packets."""
@@ -88,12 +90,20 @@ class Target(Protocol):
         """Every thread, lowest first."""
         ...
 
+    def architecture(self) -> Architecture:
+        """What to describe the guest as, if a debugger asks now."""
+        ...
+
+    def mode(self) -> CpuMode:
+        """The mode of the first vCPU."""
+        ...
+
     def describe(self, thread: int) -> str:
         """A few words about a thread's state: "running", "halted"."""
         ...
 
     def get_register(self, thread: int, name: str) -> int | None:
-        """A register by its name in the target description; None when the CPU has none such."""
+        """A register by its name in `arch.registers`, or `description.PC`; None when the CPU has none such."""
         ...
 
     def set_register(self, thread: int, name: str, value: int) -> None:

@@ -130,6 +130,8 @@ class Registers:
         stem, _, part = name.rpartition("_")
         if part == "base" and stem in SELECTORS:
             return int(getattr(self.system, SELECTORS[stem]).base)
+        if name == "cs_attributes":
+            return convert.attributes(self.system.cs) & ~convert.UNUSABLE
         if stem in ("gdt", "idt"):
             return int(getattr(getattr(self.system, stem), part))
         if name in _MSRS:
@@ -151,6 +153,8 @@ class Registers:
             self.store_system()
         elif name in SELECTORS:
             self._set_selector(name, value)
+        elif name == "cs_attributes":
+            raise ValueError("the hidden part of CS changes only by the guest's own instructions")
         elif name.endswith("_base") and name[:-5] in SELECTORS:
             getattr(self.system, SELECTORS[name[:-5]]).base = value
             self.store_system()

@@ -8,7 +8,7 @@ from trapgate.memory import virtual_parts
 from trapgate.soft import debugging, floating, msr
 from trapgate.soft.core import NOWHERE
 from trapgate.soft.fault import GuestFault
-from trapgate.soft.segments import load_segment, put_paragraph
+from trapgate.soft.segments import ATTRIBUTES, load_segment, put_paragraph
 
 if TYPE_CHECKING:
     from trapgate.soft.cpu import SoftVcpu
@@ -28,6 +28,8 @@ def get(cpu: "SoftVcpu", register: str) -> int:
         return st.get_rflags()
     if register in _SELECTORS:
         return int(getattr(st, f"{register}_selector"))
+    if register == "cs_attributes":
+        return int(st.cs_attributes) & ATTRIBUTES
     if register in _ALIAS:
         return int(getattr(st, _ALIAS[register]))
     if register == "cr8":
@@ -71,6 +73,8 @@ def _set(cpu: "SoftVcpu", register: str, value: int) -> None:
             hits = cpu.pending_hits
             load_segment(cpu, register, value)
             cpu.pending_hits = hits  # the debugger reads the descriptor, not the guest
+    elif register == "cs_attributes":
+        raise ValueError("the hidden part of CS changes only by the guest's own instructions")
     elif register == "mxcsr":
         floating.set_mxcsr(cpu, value)
     elif register in _ALIAS:
