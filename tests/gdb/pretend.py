@@ -39,6 +39,7 @@ class PretendTarget:
         self.log: list[str] = []
         self.alive = True
         self.described_as = Architecture.X86_64
+        self.code_base = 0
 
     def architecture(self) -> Architecture:
         return self.described_as
@@ -57,7 +58,9 @@ class PretendTarget:
         return "running <all> the time" if thread == 1 else "halted"
 
     def get_register(self, thread: int, name: str) -> int | None:
-        return None if name == "k_gs_base" else self.regs[thread - 1]["rip" if name == PC else name]
+        if name == PC:
+            return self.regs[thread - 1]["rip"] + self.code_base
+        return None if name == "k_gs_base" else self.regs[thread - 1][name]
 
     def set_register(self, thread: int, name: str, value: int) -> None:
         if name == "cr0" and not value & 1:

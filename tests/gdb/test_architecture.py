@@ -2,10 +2,11 @@
 
 import pytest
 
-from gdb.pretend import PretendTarget
+from gdb.pretend import CODE, PretendTarget
 from trapgate.gdb.architecture import Architecture, CpuMode, alone, choose
 from trapgate.gdb.framing import Packet, Reader, frame
 from trapgate.gdb.session import Session
+from trapgate.gdb.target import Stopped, Why
 
 REAL, PROTECTED, LONG = CpuMode.REAL, CpuMode.PROTECTED, CpuMode.LONG
 
@@ -46,3 +47,11 @@ def test_who_reads_the_description_again_is_told_of_a_new_mode_and_registers_fol
     assert len(ask(b"p0")) == 8
     assert b"rip" in ask(b"qXfer:features:read:target.xml:0,ffff")
     assert len(ask(b"p0")) == 16
+
+
+def test_conditions_belong_to_linear_addresses() -> None:
+    target = PretendTarget()
+    target.code_base = 0x7000
+    session = Session(target)
+    session.receive(frame(b"Z0,%x,1;X3,220027" % (CODE + 0x7000)) + frame(b"c"))
+    assert session.stopped(Stopped(1, why=Why.SOFTWARE)) == b""

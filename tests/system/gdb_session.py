@@ -2,13 +2,17 @@
 
 import subprocess
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
 
 from trapgate.cli.guest import load_guest, make_machine
+from trapgate.cli.guest_kvm import default_cpu
 from trapgate.gdb.address import Address, TcpAddress
+from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.host import DebugHost
 from trapgate.machine import MachineConfig
 from trapgate.stops import MachineExit
@@ -34,11 +38,18 @@ class GuestUnderGdb:
 
     def __init__(
         self, wait: bool = True, path: str | None = None, address: Address | None = None, append: str = "", memory: int = 8,
-        initrd: str | None = None,
+        initrd: str | None = None, engine: str = "soft", architecture: Architecture | None = None, file: str | None = None,
     ) -> None:  # fmt: skip
-        self.machine = make_machine(MachineConfig(memory=memory << 20), "soft")
-        load_guest(self.machine, path or image(), append, initrd)
-        self.host = DebugHost(self.machine, address or TcpAddress("127.0.0.1", 0), wait=wait)
+        config = MachineConfig(memory=memory << 20)
+        if engine == "kvm":
+            config = replace(config, cpu=default_cpu())
+        self.machine = make_machine(config, engine)
+        plan = load_guest(self.machine, path or image(), append, initrd)
+        self.file = file or image()
+        """What gdb is given, where it is given symbols."""
+        self.host = DebugHost(
+            self.machine, address or TcpAddress("127.0.0.1", 0), wait=wait, architecture=architecture, code=plan.code
+        )
         self.end: MachineExit | BaseException | None = None
         self.thread = threading.Thread(target=self._main, daemon=True)
 
@@ -60,14 +71,14 @@ class GuestUnderGdb:
         assert not isinstance(self.end, BaseException), self.end
         self.machine.close()
 
-    def gdb(self, *commands: str, timeout: float = 60, symbols: bool = True) -> str:
-        """What gdb prints for these commands after it attached."""
+    def gdb(self, *commands: str, timeout: float = 60, symbols: bool = True, first: Sequence[str] = ()) -> str:
+        """What gdb prints for these commands after it attached; `first` are commands for before that."""
         where = str(self.host.address).removeprefix("unix:")
         arguments = ["gdb", "-nx", "-nh", "-batch"]
-        for command in ("set confirm off", "set pagination off", f"target remote {where}", *commands):
+        for command in ("set confirm off", "set pagination off", *first, f"target remote {where}", *commands):
             arguments += ["-ex", command]
         done = subprocess.run(
-            [*arguments, *([image()] if symbols else [])], capture_output=True, text=True, timeout=timeout, check=False,
+            [*arguments, *([self.file] if symbols else [])], capture_output=True, text=True, timeout=timeout, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return done.stdout + done.stderr

@@ -3,6 +3,7 @@
 import itertools
 import os
 import resource
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,29 @@ def test_a_boot_sector_starts_at_7c00_in_real_mode() -> None:
     ram = Ram(2 * MIB)
     load(plan, ram)
     assert ram.read(0x7C00, 512) == image
+
+
+EFER = bytes.fromhex("b9 80 00 00 c0")  # mov $0xC0000080, %ecx
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [
+        (multiboot_elf(), 32),
+        (pvh(bits=32), 32),
+        (multiboot_elf() + EFER, 0),  # 64-bit code in the file that multiboot loaders take
+        (pvh(), 64),
+        (pvh() + EFER, 64),
+        (multiboot_elf(bits=64), 64),
+        (bzimage(), 64),
+        (bzimage(xloadflags=0), 32),
+        (bzimage(version=0x20A), 0),  # says nothing of it
+        (b"\xf4" * 20, 0),
+        (multiboot_header(1 << 16, struct.pack("<IIIII", 0x10_0000, 0x10_0000, 0, 0, 0x10_0020)) + b"\xf4" * 64, 0),
+    ],
+)
+def test_the_width_of_the_code(image: bytes, code: int) -> None:
+    assert plan_boot(Image(image), options()).code == code
 
 
 def test_a_load_address_moves_a_flat_binary() -> None:

@@ -26,6 +26,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["run"], "Missing argument 'IMAGE'"),
         (["run", "x", "--memory", "lots"], "'lots' is no size; write it like 512M or 2G"),
         (["run", "x", "--gdb", "here"], "'here' is no address for gdb"),
+        (["run", "x", "--gdb-arch", "i386"], "--gdb-arch says what gdb is told; it needs --gdb"),
+        (["run", "x", "--gdb", ":0", "--gdb-arch", "arm"], "'arm' is none of auto, i8086, i386, x86-64, any"),
         (["run", "x", "--wait"], "--wait needs --gdb"),
         (["run", "x", "--bus-locks", "stop"], "--bus-locks stop needs --gdb"),
         (["run", "x", "--serial", "tape"], "'tape' is none of stdio, pty, file:PATH"),
