@@ -181,10 +181,9 @@ class Machine:
         return self.board.uart.waiting() < INPUT_LIMIT
 
     def close(self) -> None:
-        """End the helper threads."""
+        """End the helper threads, and give back what the vCPU holds of the host."""
         self._deadlines.close()
-        if hasattr(self.vcpu, "end_threads"):
-            self.vcpu.end_threads()
+        self.vcpu.close()
         for one in self._inputs:
             one.close()
         self._inputs.clear()

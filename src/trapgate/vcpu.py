@@ -81,6 +81,10 @@ class Vcpu(Protocol):
         """Make `run` return Interrupted soon. May be called from any thread."""
         ...
 
+    def close(self) -> None:
+        """End helper threads and give descriptors back; the guest runs no more."""
+        ...
+
     def complete(self, value: int) -> None:
         """Answer the PortRead or MmioRead that `run` returned last."""
         ...

@@ -89,6 +89,9 @@ class PretendVcpu:
     def kick(self) -> None:
         self.kicked.set()
 
+    def close(self) -> None:
+        pass
+
     def complete(self, value: int) -> None:
         raise AssertionError("nothing reads")
 

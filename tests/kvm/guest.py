@@ -123,13 +123,28 @@ def _factory(engine: str) -> VcpuFactory:
     return partial(kvm.make, plan=slots.plan, chips=engine == CHIPS)
 
 
+_opened: list[Machine] = []
+
+
+def opened(machine: Machine) -> Machine:
+    """The machine, which is closed when the test ends: a VM holds three of the host's descriptors."""
+    _opened.append(machine)
+    return machine
+
+
+def close_all() -> None:
+    """Close the machines of the test that ends."""
+    while _opened:
+        _opened.pop().close()
+
+
 class Loaded:
     """The guest, loaded and ready in a machine, on either engine; the interrupt controllers of "kvm" are ours."""
 
     def __init__(
         self, text: str, engine: str, serial: Callable[[bytes], None] = lambda data: None, cpu: str = DEFAULT_MODEL
     ) -> None:
-        self.machine = Machine(MachineConfig(memory=2 << 20, cpu=cpu, serial=serial), _factory(engine))
+        self.machine = opened(Machine(MachineConfig(memory=2 << 20, cpu=cpu, serial=serial), _factory(engine)))
         if engine == CHIPS:
             chips = self.machine.vcpu.chips  # type: ignore[attr-defined]
             if chips is None:

@@ -8,7 +8,7 @@ from functools import cache, partial
 
 import pytest
 
-from kvm.guest import KVM, Guest
+from kvm.guest import KVM, Guest, opened
 from kvm.states import Hidden, copy, differences, registers
 from programs.debug import harness
 from programs.debug.cases import CASES, Case
@@ -74,16 +74,14 @@ def needs(case: Case, how: str) -> Iterator[str]:
 @cache
 def host(cpu: str) -> tuple[bool, bool]:
     """Whether KVM's CPU is AMD's, and whether a guest with this model has bus-lock traps."""
-    machine = empty(cpu)
-    vcpu = machine.vcpu
+    vcpu = empty(cpu).vcpu
     assert isinstance(vcpu, kvm.KvmVcpu)
-    machine.close()
     return vcpu.amd_host, "bus-lock-detect" not in vcpu.lost_features
 
 
 def empty(cpu: str) -> Machine:
     """A machine on KVM that nothing is loaded into."""
-    return Machine(MachineConfig(memory=2 << 20, cpu=cpu), partial(kvm.make, plan=slots.plan))
+    return opened(Machine(MachineConfig(memory=2 << 20, cpu=cpu), partial(kvm.make, plan=slots.plan)))
 
 
 def skip_for_another_cpu(case: Case) -> None:

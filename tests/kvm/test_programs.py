@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kvm.guest import KVM
+from kvm.guest import KVM, opened
 from kvm.states import GENERAL, differences, left_open, pages, registers
 from programs import build
 from trapgate import guests
@@ -34,7 +34,7 @@ def emulated() -> str:
 def loaded(image: Path, engine: str, clock: ClockKind, cpu: str) -> tuple[Machine, list[bytes]]:
     """A machine with a time limit, and what its guest writes."""
     written: list[bytes] = []
-    machine = make_machine(MachineConfig(memory=64 << 20, cpu=cpu, clock=clock, debugcon=written.append), engine)
+    machine = opened(make_machine(MachineConfig(memory=64 << 20, cpu=cpu, clock=clock, debugcon=written.append), engine))
     load_guest(machine, str(image))
     machine.clock.at(LIMIT, machine.pause)
     return machine, written
@@ -53,8 +53,6 @@ def run(image: Path, cpu: str, asks_cpuid: bool = True) -> tuple[Machine, Stop, 
             pytest.skip(f"{error} (and it changes CPUID, which the program asks)")
         check_same_way(machine, image, without(cpu, lost))
         pytest.skip(f"{error} (until there the state was the software CPU's)")
-    finally:
-        machine.close()
     return machine, end, b"".join(written).decode().splitlines(), lost
 
 

@@ -2,10 +2,11 @@
 
 import ctypes
 import errno
-import mmap
 
+from trapgate.hostcall import HostError
 from trapgate.kvm import abi, abi_chips
 from trapgate.kvm.ioctl import Handle, KvmError
+from trapgate.mapping import Mapping
 
 
 class VcpuFd(Handle):
@@ -14,12 +15,12 @@ class VcpuFd(Handle):
     def __init__(self, descriptor: int, run_size: int) -> None:
         super().__init__(descriptor)
         try:
-            self.map = mmap.mmap(descriptor, run_size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        except OSError as error:
+            self._memory = Mapping(run_size, "a vCPU", descriptor).view
+        except HostError:
             self.close()
-            raise KvmError("mmap of a vCPU", error.errno or 0) from error
+            raise
         self._leaves = 0  # that CPUID was told
-        self.shared = abi.Run.from_buffer(self.map)  # keeps the mapping for as long as anybody holds it
+        self.shared = abi.Run.from_buffer(self._memory)  # keeps the mapping for as long as anybody holds it
         self._base = ctypes.addressof(self.shared)
 
     def run(self) -> bool:
@@ -33,11 +34,11 @@ class VcpuFd(Handle):
 
     def io_bytes(self, offset: int, size: int) -> bytes:
         """Port data that the guest wrote, at an offset from the shared structure."""
-        return self.map[offset : offset + size]
+        return bytes(self._memory[offset : offset + size])
 
     def put_io_bytes(self, offset: int, data: bytes) -> None:
         """Port data for the guest to read."""
-        self.map[offset : offset + len(data)] = data
+        self._memory[offset : offset + len(data)] = data
 
     def regs(self) -> abi.Regs:
         """General registers, RIP, RFLAGS."""

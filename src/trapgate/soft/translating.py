@@ -36,7 +36,7 @@ class TranslatingCore(TimedCore):
         """Who is to know of a crash of translated code; None: it ends the process."""
         ram.on_write = self.written
 
-    def end_threads(self) -> None:
+    def close(self) -> None:
         """End the helper threads."""
         if self.hot is not None:
             self.hot.close()

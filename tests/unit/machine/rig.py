@@ -63,6 +63,9 @@ class ScriptedVcpu:
     def kick(self) -> None:
         self.kicked.set()
 
+    def close(self) -> None:
+        pass
+
     def complete(self, value: int) -> None:
         self.completed.append(value)
 

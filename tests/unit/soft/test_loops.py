@@ -259,7 +259,7 @@ def test_a_hot_loop_is_found_compiled_and_entered() -> None:
         block = placed(made.cpu, CODE, CODE, made.st.mode)
         assert block is not None and made.cpu.code.peek(block.code + ENTRY, 1) == b"\xe9"
     finally:
-        made.cpu.end_threads()
+        made.cpu.close()
     assert made.cpu.hot is None
 
 
@@ -288,7 +288,7 @@ def test_a_compiler_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
             threading.Timer(0.1, made.cpu.kick).start()
             assert made.cpu.run() == Interrupted()
     finally:
-        made.cpu.end_threads()
+        made.cpu.close()
     assert [type(error) for error in failures] == [MemoryError]
 
 
