@@ -5,9 +5,9 @@ from collections.abc import Callable
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.clock import HostClock
 from trapgate.memory import Ram
+from trapgate.soft.blocks.translator import Translator
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.segments import put_segment
-from trapgate.soft.translate import Translator
+from trapgate.soft.exact.segments import put_segment
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
 

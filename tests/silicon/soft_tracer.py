@@ -13,9 +13,9 @@ from trapgate.clock import HostClock
 from trapgate.exits import DebugException, Interrupted
 from trapgate.isa.state import offset
 from trapgate.memory import Ram
-from trapgate.soft.careful import get_mxcsr, set_mxcsr
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.segments import put_segment
+from trapgate.soft.exact.careful import get_mxcsr, set_mxcsr
+from trapgate.soft.exact.segments import put_segment
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
 

@@ -6,8 +6,8 @@ import pytest
 
 from trapgate.isa.native.placing import PLACE
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.loopgraph import Placed, graph
-from trapgate.soft.loops import install
+from trapgate.soft.loops.graph import Placed, graph
+from trapgate.soft.loops.installed import install
 from trapgate.stencil.graph import NotALoop
 from trapgate.stencil.loop import compile_loop
 

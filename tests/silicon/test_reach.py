@@ -5,7 +5,7 @@ import re
 from trapgate.arch.models import MODELS
 from trapgate.isa import catalog as isa_catalog
 from trapgate.isa import state as s
-from trapgate.soft.lowering import Lowering, fused
+from trapgate.soft.decode.lowering import Lowering, fused
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from trapgate.soft.blocks.translator import Translator
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.translate import Translator
 
 from . import catalog, sequences
 from .compare import explain

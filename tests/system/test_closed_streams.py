@@ -65,7 +65,7 @@ def test_what_the_guest_prints_is_not_executed(tmp_path: Path) -> None:
 def test_code_has_no_descriptor(tmp_path: Path) -> None:
     """No number leads to translated code once it is mapped: neither a closed stream's nor any other."""
     program = (
-        "import os; from trapgate.stencil.library import Library; from trapgate.soft.codebuffer import CodeBuffer\n"
+        "import os; from trapgate.stencil.library import Library; from trapgate.soft.state.codebuffer import CodeBuffer\n"
         "before = set(os.listdir('/proc/self/fd')); code = CodeBuffer(Library({}, b'\\xc3', {'f': 0}))\n"
         "assert set(os.listdir('/proc/self/fd')) == before; assert 'trapgate-code' in open('/proc/self/maps').read()"
     )

@@ -10,9 +10,9 @@ from bench.engines import EXIT_OK
 from system.test_linux import guest as linux
 from trapgate.cli.guest import load_guest, make_machine
 from trapgate.machine import Machine, MachineConfig
-from trapgate.soft import hot
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.loops import LoopBlock
+from trapgate.soft.loops import hot
+from trapgate.soft.loops.installed import LoopBlock
 
 LOOPS = {"sum": 60_000, "sieve": 60, "crc": 2_000, "branches": 40_000, "doubles": 9_000}  # rounds: half a second or so
 LONGER = 4  # times, where a busy host had no loop ready before the guest was through

@@ -13,9 +13,9 @@ from trapgate.cli.guest import load_guest, make_machine
 from trapgate.isa.native import placing as p
 from trapgate.isa.state import MODE_CODE
 from trapgate.machine import Machine, MachineConfig
-from trapgate.soft.codebuffer import CodeBuffer
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.loops import JUMP
+from trapgate.soft.loops.installed import JUMP
+from trapgate.soft.state.codebuffer import CodeBuffer
 from unit.soft.plain import HEADER, Plain
 
 

@@ -13,10 +13,10 @@ from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.memory import MemoryError_
 from trapgate.soft import borrowed
 from trapgate.soft import cpu as soft
-from trapgate.soft.codecache import TranslationCache
+from trapgate.soft.blocks.kept import TranslationCache
 from trapgate.soft.crash import Crashes
-from trapgate.soft.hot import HotLoops
-from trapgate.soft.segments import put_segment
+from trapgate.soft.exact.segments import put_segment
+from trapgate.soft.loops.hot import HotLoops
 from trapgate.stencil.cache import Cache, CacheError
 from trapgate.stencil.library import Library, load_library
 

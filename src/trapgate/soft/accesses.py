@@ -11,9 +11,9 @@ from trapgate.arch.debugregs import DR6_BLD
 from trapgate.exits import BusLock, Exit, MmioRead, MmioWrite
 from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
-from trapgate.soft import mmxstate
-from trapgate.soft.fault import GuestFault
-from trapgate.soft.stackfault import refuse_wrap
+from trapgate.soft.exact.mmx import faulted_store
+from trapgate.soft.exact.stack_fault import refuse_wrap
+from trapgate.soft.state.fault import GuestFault
 
 if TYPE_CHECKING:
     from trapgate.soft.cpu import SoftVcpu
@@ -48,7 +48,7 @@ def perform(cpu: "SoftVcpu") -> Activity:
         pieces = cpu.pieces(address, size, wanted | (s.ACCESS_WRITE if writes else 0))
     except GuestFault:
         if mmx:
-            mmxstate.faulted_store(cpu)
+            faulted_store(cpu)
         raise
     if not cpu.in_step:
         watched = (reads and cpu.watched(address, size, False)) or (writes and cpu.watched(address, size, True))

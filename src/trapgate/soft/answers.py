@@ -12,7 +12,7 @@ from iced_x86 import Decoder, Mnemonic
 
 from trapgate.isa import state as s
 from trapgate.memory import HOLE_END
-from trapgate.soft.instructions import HANDLERS
+from trapgate.soft.state.instructions import HANDLERS
 
 if TYPE_CHECKING:
     from trapgate.soft.cpu import SoftVcpu

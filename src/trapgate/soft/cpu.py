@@ -15,20 +15,21 @@ from trapgate.clock import Clock
 from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
 from trapgate.isa import state as s
 from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft import accesses, answers, borrowed, crash, debugging, handlers, inspection, limits  # noqa: F401  (it fills HANDLERS)
+from trapgate.soft import accesses, answers, borrowed, crash, inspection
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
-from trapgate.soft.apic import LocalApic
-from trapgate.soft.core import IF, NOWHERE, RF, TF
-from trapgate.soft.fault import GuestFault
-from trapgate.soft.hot import HOT
-from trapgate.soft.instructions import handler_of
-from trapgate.soft.interrupts import TripleFault
-from trapgate.soft.interrupts import deliver as deliver_event
-from trapgate.soft.operands import linear_address
+from trapgate.soft.blocks.core import TranslatingCore
+from trapgate.soft.exact import debugging, handlers, limits  # noqa: F401  (it fills HANDLERS)
+from trapgate.soft.exact.interrupts import TripleFault
+from trapgate.soft.exact.interrupts import deliver as deliver_event
+from trapgate.soft.exact.operands import linear_address
+from trapgate.soft.exact.stack_fault import by_stack
+from trapgate.soft.loops.hot import HOT
 from trapgate.soft.reset import reset
-from trapgate.soft.stackfault import by_stack
-from trapgate.soft.story import new_history, story
-from trapgate.soft.translating import TranslatingCore
+from trapgate.soft.state.apic import LocalApic
+from trapgate.soft.state.core import IF, NOWHERE, RF, TF
+from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.instructions import handler_of
+from trapgate.soft.state.story import new_history, story
 from trapgate.stencil.library import Library
 from trapgate.vcpu import Breakpoint, Devices, GuestDebug
 

@@ -16,11 +16,11 @@ from iced_x86 import Decoder, Formatter, FormatterSyntax
 from trapgate.hostcall import asking
 from trapgate.isa.state import ACCESS_PEEK, code_bits
 from trapgate.mapping import Mapping
-from trapgate.soft.fault import GuestFault
+from trapgate.soft.state.fault import GuestFault
 from trapgate.stencil.entering import LAST_WORDS, SIGNALS
 
 if TYPE_CHECKING:
-    from trapgate.soft.translating import TranslatingCore
+    from trapgate.soft.blocks.core import TranslatingCore
 
 SHOWN = 32  # bytes of guest code
 HOST_SHOWN = 16  # and of host code

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from trapgate.arch import control
 from trapgate.isa import state as s
 from trapgate.memory import virtual_parts
-from trapgate.soft import debugging, floating, msr
-from trapgate.soft.core import NOWHERE
-from trapgate.soft.fault import GuestFault
-from trapgate.soft.segments import ATTRIBUTES, load_segment, put_paragraph
+from trapgate.soft.exact import debugging, floating, msr
+from trapgate.soft.exact.segments import ATTRIBUTES, load_segment, put_paragraph
+from trapgate.soft.state.core import NOWHERE
+from trapgate.soft.state.fault import GuestFault
 
 if TYPE_CHECKING:
     from trapgate.soft.cpu import SoftVcpu

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from iced_x86 import Mnemonic
 
 from trapgate.isa import state as s
-from trapgate.soft.blocks import Block
+from trapgate.soft.blocks.placed import Block
 from trapgate.soft.cpu import SoftVcpu
 
 INTERVAL = 0.001  # s between samples

@@ -2,9 +2,9 @@
 
 from trapgate.arch import control, debugregs, paging
 from trapgate.arch.msrs import msrs_of
-from trapgate.soft import memtypes
-from trapgate.soft.core import SoftCore
-from trapgate.soft.segments import put_segment
+from trapgate.soft.exact import memtypes
+from trapgate.soft.exact.segments import put_segment
+from trapgate.soft.state.core import SoftCore
 
 POWER_ON = {"cs": (0xF000, 0xFFFF0000, 0x9B), "ldtr": (0, 0, 0x82), "tr": (0, 0, 0x8B)}  # selector, base, attributes
 MXCSR = 0x1F80

@@ -12,8 +12,8 @@ from iced_x86 import Decoder
 from silicon.assemble import assemble
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.soft import cpu as soft
-from trapgate.soft.core import UNUSABLE
-from trapgate.soft.segments import put_segment, refresh_rights
+from trapgate.soft.exact.segments import put_segment, refresh_rights
+from trapgate.soft.state.core import UNUSABLE
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import Library, load_library
 from trapgate.stops import ExitKind, MachineExit, Stop

@@ -20,9 +20,9 @@ from trapgate.isa.families import arith, bits, branch, memory, move, shift, stac
 from trapgate.isa.forms import Form
 from trapgate.isa.state import GENERAL, LAYOUT, STATE_BYTES, offset
 from trapgate.isa.vocabulary import TRANSIENTS, Trace
-from trapgate.soft.codebuffer import CodeBuffer
-from trapgate.soft.layout import Layouts
-from trapgate.soft.template import Builder, Rip
+from trapgate.soft.decode.layout import Layouts
+from trapgate.soft.decode.template import Builder, Rip
+from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
 

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from iced_x86 import Decoder
 
-import trapgate.soft.handlers  # noqa: F401
+import trapgate.soft.exact.handlers  # noqa: F401
 from trapgate.arch.models import CpuModel
 from trapgate.arch.segments import Descriptor, Gate, SystemType
 from trapgate.clock import InstructionClock
@@ -12,8 +12,8 @@ from trapgate.exits import Exit
 from trapgate.isa import state as s
 from trapgate.memory import Ram
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.instructions import handler_of
-from trapgate.soft.segments import put_segment, refresh_rights
+from trapgate.soft.exact.segments import put_segment, refresh_rights
+from trapgate.soft.state.instructions import handler_of
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import Library, load_library
 

@@ -12,12 +12,12 @@ from trapgate.isa import state as s
 from trapgate.isa.native import placing as p
 from trapgate.isa.state import LAYOUT
 from trapgate.memory import Ram
-from trapgate.soft.codebuffer import CodeBuffer
-from trapgate.soft.known import KnownBlocks, Numbered, spread
-from trapgate.soft.lowering import Lowering, Part
-from trapgate.soft.state import CpuState
-from trapgate.soft.template import Template
-from trapgate.soft.translate import Translator
+from trapgate.soft.blocks.known import KnownBlocks, Numbered, spread
+from trapgate.soft.blocks.translator import Translator
+from trapgate.soft.decode.lowering import Lowering, Part
+from trapgate.soft.decode.template import Template
+from trapgate.soft.state.codebuffer import CodeBuffer
+from trapgate.soft.state.view import CpuState
 
 HEADER = struct.Struct("<IHHQIIHHHH")
 ALL = (1 << 64) - 1

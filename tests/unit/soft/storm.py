@@ -20,8 +20,8 @@ from iced_x86 import Decoder
 from trapgate.exits import DebugException, Halted, Interrupted, MmioRead, PortRead, Shutdown
 from trapgate.isa.state import code_bits
 from trapgate.soft.crash import Crashes
-from trapgate.soft.loopgraph import graph, placed
-from trapgate.soft.loops import install
+from trapgate.soft.loops.graph import graph, placed
+from trapgate.soft.loops.installed import install
 from trapgate.stencil.graph import NotALoop
 from trapgate.stencil.loop import compile_loop
 from unit.soft.bench import CODE, DATA, IDT, K32, K64, STACK0, TSS, Bench

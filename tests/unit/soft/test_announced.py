@@ -4,7 +4,7 @@ import pytest
 from iced_x86 import Code, Code_, Decoder, EncodingKind, Instruction, Mnemonic, OpCodeInfo
 
 from trapgate.arch.models import MODELS, CpuModel
-from trapgate.soft.announced import meaning
+from trapgate.soft.decode.announced import meaning
 
 TURIN = MODELS["EPYC-Turin"]
 

@@ -3,7 +3,7 @@
 import random
 
 from trapgate.isa.native.placing import TURNS, block_hash
-from trapgate.soft.blocks import TABLE_BITS
+from trapgate.soft.blocks.placed import TABLE_BITS
 
 MASK = (1 << TABLE_BITS) - 1
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from trapgate.exits import Halted
-from trapgate.soft.blocks import PATIENCE
+from trapgate.soft.blocks.placed import PATIENCE
 from unit.soft.bench import CODE, Bench
 
 

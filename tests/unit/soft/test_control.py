@@ -5,8 +5,8 @@ import pytest
 from trapgate.arch.models import MODELS
 from trapgate.arch.msrs import MsrError
 from trapgate.devices.lapic import LocalApic
-from trapgate.soft.fault import GuestFault
-from trapgate.soft.msr import read_msr, write_msr
+from trapgate.soft.exact.msr import read_msr, write_msr
+from trapgate.soft.state.fault import GuestFault
 from unit.soft.bench import DATA, K64, KDATA, Bench
 
 GP0 = (13, 0)

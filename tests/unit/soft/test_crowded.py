@@ -4,8 +4,8 @@ import pytest
 
 from trapgate.exits import Halted
 from trapgate.isa.native.placing import KNOWN_ROOM, MOST_RECORDS
-from trapgate.soft.patterns import ROOM
-from trapgate.soft.translate import Translator
+from trapgate.soft.blocks.patterns import ROOM
+from trapgate.soft.blocks.translator import Translator
 from unit.soft.bench import CODE, Bench
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from trapgate.isa.state import MODE_CODE64
-from trapgate.soft.codebuffer import CodeBuffer
+from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
 from unit.soft.plain import Native, Plain

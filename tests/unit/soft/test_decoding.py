@@ -3,7 +3,7 @@
 import pytest
 
 from trapgate.arch.models import CpuModel
-from trapgate.soft.decoding import decoder, is_locked_move
+from trapgate.soft.decode.decoding import decoder, is_locked_move
 
 INTEL, AMD = CpuModel.parse("SapphireRapids"), CpuModel.parse("EPYC-Turin")
 

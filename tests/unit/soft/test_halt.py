@@ -7,7 +7,7 @@ from trapgate.clock import HostClock
 from trapgate.exits import DebugException, Exit, Halted
 from trapgate.memory import Ram
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.segments import put_segment
+from trapgate.soft.exact.segments import put_segment
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import Library, load_library
 

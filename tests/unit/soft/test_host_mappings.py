@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trapgate.isa.state import STATE_BYTES
 from trapgate.mapping import GUARD
-from trapgate.soft.codebuffer import SIZE
+from trapgate.soft.state.codebuffer import SIZE
 
 MEMORY = 16 << 20
 # The guest says a word on COM1, then halts; what the host has of it is looked at amid that run, with LLVM at work as for hot loops.

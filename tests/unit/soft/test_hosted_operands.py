@@ -15,7 +15,7 @@ from trapgate.arch.models import MODELS
 from trapgate.isa import state as s
 from trapgate.isa.families import hosted, sse, x87
 from trapgate.soft import borrowed
-from trapgate.soft.lowering import Lowering
+from trapgate.soft.decode.lowering import Lowering
 from trapgate.stops import STATUS, ExitKind
 from unit.soft.bench import Bench, library
 from unit.soft.hosted_operands import ANYWHERE, encoded

@@ -6,8 +6,8 @@ import pytest
 from iced_x86 import Decoder
 
 from trapgate.isa.state import LAYOUT
-from trapgate.soft.fault import GuestFault
-from trapgate.soft.instructions import HANDLERS
+from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.instructions import HANDLERS
 from unit.soft.bench import STACK0, Bench
 
 OPCODES = (

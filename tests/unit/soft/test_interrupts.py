@@ -4,10 +4,10 @@ import pytest
 
 from trapgate.arch.segments import SystemType
 from trapgate.exits import Halted
-from trapgate.soft.core import UNUSABLE
-from trapgate.soft.fault import GuestFault
-from trapgate.soft.interrupts import TripleFault, deliver
-from trapgate.soft.story import new_history, story
+from trapgate.soft.exact.interrupts import TripleFault, deliver
+from trapgate.soft.state.core import UNUSABLE
+from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.story import new_history, story
 from unit.soft.bench import (
     ABSENT,
     CODE,

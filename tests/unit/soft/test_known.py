@@ -11,10 +11,10 @@ import pytest
 from trapgate.isa.native import placing as p
 from trapgate.isa.state import LAYOUT
 from trapgate.memory import Ram
-from trapgate.soft import known
-from trapgate.soft.codebuffer import CodeBuffer
-from trapgate.soft.known import KnownBlocks
-from trapgate.soft.state import CpuState
+from trapgate.soft.blocks import known
+from trapgate.soft.blocks.known import KnownBlocks
+from trapgate.soft.state.codebuffer import CodeBuffer
+from trapgate.soft.state.view import CpuState
 from trapgate.stencil.cache import Cache, WrongContent, pack
 from trapgate.stencil.library import load_library
 from unit.soft.plain import record

@@ -11,11 +11,11 @@ import pytest
 
 from trapgate.exits import DebugException, Halted, Interrupted, SoftwareBreakpoint
 from trapgate.isa.native.placing import ENTRY
-from trapgate.soft import hot
-from trapgate.soft.hot import HotLoops
-from trapgate.soft.loopcache import KnownLoops
-from trapgate.soft.loopgraph import graph, placed
-from trapgate.soft.loops import Installed, LoopBlock, install
+from trapgate.soft.loops import hot
+from trapgate.soft.loops.graph import graph, placed
+from trapgate.soft.loops.hot import HotLoops
+from trapgate.soft.loops.installed import Installed, LoopBlock, install
+from trapgate.soft.loops.kept import KnownLoops
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.graph import Loop, Node, NotALoop
 from trapgate.stencil.loop import compile_loop

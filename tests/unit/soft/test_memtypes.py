@@ -13,7 +13,7 @@ from trapgate.arch.msrs import MsrError
 from trapgate.exits import BusLock, Halted
 from trapgate.isa import state
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.msr import write_msr
+from trapgate.soft.exact.msr import write_msr
 
 from .bench import CODE, Bench
 

@@ -1,8 +1,8 @@
 """A guest that walks from real mode through protected mode into long mode, takes an exception and comes back from it."""
 
 from trapgate.exits import Halted, PortWrite
+from trapgate.soft.exact.segments import put_segment
 from trapgate.soft.reset import reset
-from trapgate.soft.segments import put_segment
 from unit.soft.bench import GDT, IDT, K64, Bench
 
 REAL = """

@@ -13,8 +13,8 @@ from trapgate.isa.state import (
     MODE_SSE_UNMASKED,
     MODE_STACK32,
 )
-from trapgate.soft.codebuffer import CodeBuffer
-from trapgate.soft.lowering import Lowering
+from trapgate.soft.decode.lowering import Lowering
+from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
 from unit.soft.plain import Native, Plain

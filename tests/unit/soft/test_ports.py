@@ -3,7 +3,7 @@
 import pytest
 
 from trapgate.exits import PortRead, PortWrite
-from trapgate.soft.fault import GuestFault
+from trapgate.soft.state.fault import GuestFault
 from unit.soft.bench import CODE, DATA, TSS, Bench
 
 

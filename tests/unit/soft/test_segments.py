@@ -2,10 +2,10 @@
 
 import pytest
 
-from trapgate.soft.core import READABLE, UNUSABLE, WRITABLE
-from trapgate.soft.fault import GuestFault
-from trapgate.soft.operands import linear_address
-from trapgate.soft.segments import put_segment
+from trapgate.soft.exact.operands import linear_address
+from trapgate.soft.exact.segments import put_segment
+from trapgate.soft.state.core import READABLE, UNUSABLE, WRITABLE
+from trapgate.soft.state.fault import GuestFault
 from unit.soft.bench import ABSENT, DATA, DOWN, GDT, KDATA, LDT, READONLY, TSS_SELECTOR, U32, UDATA, Bench
 
 

@@ -8,7 +8,7 @@ from trapgate.exits import BusLock, Halted
 from trapgate.isa import state as s
 from trapgate.memory import Ram
 from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.segments import put_segment
+from trapgate.soft.exact.segments import put_segment
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
 

@@ -3,9 +3,9 @@
 import pytest
 
 from trapgate.arch.segments import Gate, SystemType
-from trapgate.soft.core import UNUSABLE
-from trapgate.soft.fault import GuestFault
-from trapgate.soft.segments import put_segment
+from trapgate.soft.exact.segments import put_segment
+from trapgate.soft.state.core import UNUSABLE
+from trapgate.soft.state.fault import GuestFault
 from unit.soft.bench import (
     ABSENT,
     CODE,

@@ -17,7 +17,7 @@ import sys
 print("\\n".join(sorted(m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "trapgate" and m.__file__)))
 """
 BUILDING = "from trapgate.stencil import compile, library, lower, tidy; from trapgate.isa import catalog, facts; [*catalog.forms()]"
-RUNNING = BUILDING + "; from trapgate.soft import cpu, hot; from trapgate.stencil import loop"
+RUNNING = BUILDING + "; from trapgate.soft import cpu; from trapgate.soft.loops import hot; from trapgate.stencil import loop"
 
 
 @pytest.mark.parametrize(("imports", "rooms"), [(BUILDING, STENCILS), (RUNNING, BLOCKS)], ids=["stencils", "blocks and loops"])

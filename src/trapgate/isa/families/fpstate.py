@@ -2,8 +2,8 @@
 
 XCR0 knows x87 and SSE, IA32_XSS nothing, so XSAVES saves what XSAVEC saves. A component always counts as in use (XINUSE): the
 manual leaves it to the processor to notice initial configurations, and XSAVEOPT and XSAVEC may then write what XSAVE writes. What
-unmasks an exception, or finds one unmasked, is Python's (`soft.fpstate`). The pointers of the last x87 instruction are always saved
-and restored, as on AMD's CPUs with CPUID XSAVEERPTR.
+unmasks an exception, or finds one unmasked, is Python's (`exact.fpstate`). The pointers of the last x87 instruction are always
+saved and restored, as on AMD's CPUs with CPUID XSAVEERPTR.
 
 Stencils reach memory through HOST: the caller has checked its alignment. EAX and EDX hold the requested components.
 """

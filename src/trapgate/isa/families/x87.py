@@ -5,7 +5,7 @@ where FXRSTOR fetches them from the state (`fxsave`). They go back when the CPU 
 that Python sees them in the state and the host's own code finds an empty x87.
 
 Exceptions are masked on the host. A guest that unmasks one (its control word has a clear mask bit, as it has at reset) never
-becomes live: each instruction then leaves for Python (`soft.careful`), which runs it alone between FXRSTOR and FXSAVE under the
+becomes live: each instruction then leaves for Python (`exact.careful`), which runs it alone between FXRSTOR and FXSAVE under the
 guest's own control word. Neither of the two waits, so the host takes no #MF, and the unmasked response of the silicon is what the
 guest gets.
 
@@ -37,6 +37,11 @@ CR0_MP, CR0_EM, CR0_TS = 1 << 1, 1 << 2, 1 << 3
 STATES = (Mnemonic.FXSAVE, Mnemonic.FXSAVE64, Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64)
 CONTROL = (Mnemonic.FLDCW, Mnemonic.FLDENV, Mnemonic.FRSTOR)  # they load a control word, which may unmask exceptions
 STATUS_AT = {2: 0, 14: 2, 28: 4, 94: 2, 108: 4}  # where their operands of so many bytes have the status word, if any
+NO_WAIT = (
+    Mnemonic.FNINIT, Mnemonic.FNCLEX, Mnemonic.FNSTCW, Mnemonic.FNSTSW, Mnemonic.FNSTENV, Mnemonic.FNSAVE,
+    Mnemonic.FNENI, Mnemonic.FNDISI, Mnemonic.FNSETPM,
+)  # fmt: skip
+KEEP_POINTERS = (*NO_WAIT, *CONTROL, Mnemonic.WAIT)  # they leave the pointers of the last instruction alone
 NOTHING = (Mnemonic.WAIT, Mnemonic.FNENI, Mnemonic.FNDISI, Mnemonic.FNSETPM)
 MOVES = {
     Mnemonic.FCMOVB: (2, False), Mnemonic.FCMOVNB: (2, True), Mnemonic.FCMOVE: (4, False), Mnemonic.FCMOVNE: (4, True),

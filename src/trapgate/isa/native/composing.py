@@ -29,7 +29,7 @@ CONSTANT_AT, CONSTANT_SIZE, KIND, MAY_BE_PARAMETER, OFFSET, BASE, HOLE_SIZE = 0,
 EXIT, NATIVE, NARROW = (RELATIVE + n for n in range(1, 4))
 RESUME = BASE + 4  # of a NATIVE hole, whose base is the place of the function's address in the CPU state: 0, or where to resume
 
-# Room behind the parts, more than any block needs: `soft.patterns` sees to it that templates are small enough.
+# Room behind the parts, more than any block needs: `soft.blocks.patterns` sees to it that templates are small enough.
 RIPS, EXITS, NATIVES, CODE = (g.PARTS + 2048 + n * (1 << 17) for n in range(4))
 END = CODE + (2 << 20)
 MOST_CODE, MOST_HOLES = 1 << 13, 64  # of a template

@@ -1,6 +1,6 @@
 """Exceptions and system calls of 64-bit mode, plainly: gates to ring 0, frames inside one page (SDM vol. 3, 7.12-7.14; 6.8.8).
 
-Whatever is not plain leaves for Python (`soft.interrupts`) before anything has changed.
+Whatever is not plain leaves for Python (`soft.exact.interrupts`) before anything has changed.
 """
 
 from collections.abc import Callable
@@ -270,7 +270,7 @@ def syscall(m: Trace) -> None:
 
 
 def sysret(m: Trace, amd: bool) -> None:
-    """SYSRET (REX.W) to 64-bit code at CPL 3. On AMD's CPUs (`amd`) SS gets a selector and nothing else, see `soft.transfers`."""
+    """SYSRET (REX.W) to 64-bit code at CPL 3. On AMD's CPUs (`amd`) SS gets a selector and nothing else, see `exact.transfers`."""
     target = m.get("rcx", 64)
     odd = ((m.get("efer", 64) & SCE) == 0) | (m.get("stepping", 32) != 0) | ((target << 16).sar(16) != target)
     odd = odd | ((m.get("r11", 64) & TF) != 0)  # it traps at once

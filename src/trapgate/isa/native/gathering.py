@@ -1,8 +1,8 @@
 """The instructions of a block, found among those met before: which template each of them gets. What is missing is asked of Python.
 
 A *pattern* stands for all instructions that differ only in constants that their code merely carries along: a record with the bytes
-they have in common, in one stretch of memory that `soft.patterns` writes. It has up to two templates, one of them for places where
-nobody reads its flags, and knows the branches that a compare was fused with.
+they have in common, in one stretch of memory that `blocks.patterns` writes. It has up to two templates, one of them for places
+where nobody reads its flags, and knows the branches that a compare was fused with.
 """
 
 from trapgate.isa import state as s

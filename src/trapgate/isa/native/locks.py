@@ -1,6 +1,6 @@
 """Locked accesses that lock the bus, and the #DB that follows, plainly: inside one page of RAM, the trap the only cause.
 
-What is not plain leaves for Python (`soft.accesses`, `soft.debugging`) before anything has changed: an operand in two pages, a
+What is not plain leaves for Python (`soft.accesses`, `exact.debugging`) before anything has changed: an operand in two pages, a
 device, a watched page, code; a run that reports bus locks; split locks that raise #AC; a step. One vCPU: the read-modify-write
 itself needs no care. Sources: SDM vol. 3, 18.3.1.6; APM vol. 2, 13.1.3.6; what DR6 becomes says `arch.dr6`.
 """

@@ -1,8 +1,8 @@
 """Known blocks found by their guest bytes, copied to where they run, chained to the others of their page.
 
 What was translated once, in this run or an earlier one, needs no Python to run again. Known blocks are *records* in one stretch of
-memory, which `soft.known` writes: an index by hash of the first guest bytes, then the records, each with its guest bytes, a mask of
-those that must be equal, the holes and the host code. Blocks that have a place are *entries* of the table of blocks, which
+memory, which `blocks.known` writes: an index by hash of the first guest bytes, then the records, each with its guest bytes, a mask
+of those that must be equal, the holes and the host code. Blocks that have a place are *entries* of the table of blocks, which
 the dispatcher searches; those of one guest-physical page hang together, so that a store into the page finds them.
 """
 
@@ -40,7 +40,7 @@ OF_PREFIX, OF_SPACE, OF_LENGTH, OF_HIGH = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
 
 def spread(prefix: Value, space: Value, length: Value) -> Value:
-    """Where a record's place in the index is; `soft.known` computes the same on ints."""
+    """Where a record's place in the index is; `blocks.known` computes the same on ints."""
     mixed = prefix * OF_PREFIX ^ space * OF_SPACE ^ length * OF_LENGTH
     return (mixed ^ mixed >> 29) & (s.KNOWN_PLACES - 1)
 

@@ -1,4 +1,4 @@
-"""The time-stamp counter as `soft.timing` computes it, without a way into Python."""
+"""The time-stamp counter as `soft.state.timing` computes it, without a way into Python."""
 
 import time
 from collections.abc import Callable

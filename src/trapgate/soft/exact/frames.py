@@ -1,0 +1,59 @@
+"""Several words on the stack by one instruction: PUSHA, POPA, and ENTER with its levels (SDM vol. 2 under each name)."""
+
+from typing import TYPE_CHECKING
+
+from iced_x86 import Instruction, Mnemonic
+
+from trapgate.soft.exact.operands import write_part
+from trapgate.soft.exact.stack import Stack
+from trapgate.soft.state.instructions import handles
+
+if TYPE_CHECKING:
+    from trapgate.soft.cpu import SoftVcpu
+
+
+_PUSHED = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
+
+
+@handles(Mnemonic.PUSHA, Mnemonic.PUSHAD)
+def pusha(cpu: "SoftVcpu", i: Instruction) -> None:
+    """PUSHA: eight registers, rSP as it was."""
+    size = 2 if i.mnemonic == Mnemonic.PUSHA else 4
+    stack = Stack.current(cpu)
+    for name in _PUSHED:
+        stack.push(getattr(cpu.state, name), size)
+    stack.commit()
+
+
+@handles(Mnemonic.POPA, Mnemonic.POPAD)
+def popa(cpu: "SoftVcpu", i: Instruction) -> None:
+    """POPA: eight registers, the stored rSP is dropped."""
+    size = 2 if i.mnemonic == Mnemonic.POPA else 4
+    stack = Stack.current(cpu)
+    values = [(name, stack.pop(size)) for name in reversed(_PUSHED)]
+    for name, value in values:
+        if name != "rsp":
+            write_part(cpu, name, 8 * size, value)
+    stack.commit()
+
+
+@handles(Mnemonic.ENTER)
+def enter(cpu: "SoftVcpu", i: Instruction) -> None:
+    """ENTER with its nesting level (SDM vol. 2): the frame pointers of the outer procedures are copied."""
+    st = cpu.state
+    allocate, level = i.immediate16, i.immediate8_2nd & 31
+    size = (-i.stack_pointer_increment - allocate) // (level + 1 if level else 1)
+    stack = Stack.current(cpu)
+    frames = Stack.current(cpu)
+    frames.pointer = st.rbp
+    stack.push(st.rbp, size)
+    frame = stack.pointer
+    if level:
+        for _ in range(level - 1):
+            frames.skip(-size)
+            stack.push(frames.peek(size), size)
+        stack.push(frame, size)
+    stack.skip(-allocate)
+    stack.probe(size)  # the new top must be writable: ENTER faults before RBP changes
+    write_part(cpu, "rbp", 8 * size, frame)
+    stack.commit()

@@ -1,0 +1,116 @@
+"""IN, OUT, INS and OUTS: the privilege check with the TSS's I/O bitmap, and the exits that the machine answers.
+
+One element of a repeated INS or OUTS is one execution: `next_rip` stays on the instruction until rCX is 0, so interrupts get in.
+Sources: SDM vol. 1, 19.5; SDM vol. 2, IN, OUT, INS, OUTS.
+"""
+
+from typing import TYPE_CHECKING
+
+from iced_x86 import Instruction, Mnemonic, OpKind
+
+from trapgate.arch.flags import DF, VM
+from trapgate.arch.segments import SystemType
+from trapgate.exits import Exit, PortRead, PortWrite
+from trapgate.isa import state as s
+from trapgate.soft.exact.operands import STRING, gp, operand_size, read_operand, string_address, write_part, write_register
+from trapgate.soft.state.core import CR0_PE, SoftCore
+from trapgate.soft.state.instructions import handles
+
+if TYPE_CHECKING:
+    from trapgate.soft.cpu import SoftVcpu
+
+IO_MAP_BASE = 0x66
+
+
+def check_ports(cpu: SoftCore, port: int, size: int) -> None:
+    """#GP(0) unless CPL <= IOPL (which does not count in virtual-8086 mode) or the TSS's I/O bitmap lets every port pass."""
+    st = cpu.state
+    if not st.cr0 & CR0_PE or (st.mode & s.MODE_IOPL and not st.rflags & VM):
+        return
+    if st.tr_attributes & 0xF not in (SystemType.TSS, SystemType.TSS_BUSY) or st.tr_limit < IO_MAP_BASE + 1:
+        raise gp()
+    at = cpu.read(st.tr_base + IO_MAP_BASE, 2, 0) + port // 8
+    if at + 1 > st.tr_limit:  # two bytes are read, always (SDM vol. 1, 19.5.2)
+        raise gp()
+    if cpu.read(st.tr_base + at, 2, 0) >> port % 8 & (1 << size) - 1:
+        raise gp()
+
+
+def _port(cpu: SoftCore, i: Instruction, n: int) -> int:
+    return read_operand(cpu, i, n, 1) if i.op_kind(n) == OpKind.IMMEDIATE8 else int(cpu.state.rdx & 0xFFFF)
+
+
+@handles(Mnemonic.IN)
+def in_(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+    """IN AL/AX/EAX, port: the accumulator is written when the machine answers."""
+    size, port, register = operand_size(i, 0), _port(cpu, i, 1), i.op0_register
+    check_ports(cpu, port, size)
+
+    def store(value: int) -> None:
+        write_register(cpu, register, value & (1 << 8 * size) - 1)
+
+    cpu.pending_read = store
+    return PortRead(port, size)
+
+
+@handles(Mnemonic.OUT)
+def out(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+    """OUT port, AL/AX/EAX."""
+    size, port = operand_size(i, 1), _port(cpu, i, 0)
+    check_ports(cpu, port, size)
+    return PortWrite(port, size, read_operand(cpu, i, 1))
+
+
+class _Element:
+    """One element of INS or OUTS, and the counting behind it."""
+
+    def __init__(self, cpu: SoftCore, i: Instruction, n: int, size: int) -> None:
+        self.cpu, self.size = cpu, size
+        self.pointer, self.bits, _ = STRING[i.op_kind(n)]
+        self.repeated = i.has_rep_prefix or i.has_repne_prefix
+        mask = (1 << self.bits) - 1
+        self.count = cpu.state.rcx & mask
+        self.over = self.repeated and not self.count
+
+    def advance(self) -> None:
+        """Move the pointer, count down, and stay on the instruction while elements are left."""
+        st = self.cpu.state
+        step = -self.size if st.rflags & DF else self.size
+        write_part(self.cpu, self.pointer, self.bits, getattr(st, self.pointer) + step)
+        if self.repeated:
+            write_part(self.cpu, "rcx", self.bits, st.rcx - 1)
+            if self.count > 1:
+                st.next_rip = st.rip
+
+
+@handles(Mnemonic.INSB, Mnemonic.INSW, Mnemonic.INSD)
+def ins(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+    """INS: a port to ES:rDI. The page is proven writable before the port is read."""
+    size, port = operand_size(i, 0), cpu.state.rdx & 0xFFFF
+    element = _Element(cpu, i, 0, size)
+    if element.over:
+        return None
+    check_ports(cpu, port, size)
+    at = string_address(cpu, i, 0, size, write=True)
+    cpu.pieces(at, size, cpu.rights() | s.ACCESS_WRITE)
+    rights = cpu.rights()
+
+    def store(value: int) -> None:
+        cpu.write(at, size, value, rights)
+
+    cpu.pending_read = store
+    element.advance()
+    return PortRead(port, size)
+
+
+@handles(Mnemonic.OUTSB, Mnemonic.OUTSW, Mnemonic.OUTSD)
+def outs(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+    """OUTS: DS:rSI to a port."""
+    size, port = operand_size(i, 1), cpu.state.rdx & 0xFFFF
+    element = _Element(cpu, i, 1, size)
+    if element.over:
+        return None
+    check_ports(cpu, port, size)
+    value = cpu.read(string_address(cpu, i, 1, size, write=False), size)
+    element.advance()
+    return PortWrite(port, size, value)

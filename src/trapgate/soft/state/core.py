@@ -1,0 +1,194 @@
+"""What instructions written in Python stand on: the state, guest memory by linear address, the mode, the native functions."""
+
+import ctypes
+
+from trapgate.arch.models import CpuModel
+from trapgate.isa import state as s
+from trapgate.isa.state import LAYOUT
+from trapgate.mapping import Mapping
+from trapgate.memory import Ram
+from trapgate.soft.state.codebuffer import CodeBuffer
+from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.view import CpuState
+
+NOWHERE = (1 << 64) - 1
+CR0_PE, CR0_EM, CR0_TS, CR0_WP, CR0_AM, CR0_PG = 1, 4, 8, 1 << 16, 1 << 18, 1 << 31
+CR4_OSFXSR, CR4_SMAP = 1 << 9, 1 << 21
+EFER_LMA = 1 << 10
+VM, AC, TF, IF, RF = 1 << 17, 1 << 18, 1 << 8, 1 << 9, 1 << 16
+UNUSABLE = 1 << 16  # attribute bits beyond the descriptor's own: null or unusable
+READABLE, WRITABLE = 1 << 17, 1 << 18  # of an expand-up segment: what `isa.families.memory.segment_check` tests
+
+
+class SoftCore:
+    """The software CPU's state and memory, before any translator knows of it."""
+
+    def __init__(self, ram: Ram, model: CpuModel, code: CodeBuffer) -> None:
+        self.ram, self.model, self.code = ram, model, code
+        self.state = CpuState.from_buffer(_aligned(ctypes.sizeof(CpuState)))
+        self.address = ctypes.addressof(self.state)
+        self._walk = code.function("walk", 64, 2)
+        self._flush = code.function("flush", 0, 1)
+        self._flush_jumps = code.function("flush_jumps", 0, 1)
+        self._flush_page = code.function("flush_page", 0, 1)
+        self._protect = code.function("protect", 0, 1)
+        self.pending_hits = 0  # data and I/O breakpoints that the instruction or delivery under way has hit, bits by `Vcpu.armed`
+        self.msrs: dict[int, int] = {}  # by index: those that are storage and nothing else; `reset` fills it
+        st = self.state
+        table = b"".join(address.to_bytes(8, "little") for _, address in sorted(code.entries.items()))
+        st.native_table[: len(table)] = table
+        st.tlb[:] = b"\xff" * len(st.tlb)  # TLB_INVALID: a zero would be the tag of page 0, and `flush` leaves unused entries alone
+        st.ram_base, st.ram_low_end, st.ram_high_end = ram.host_base, ram.low_end, ram.high_end
+
+    # --- linear memory
+
+    def walk(self, linear: int, wanted: int) -> int:
+        """The guest-physical address behind a linear one; GuestFault (#PF, #GP) when it is not to be had. `wanted`: ACCESS_*."""
+        physical = int(self._walk(self.address, linear, wanted))
+        if physical == NOWHERE:
+            raise self.prepared_fault()
+        return physical
+
+    def prepared_fault(self) -> GuestFault:
+        """The fault that native code left in `fault_*`."""
+        st = self.state
+        return GuestFault(
+            st.fault_vector, st.fault_error if st.fault_has_error else None, st.cr2 if st.fault_vector == 14 else None
+        )
+
+    def rights(self) -> int:
+        """ACCESS_USER and ACCESS_AC of explicit accesses in the running mode."""
+        mode = self.state.mode
+        return s.ACCESS_USER if mode & s.MODE_CPL == s.MODE_CPL else s.ACCESS_AC if mode & s.MODE_AC else 0
+
+    def pieces(self, linear: int, size: int, wanted: int) -> list[tuple[int, int]]:
+        """(guest-physical address, length) of the pages that an access touches: both are checked before anything is done."""
+        return [(self.walk(at, wanted), length) for at, length in self._pages(linear, size)]
+
+    def write_back(self, linear: int, size: int, wanted: int) -> bool:
+        """Whether all of an operand is write-back memory; GuestFault as for the access itself."""
+        parts = [
+            self.ram.contains(self.walk(at, wanted), length) and not self.state.walk_rights & s.RIGHT_UNCACHED
+            for at, length in self._pages(linear, size)
+        ]
+        return all(parts)
+
+    def _pages(self, linear: int, size: int) -> list[tuple[int, int]]:
+        """(linear address, length) of the parts of an operand in each page that it touches."""
+        space = NOWHERE if self.state.efer & EFER_LMA else 0xFFFFFFFF
+        linear &= space
+        if not linear >> 32 and not self.state.mode & s.MODE_CODE64:
+            space = 0xFFFFFFFF  # compatibility mode has addresses of 32 bits, all but those of its descriptor tables
+        first = min(size, 4096 - (linear & 4095))
+        return [(linear, first), (linear + first & space, size - first)][: 1 + (first < size)]
+
+    def read_bytes(self, linear: int, size: int, rights: int | None = None) -> bytes:
+        """Bytes at a linear address with the rights of the running mode (or those given: 0 = implicit supervisor); GuestFault."""
+        wanted = self.rights() if rights is None else rights
+        pieces = self.pieces(linear, size, wanted)
+        self.note_access(linear, size, False)
+        return b"".join(self.physical_read(at, length) for at, length in pieces)
+
+    def write_bytes(self, linear: int, data: bytes, rights: int | None = None) -> None:
+        """Store bytes at a linear address; GuestFault before anything is stored."""
+        wanted = (self.rights() if rights is None else rights) | s.ACCESS_WRITE
+        done = 0
+        pieces = self.pieces(linear, len(data), wanted)
+        self.note_access(linear, len(data), True)
+        for at, length in pieces:
+            self.physical_write(at, data[done : done + length])
+            done += length
+
+    def read(self, linear: int, size: int, rights: int | None = None) -> int:
+        """A little-endian integer of `size` bytes at a linear address; GuestFault."""
+        return int.from_bytes(self.read_bytes(linear, size, rights), "little")
+
+    def write(self, linear: int, size: int, value: int, rights: int | None = None) -> None:
+        """Store a little-endian integer at a linear address; GuestFault."""
+        self.write_bytes(linear, (value & (1 << 8 * size) - 1).to_bytes(size, "little"), rights)
+
+    def note_access(self, linear: int, size: int, write: bool) -> None:
+        """The guest's CPU accesses linear memory, for an operand or implicitly: data breakpoints are the vCPU's business."""
+
+    def physical_read(self, physical: int, size: int) -> bytes:
+        """RAM; all ones where there is none (a device cannot be reached from within such an instruction)."""
+        return self.ram.read(physical, size) if self.ram.contains(physical, size) else b"\xff" * size
+
+    def physical_write(self, physical: int, data: bytes) -> None:
+        """RAM, telling the translator; lost where there is none."""
+        if self.ram.contains(physical, len(data)):
+            self.ram.write(physical, data)
+
+    # --- mode
+
+    def update_mode(self) -> None:
+        """Work out `mode` (and what hangs on CPL) after CR0, CR4, EFER, RFLAGS, CS or SS changed."""
+        st = self.state
+        real = not st.cr0 & CR0_PE
+        v86 = bool(st.rflags & VM) and not real
+        cpl = 3 if v86 else 0 if real else st.cs_selector & 3
+        attributes = st.cs_attributes
+        if st.efer & EFER_LMA and attributes & 1 << 13:
+            mode = s.MODE_CODE64
+        else:
+            mode = s.MODE_CODE32 if attributes & 1 << 14 and not v86 else 0
+            if st.ss_attributes & 1 << 14 and not v86:
+                mode |= s.MODE_STACK32
+            if real or v86:
+                mode |= s.MODE_REAL
+            elif all(self._flat(name) for name in ("cs", "ss", "ds", "es")):
+                mode |= s.MODE_FLAT
+        mode |= cpl << s.MODE_CPL_SHIFT
+        if st.rflags & AC and (st.cr0 & CR0_AM if cpl == 3 else st.cr4 & CR4_SMAP):
+            mode |= s.MODE_AC
+        if st.cr0 & (CR0_EM | CR0_TS):
+            mode |= s.MODE_NO_X87
+        if st.cr0 & CR0_EM or not st.cr4 & CR4_OSFXSR:
+            mode |= s.MODE_NO_SSE
+        if st.mxcsr_unmasked:
+            mode |= s.MODE_SSE_UNMASKED
+        if cpl <= st.rflags >> 12 & 3:
+            mode |= s.MODE_IOPL
+        st.mode = mode
+        st.bus_lock_trap = bool(st.debugctl & 4) and cpl > 0
+        if st.rflags & (TF | RF):
+            st.request = 1
+        if st.rflags & IF and st.irq_waiting:
+            st.request = 1
+
+    def _flat(self, name: str) -> bool:
+        st = self.state
+        attributes = getattr(st, f"{name}_attributes")
+        needed = READABLE if name == "cs" else READABLE | WRITABLE
+        return (
+            getattr(st, f"{name}_base") == 0
+            and getattr(st, f"{name}_limit") == 0xFFFFFFFF
+            and not attributes & UNUSABLE
+            and attributes & needed == needed
+        )
+
+    # --- translations
+
+    def flush_all(self) -> None:
+        """Forget every TLB entry (CR0, CR4, EFER changed; CR3 without global pages)."""
+        self._flush(self.address, 0)
+
+    def flush_nonglobal(self) -> None:
+        """Forget the TLB entries of this address space (MOV CR3)."""
+        self._flush(self.address, int(bool(self.state.cr4 & 1 << 7)))
+
+    def flush_page(self, linear: int) -> None:
+        """Forget one page (INVLPG)."""
+        self._flush_page(self.address, linear)
+
+    def flush_jumps(self) -> None:
+        """Forget where jumps lead, not the TLB (CS base changed, code was dropped)."""
+        self._flush_jumps(self.address, 2)
+
+
+def _aligned(size: int) -> "ctypes.Array[ctypes.c_char]":
+    """Zeroed memory on a page boundary."""
+    return (ctypes.c_char * size).from_buffer(Mapping(size, "the CPU's state").view)
+
+
+assert LAYOUT["rip"].offset == 0

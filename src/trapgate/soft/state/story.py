@@ -1,0 +1,50 @@
+"""What the CPU can tell after a triple fault: the last exceptions and its registers, one line each."""
+
+from collections import deque
+from dataclasses import dataclass
+
+from trapgate.arch import flags, vectors
+from trapgate.soft.state.core import UNUSABLE, SoftCore
+
+HISTORY = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """An exception that was about to be delivered. `rip`: where the guest was; `cr2` only for #PF."""
+
+    vector: int
+    error: int | None
+    rip: int
+    cr2: int | None
+
+    def __str__(self) -> str:
+        error = "" if self.error is None else f"({self.error:#x})"
+        where = "" if self.cr2 is None else f", CR2 {self.cr2:#x}"
+        return f"{vectors.name_of(self.vector)}{error} at RIP {self.rip:#x}{where}"
+
+
+def new_history() -> deque[Happened]:
+    """An empty history: the last eight exceptions are kept."""
+    return deque(maxlen=HISTORY)
+
+
+def story(cpu: SoftCore, history: deque[Happened]) -> str:
+    """The last exceptions, oldest first, then the registers that say why they could not be delivered."""
+    st = cpu.state
+    lines = [f"exception {happened}" for happened in history]
+    names = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
+    for first in range(0, len(names), 4):
+        lines.append(" ".join(f"{name.upper()}={getattr(st, name):016x}" for name in names[first : first + 4]))
+    rflags = st.get_rflags()
+    set_names = " ".join(name for bit, name in flags.NAMES.items() if rflags & bit)
+    lines.append(f"RIP={st.rip:016x} RFLAGS={rflags:08x} [{set_names}] CPL={st.cpl}")
+    for name in ("cs", "ss", "ds", "es", "fs", "gs", "ldtr", "tr"):
+        attributes = getattr(st, f"{name}_attributes")
+        state = "unusable" if attributes & UNUSABLE else f"{attributes & 0xFFFF:04x}"
+        selector, base, limit = (getattr(st, f"{name}_{part}") for part in ("selector", "base", "limit"))
+        lines.append(f"{name.upper():4} {selector:04x} base {base:016x} limit {limit:08x} attributes {state}")
+    lines.append(f"GDT base {st.gdt_base:016x} limit {st.gdt_limit:04x}, IDT base {st.idt_base:016x} limit {st.idt_limit:04x}")
+    lines.append(f"CR0={st.cr0:08x} CR2={st.cr2:016x} CR3={st.cr3:016x} CR4={st.cr4:08x} EFER={st.efer:08x}")
+    lines.append(f"DR6={st.dr6:08x} DR7={st.dr7:08x} DEBUGCTL={st.debugctl:x}")
+    return "\n".join(lines)
