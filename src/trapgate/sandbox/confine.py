@@ -1,0 +1,80 @@
+"""Puts this process under what `policy` and `landlock` allow, as far as the host has them, and says what it has."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from trapgate.sandbox import kernel, landlock
+from trapgate.sandbox.landlock import READ, Right
+from trapgate.sandbox.policy import Needs, filter_program
+
+_MAPS = Path("/proc/self/maps")
+_LATE = ("llvmlite", "iced_x86", "rich", "trapgate")  # packages of which parts are loaded late
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a host has of a sandbox: the ABI of its Landlock (0: none), and whether it has seccomp filters; why not, where not."""
+
+    landlock: int
+    filters: bool
+    reasons: tuple[str, ...] = ()
+
+
+def offered() -> Hold:
+    """What this host has. Nothing is changed."""
+    return _hold(landlock.version, kernel.has_filters)
+
+
+def confine(needs: Needs, folders: Mapping[Path, Right]) -> Hold:
+    """From now on this process makes the system calls of a run only, and opens `folders` and what Python loads; what holds it.
+
+    For good, and for all threads with filters; with Landlock for this one and those that it starts: it is to be the only one.
+    What the host does not have is done without.
+    """
+    with suppress(OSError):
+        kernel.no_new_privileges()
+    allowed = dict.fromkeys(libraries(), READ) | {Path("/dev/null"): Right.READ_FILE | Right.WRITE_FILE} | dict(folders)
+    return _hold(lambda: landlock.restrict(allowed), lambda: kernel.install_filter(filter_program(needs)))
+
+
+def _hold(rules: Callable[[], int], filters: Callable[[], None]) -> Hold:
+    reasons, abi, filtered = [], 0, False
+    try:
+        abi = rules()
+    except OSError as error:
+        reasons.append(f"Landlock: {error.strerror}")
+    try:
+        filters()
+        filtered = True
+    except OSError as error:
+        reasons.append(f"seccomp: {error.strerror}")
+    return Hold(abi, filtered, tuple(reasons))
+
+
+def libraries() -> set[Path]:
+    """Where modules and shared libraries of this process lie: parts of it are loaded late, and from there."""
+    found = set(_modules()) | set(_shared())
+    return {path for path in found if path.is_absolute() and path != Path("/")}
+
+
+def _modules() -> Iterator[Path]:
+    """Where top-level modules come from: the directories of sys.path that are in use."""
+    specs = [getattr(module, "__spec__", None) for name, module in list(sys.modules.items()) if "." not in name]
+    for spec in [*specs, *(find_spec(name) for name in _LATE)]:
+        if spec is not None and spec.has_location and spec.origin is not None:
+            file = Path(spec.origin)
+            yield file.parent.parent if spec.submodule_search_locations else file.parent
+
+
+def _shared() -> Iterator[Path]:
+    """Where shared libraries lie, by those that are loaded, and the list that the loader reads."""
+    yield Path("/etc/ld.so.cache")
+    with suppress(OSError):
+        for line in _MAPS.read_text(errors="surrogateescape").splitlines():
+            words = line.split(maxsplit=5)
+            if len(words) == 6 and words[5].startswith("/") and ".so" in words[5] and "x" in words[1]:
+                yield Path(words[5].removesuffix(" (deleted)")).parent
