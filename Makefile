@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test test-long check bench linux test-linux linux-guests silicon-record test-kvm soak differences guests format clean
+.PHONY: setup run test quick test-long check bench linux test-linux linux-guests silicon-record test-kvm soak differences guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -19,8 +19,13 @@ $(READY): pyproject.toml
 run: $(READY)
 	$(BIN)/trapgate demo
 
-test: $(READY)
+# What a change must pass.
+test: check
 	$(BIN)/python -m pytest
+
+# For the loop of edit and try: the rooms that need neither LLVM nor a guest.
+quick: $(READY)
+	$(BIN)/python -m pytest tests/unit tests/gdb/test_transcripts.py $(addprefix --ignore=tests/unit/,soft isa stencil)
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long --timeout 3600
@@ -43,12 +48,12 @@ test-kvm: $(READY)
 soak: $(READY)
 	$(BIN)/python -m tools.soak $(SOAK)
 
+# Lint, layout, types (of the tests too) and layers: all that runs nothing.
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
 
 bench: $(READY)
 	$(BIN)/python bench/run.py

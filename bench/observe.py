@@ -58,7 +58,7 @@ def observe(
         try:
             for marker in markers:
                 while marker.encode() not in text:
-                    some = process.stdout.read1(65536)
+                    some = os.read(process.stdout.fileno(), 65536)
                     if not some:
                         last = (text.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
                         raise BenchError(f"{command[0]} did not say {marker!r} within {timeout:g} s: its last line was: {last}")
@@ -102,7 +102,7 @@ def memory(pid: int, ram: int) -> Memory:
 
 def parse(smaps: str, ram: int) -> Memory:
     """Add up a /proc/PID/smaps. The guest's RAM is the mapping of its size, or the next larger one; ValueError without any."""
-    sizes, resident, shared = [], [], []
+    sizes, resident, shared = list[int](), list[int](), list[int]()
     for line in smaps.splitlines():
         words = line.split()
         for name, into in (("Size:", sizes), ("Rss:", resident), ("Pss:", shared)):

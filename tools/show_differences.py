@@ -48,18 +48,18 @@ def told(row: Row, text: str) -> str:
     elsewhere = "rip" in found
     through = elsewhere if wanted.rip == "@at" else not elsewhere  # UD2 ends a row: this tells it from a #UD of the instruction
     if "vector" in found:
-        vector, expected = found["vector"]
+        vector, wanted_vector = found["vector"]
         got = "no exception" if vector == UD and through else name_of(vector)
-        words.append(f"{got} instead of {'none' if wanted.vector is None else name_of(expected)}")
+        words.append(f"{got} instead of {'none' if wanted.vector is None else name_of(wanted_vector)}")
     elif "error" in found:
-        value, expected = found["error"]
-        words.append(f"error code {'none' if value == NO_ERROR else f'{value:X}h'} instead of {expected:X}h")
+        code, wanted_code = found["error"]
+        words.append(f"error code {'none' if code == NO_ERROR else f'{code:X}h'} instead of {wanted_code:X}h")
     elif elsewhere:
         words.append("no exception instead of #UD" if wanted.vector == UD else "another RIP")
     if "vector" not in found:
         words += [
-            f"`{field}` {value:X}h instead of {expected:X}h"
-            for field, (value, expected) in found.items()
+            f"`{field}` {got_value:X}h instead of {wanted_value:X}h"
+            for field, (got_value, wanted_value) in found.items()
             if field not in ("rip", "error")
         ]
     return ", ".join(words)

@@ -51,17 +51,17 @@ def fault(
     return Expected(vector, -1 if error is None else error, cr2, rip, then)
 
 
-def page_fault(error: int, cr2: int | str, **then: int | str) -> Expected:
+def page_fault(error: int, cr2: int | str, rip: str = "@at", /, **then: int | str) -> Expected:
     """#PF with its error code and address."""
-    return fault(PF, error, cr2=cr2, **then)
+    return Expected(PF, error, cr2, rip, then)
 
 
-def trap(vector: int, *, rip: str = "@behind", **then: int | str) -> Expected:
+def trap(vector: int, /, **then: int | str) -> Expected:
     """An exception or interrupt that is reported behind the instruction, without an error code."""
-    return Expected(vector, -1, None, rip, then)
+    return Expected(vector, -1, None, "@behind", then)
 
 
-def runs(rip: str = "@behind", **then: int | str) -> Expected:
+def runs(rip: str = "@behind", /, **then: int | str) -> Expected:
     """The row runs to its end, or reaches UD2 at another place."""
     return Expected(rip=rip, then=then)
 

@@ -30,7 +30,7 @@ def _arm(mode: str, n: int, at: str, kind: int, length: int = 1) -> str:
     return f"mov eax, {at}\nmov dr{n}, {a}\nmov eax, 0xFFFF0FF0\nmov dr6, {a}\nmov eax, {dr7:#x}\nmov dr7, {a}\n"
 
 
-def _trap(cause: int, rip: str = "@behind", **then: int | str) -> Expected:
+def _trap(cause: int, rip: str = "@behind", /, **then: int | str) -> Expected:
     return Expected(DB, rip=rip, then={f"extra&{CAUSES:#x}": cause, **then})
 
 
@@ -49,7 +49,7 @@ def _every_mode() -> list[Row]:
         execution = _arm(mode, 0, "offset @at", EXECUTION)
         selector = f"mov word ptr [{memory}], {STACK.get(mode, '0')}\n"
         data, code, step = "SDM 3B 17.3.1.2", "SDM 3B 17.3.1.1", "SDM 3B 17.3.1.4"
-        stepped = {"rflags&TF": "TF", "handler_rflags&TF": 0}
+        stepped: dict[str, int | str] = {"rflags&TF": "TF", "handler_rflags&TF": 0}
 
         def row(name: str, manual: str, text: str, expected: Expected, setup: str, flags: str = "IOPL3", mode: str = mode) -> None:
             rows.append(Row(f"{name}, {mode}", manual, text, expected, setup, mode, flags, ("de",), DR6))

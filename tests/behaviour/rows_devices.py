@@ -42,6 +42,7 @@ def _shadows() -> list[Row]:
     pending = SELF.format(0x40) + WAIT.strip()
     manual = "SDM 3A 6.8.1, 6.8.3"
     got = trap(0x40)
+    closed: dict[str, int | str] = {"handler_rflags&IF": 0, "rflags&IF": "IF"}
     return [
         _row("an interrupt waits while IF is 0", manual, f"{pending}\nnop", RUNS),
         _row("STI: taken behind the next instruction", manual, f"{pending}\nsti\nnop", got),
@@ -54,8 +55,7 @@ def _shadows() -> list[Row]:
             Expected(0x40, rip="@here")),
         _row("LSS shadows nothing", manual,
             f"mov dword ptr [scratch], offset stack0\nmov word ptr [scratch + 4], KDATA\n{pending}\nsti\nlss esp, [scratch]", got),
-        _row("an interrupt gate closes IF", "SDM 3A 6.8.1", f"{pending}\nsti\nnop", trap(0x40, **{"handler_rflags&IF": 0,
-            "rflags&IF": "IF"})),
+        _row("an interrupt gate closes IF", "SDM 3A 6.8.1", f"{pending}\nsti\nnop", trap(0x40, **closed)),
         _row("RF is not changed by an interrupt", "SDM 3B 17.3.1.1", f"{pending}\nsti\nnop", trap(0x40, **{"rflags&RF": 0})),
         _row("HLT ends with an interrupt, RIP behind it", "SDM 2A HLT", f"{pending}\nsti\nhlt", got),
         _row("an interrupt at CPL 3 comes on RSP0", "SDM 3A 6.14.2", "nop\njmp $", Expected(0x40, rip="",

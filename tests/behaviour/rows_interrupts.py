@@ -100,13 +100,13 @@ def _software() -> list[Row]:
                 mode,
             )
         )
+    closed: dict[str, int | str] = {"handler_rflags&0x300": 0, "rflags&IF": "IF"}
     rows += [
         Row("into in 64-bit mode", manual, ".byte 0xCE", ud),
         Row("into without OF", manual, "into", runs(), mode="compat3"),
         Row("int n in virtual-8086 mode with IOPL 0", "SDM 3B 20.2.8", f"int {VECTOR}", GP0, mode="v86"),
         Row("int n in real mode", "SDM 3B 20.1.4", f"int {VECTOR}", trap(VECTOR, handler_rsp="0xF000 - 6"), mode="real"),
-        Row("int n in real mode clears IF and TF", "SDM 3B 20.1.4", f"int {VECTOR}", trap(VECTOR, **{"handler_rflags&0x300": 0,
-            "rflags&IF": "IF"}),
+        Row("int n in real mode clears IF and TF", "SDM 3B 20.1.4", f"int {VECTOR}", trap(VECTOR, **closed),
             mode="real", flags="IF"),
         Row("int n beyond the limit of the IDT", manual, "int 0x90", gp("0x90 * 8 + 2")),
         Row("int n, half a gate within the limit", manual, "int 0x60", gp(SELF),
@@ -120,7 +120,7 @@ def _software() -> list[Row]:
 def _targets() -> list[Row]:
     """The code segment and offset of a gate, for INT n (EXT 0) and for an exception (EXT 1) (SDM vol. 3, 6.12.1, 6.14.1)."""
     manual = "SDM 2A INT n; 3A 6.13"
-    wrong = {
+    wrong: dict[str, tuple[str, str, int, int | str]] = {
         "a null code segment": ("0", "", GP, 0),
         "code outside of the GDT": ("OUTSIDE", "", GP, "OUTSIDE"),
         "data": ("KDATA", "", GP, "KDATA"),
@@ -139,15 +139,15 @@ def _targets() -> list[Row]:
         )
     rows += [
         Row("int n at CPL 0, gate to code of DPL 3", manual, f"int {VECTOR}", gp("U64 & ~3"), f"gate {VECTOR}, U64, uland"),
-        Row("int n at CPL 3, gate to code of DPL 3", manual, f"int {VECTOR}", runs(rip="uland", cs="U64"),
+        Row("int n at CPL 3, gate to code of DPL 3", manual, f"int {VECTOR}", runs("uland", cs="U64"),
             f"gate {VECTOR}, U64, uland, 0xEE", "long3"),
-        Row("int n at CPL 3, gate to conforming code of DPL 0", manual, f"int {VECTOR}", runs(rip="uland", cs="T0 | 3"),
+        Row("int n at CPL 3, gate to conforming code of DPL 0", manual, f"int {VECTOR}", runs("uland", cs="T0 | 3"),
             f"segment T0, 0x9E, 0xA\ngate {VECTOR}, T0, uland, 0xEE", "long3"),
         Row("int n, offset of the gate not canonical", manual, f"int {VECTOR}", GP0,
             f"gate {VECTOR}, K64, uland\nmov dword ptr [idt + 16 * {VECTOR} + 8], 0x8000"),
-        Row("int n, gate's selector with RPL 3", manual, f"int {VECTOR}", runs(rip="uland", cs="K64"),
+        Row("int n, gate's selector with RPL 3", manual, f"int {VECTOR}", runs("uland", cs="K64"),
             f"gate {VECTOR}, K64 | 3, uland"),
-        Row("int n sets the accessed bit of the code segment", "SDM 3A 3.4.5.1", f"int {VECTOR}", runs(rip="uland",
+        Row("int n sets the accessed bit of the code segment", "SDM 3A 3.4.5.1", f"int {VECTOR}", runs("uland",
             **{"[gdt + T0]&(1<<40)": "1<<40"}),
             f"segment T0, 0x9A, 0xA\ngate {VECTOR}, T0, uland"),
     ]  # fmt: skip
@@ -173,7 +173,7 @@ def _stacks() -> list[Row]:
             f"idt_access {VECTOR}, 0xEE", f"{mode}{cpl}") for mode in ("long", "compat") for cpl in (1, 2, 3)
     ]  # fmt: skip
     rows += [
-        Row(f"int n to CPL {n}: RSP{n}, SS is {n}", manual, f"int {VECTOR}", runs(rip="uland", cs=f"C{n}_64", ss=n,
+        Row(f"int n to CPL {n}: RSP{n}, SS is {n}", manual, f"int {VECTOR}", runs("uland", cs=f"C{n}_64", ss=n,
             rsp=f"rsp{n}_top - 40"),
             f"gate {VECTOR}, C{n}_64, uland, 0xEE", "long3") for n in (1, 2)
     ]  # fmt: skip
@@ -182,8 +182,8 @@ def _stacks() -> list[Row]:
     rows += [
         Row("int n from CPL 3: what is pushed", manual, f"int {VECTOR}", trap(VECTOR, **frame), f"idt_access {VECTOR}, 0xEE",
             "long3"),
-        Row("#GP from CPL 3: the error code below RIP", manual, "hlt", fault(GP, 0, handler_rsp="rsp0_top - 40", **{"[rsp0_top "
-            "- 48]": 0}), mode="long3"),
+        Row("#GP from CPL 3: the error code below RIP", manual, "hlt", Expected(GP, 0,
+            then={"handler_rsp": "rsp0_top - 40", "[rsp0_top - 48]": 0}), mode="long3"),
         Row("int n, RSP0 not canonical", "SDM 3A 6.15 #SS", f"int {VECTOR}", fault(SS, 0), far.format(4, 0,
             0x8000) + f"idt_access {VECTOR}, 0xEE\nist 12, 1", "long3"),
         Row("int n, IST1 not canonical", "SDM 3A 6.15 #SS", f"int {VECTOR}", fault(SS, 0), far.format(0x24, 0,
@@ -282,12 +282,12 @@ def _doubles() -> list[Row]:
             "#SS": (SS, str(ext), far.format(0, 0x8000, vector)),
             "#PF": (PF, "2", far.format(0x10000, 0x80, vector)),
         }
-        for second, (after, error, breaks) in seconds.items():
+        for second, (vector2, error, breaks) in seconds.items():
             double = (kind == "contributory" and second != "#PF") or kind == "page fault"
-            if after == vector and not double:
+            if vector2 == vector and not double:
                 continue
-            guard = "" if after == vector else f"\nist {after}, 1"
-            expected = Expected(DF, 0) if double else Expected(after, error, "WIN + 0xFFF8" if after == PF else None, rip)
+            guard = "" if vector2 == vector else f"\nist {vector2}, 1"
+            expected = Expected(DF, 0) if double else Expected(vector2, error, "WIN + 0xFFF8" if vector2 == PF else None, rip)
             after = "fninit\nldmxcsr [plain_mxcsr]" if name in ("#MF", "#XM") else ""
             rows.append(
                 Row(

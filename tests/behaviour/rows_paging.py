@@ -44,8 +44,8 @@ def _kind(access: str, cpl: int) -> int:
 
 def _expected(access: str, error: int | None) -> Expected:
     if error is None:
-        return runs(rip="WIN") if access == "fetch" else RUNS
-    return page_fault(error, "WIN", rip="WIN" if access == "fetch" else "@at")
+        return runs("WIN") if access == "fetch" else RUNS
+    return page_fault(error, "WIN", "WIN" if access == "fetch" else "@at")
 
 
 def _control(wp: bool, smep: bool, smap: bool) -> list[str]:
@@ -60,7 +60,7 @@ def _rights() -> list[Row]:
         "write": [(wp, False, smap, ac) for wp in (True, False) for smap, ac in ((False, False), (True, False), (True, True))],
         "fetch": [(True, smep, False, False) for smep in (False, True)],
     }
-    for access, cpl, user, write, nx in product(ACCESS, (0, 3), *[(False, True)] * 3):
+    for access, cpl, (user, write, nx) in product(ACCESS, (0, 3), list(product((False, True), repeat=3))):
         for wp, smep, smap, ac in supervisor[access] if cpl == 0 else [(True, False, False, False), (False, True, True, False)]:
             named = {"WP": wp, "SMEP": smep, "SMAP": smap, "AC": ac}
             entry = f"offset win_frames + {P | (W if write else 0) | (U if user else 0)}"
@@ -148,7 +148,7 @@ def _accessed_dirty() -> list[Row]:
                 f"A/D: a fetch at CPL {cpl} sets A",
                 manual,
                 ACCESS["fetch"],
-                runs(rip="WIN", **flags),
+                runs("WIN", **flags),
                 f"{AT_WIN}\n{UD2_THERE}",
                 mode,
             ),
@@ -207,7 +207,7 @@ def _crossing() -> list[Row]:
             "WIN + 0x1000", **kept),
             f"{AT_WIN}\nand dword ptr [pt_w + 8], ~2", "long3"),
         Row("paging: an instruction across pages, the second not present", manual, "jmp rcx", page_fault(16, "WIN + 0x1000",
-            rip="WIN + 0xFFE"),
+            "WIN + 0xFFE"),
             f"{gone}\nmov word ptr [win_frames + 0xFFE], 0xC081\nlea rcx, [rbx + 0xFFE]"),
         Row("paging: a locked read-modify-write faults as a write", manual, "lock inc dword ptr [rbx]", page_fault(W, "WIN"),
             f"{AT_WIN}\nand dword ptr [pt_w], ~1"),
@@ -263,9 +263,9 @@ def _invalidation() -> list[Row]:
             f"{AT_WIN}\nand dword ptr [pt_w], ~2\nclear_cr 0, 0x10000\nmov [rbx], al\nor_cr 0, 0x10000"),
         Row("TLB: INVLPG and another frame", manual, ACCESS["read"], runs(**{"rax&0xFF": 0x5A}), f"{cached}{moved}invlpg [rbx]"),
         Row("TLB: MOV to CR3 and another frame", manual, ACCESS["read"], runs(**{"rax&0xFF": 0x5A}), f"{cached}{moved}{reload}"),
-        Row("TLB: code of a page that went away", manual, ACCESS["fetch"], page_fault(16, "WIN", rip="WIN"),
+        Row("TLB: code of a page that went away", manual, ACCESS["fetch"], page_fault(16, "WIN", "WIN"),
             f"{AT_WIN}\nmov byte ptr [win_frames], 0xC3\ncall rbx\n{gone}invlpg [rbx]"),
-        Row("TLB: code of another frame", manual, ACCESS["fetch"], runs(rip="WIN + 1"),
+        Row("TLB: code of another frame", manual, ACCESS["fetch"], runs("WIN + 1"),
             f"{AT_WIN}\nmov byte ptr [win_frames], 0xC3\ncall rbx\n{moved}mov dword ptr [win_frames + 0x1000], 0x0B0F90\n"
                 f"invlpg [rbx]"),
         *(Row(f"TLB: INVPCID type {kind}", "SDM 2A INVPCID", ACCESS["read"], fault, cached + gone + invpcid.format(kind),

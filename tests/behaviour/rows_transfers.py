@@ -41,7 +41,7 @@ def _direct() -> list[Row]:
     for word, (mode, flags, kind, dpl, present, rpl, cpl) in product(("jmp", "call"), ways):
         found = direct_fault(kind, dpl, present, rpl, cpl)
         name = f"far {word} to {kind.name}, DPL {dpl}, RPL {rpl}{'' if present else ', not present'}, in {mode} mode at CPL {cpl}"
-        expected = found or runs(rip="uland", cs=f"T0 | {cpl}")
+        expected = found or runs("uland", cs=f"T0 | {cpl}")
         setup = f"segment T0, {kind.access(dpl, present)}, {flags}\n" + POINTER.format(rpl)
         rows.append(Row(name, f"SDM 2 {word.upper()}; 3A 5.8.1", f"{word} fword ptr [user_data]", expected, setup, f"{mode}{cpl}"))
     return rows
@@ -59,13 +59,13 @@ def _direct_others() -> list[Row]:
             Row(f"far {word} to a segment with L and D", manual, far, gp("T0"), "segment T0, 0x9B, 0xE\n" + POINTER.format(0)),
             Row(f"far {word}, offset not canonical", manual, f"rex.w {word} fword ptr [scratch]", GP0, wide.format(0, 0x8000,
                 "K64"), needs=("intel",)),
-            Row(f"far {word}, offset of 64 bits", manual, f"rex.w {word} fword ptr [scratch]", runs(rip="WIN"),
+            Row(f"far {word}, offset of 64 bits", manual, f"rex.w {word} fword ptr [scratch]", runs("WIN"),
                 "mov word ptr [win_frames], 0x0B0F\n" + wide.format(0, 0x80, "K64"), needs=("intel",)),
             Row(f"far {word} to 32-bit code beyond its limit", manual, far, GP0,
                 "segment T0, 0x9B, 4, 0, 0xFFFF\n" + POINTER.format(0)),
-            Row(f"far {word} to 32-bit code from 64-bit code", manual, far, runs(rip="uland", cs="K32"),
+            Row(f"far {word} to 32-bit code from 64-bit code", manual, far, runs("uland", cs="K32"),
                 "mov dword ptr [user_data], offset uland\nmov word ptr [user_data + 4], K32"),
-            Row(f"far {word} sets the accessed bit", "SDM 3A 3.4.5.1", far, runs(rip="uland", **{"[gdt + T0]&(1<<40)": "1<<40"}),
+            Row(f"far {word} sets the accessed bit", "SDM 3A 3.4.5.1", far, runs("uland", **{"[gdt + T0]&(1<<40)": "1<<40"}),
                 "segment T0, 0x9A, 0xA\n" + POINTER.format(0)),
             Row(f"direct far {word} in 64-bit mode", manual, f".byte {'0xEA' if word == 'jmp' else '0x9A'}, 0, 0, 0, 0, 8, 0", ud),
             Row(f"direct far {word} in compatibility mode", manual,
@@ -82,7 +82,7 @@ def _direct_others() -> list[Row]:
         Row("call at CPL 3, the stack not canonical", "SDM 2A CALL", "call rbx", fault(SS, 0), "mov ebx, offset uland", "long3",
             rsp="NONCANON + 8"),
         Row("execution falls into the canonical gap", "SDM 1 3.3.7.1", "jmp rbx", GP0, "movabs rbx, NONCANON"),
-        Row("far call pushes CS and RIP", "SDM 2A CALL", "call fword ptr [user_data]", runs(rip="uland", rsp="stack0 - 8",
+        Row("far call pushes CS and RIP", "SDM 2A CALL", "call fword ptr [user_data]", runs("uland", rsp="stack0 - 8",
             **{"[stack0 - 8]": "@behind + (K64 << 32)"}),
             "mov dword ptr [user_data], offset uland\nmov word ptr [user_data + 4], K64"),
     ]  # fmt: skip
@@ -102,7 +102,7 @@ def _gates() -> list[Row]:
         elif not present:
             expected = fault(NP, "T0")
         elif cpl == 0 or word == "call":
-            expected = runs(rip=entry, cs="K64")
+            expected = runs(entry, cs="K64")
         else:
             expected = gp("K64")
         access = 0xC | dpl << 5 | (0x80 if present else 0)
@@ -133,12 +133,12 @@ def _gates() -> list[Row]:
     gate = f"callgate T0, K64, {entry}\n{at.format(3)}"
     frame = {"[rsp0_top - 8]": "UDATA", "[rsp0_top - 16]": "ustack", "[rsp0_top - 24]": "U64", "[rsp0_top - 32]": "@behind"}
     rows += [
-        Row("call gate to CPL 0: SS is null, the frame on RSP0", manual, far, runs(rip=entry, cs="K64", ss=0, rsp="rsp0_top - 32",
+        Row("call gate to CPL 0: SS is null, the frame on RSP0", manual, far, runs(entry, cs="K64", ss=0, rsp="rsp0_top - 32",
             **frame), gate, "long3"),
-        Row("call gate to CPL 1: SS is 1, the frame on RSP1", manual, far, runs(rip=entry, cs="C1_64", ss=1, rsp="rsp1_top - 32"),
+        Row("call gate to CPL 1: SS is 1, the frame on RSP1", manual, far, runs(entry, cs="C1_64", ss=1, rsp="rsp1_top - 32"),
             f"callgate T0, C1_64, {entry}\n{at.format(3)}", "long3"),
-        Row("call gate from CPL 1 to CPL 0", manual, far, runs(rip=entry, cs="K64", rsp="rsp0_top - 32"), gate, "long1"),
-        Row("call gate to conforming code keeps CPL and stack", manual, far, runs(rip=entry, cs="T2 | 3", rsp="ustack - 16"),
+        Row("call gate from CPL 1 to CPL 0", manual, far, runs(entry, cs="K64", rsp="rsp0_top - 32"), gate, "long1"),
+        Row("call gate to conforming code keeps CPL and stack", manual, far, runs(entry, cs="T2 | 3", rsp="ustack - 16"),
             f"segment T2, 0x9E, 0xA\ncallgate T0, T2, {entry}\n{at.format(3)}", "long3"),
         Row("call gate, type field of the upper half not 0", manual, far, gp("T0"),
             f"callgate T0, K64, {entry}, 0xEC, 0x100\n{at.format(3)}", "long3"),
@@ -147,7 +147,7 @@ def _gates() -> list[Row]:
             top.format(0x10000, 0x80) + gate + "\nist 14, 1", "long3"),
         Row("call gate of protected mode, three parameters", "SDM 3A 5.8.5",
             "push 33\npush 22\npush 11\ncall fword ptr [user_data]",
-            runs(rip=entry, cs="K32", rsp="rsp0_top - 28", **{"[rsp0_top - 16]": "22 | (33 << 32)",
+            runs(entry, cs="K32", rsp="rsp0_top - 28", **{"[rsp0_top - 16]": "22 | (33 << 32)",
                 "[rsp0_top - 24]": "U32 | (11 << 32)"}),
             f"callgate32 T0, K32, {entry}, 0xEC, 3\n{at.format(3)}", "prot3"),
         *(Row(f"call gate of protected mode, SS1 {name}", "SDM 3A 5.8.5", far, fault(vector, error),
@@ -171,7 +171,7 @@ def _returns() -> list[Row]:
         data = {0: "KDATA", 1: "D1", 3: "UDATA"}[rpl if rpl >= cpl else cpl]
         stack = f"push {data}\npush offset ustack\n" if outer or word == "iretq" else ""
         name = f"{word} to {kind.name}, DPL {dpl}, RPL {rpl}{'' if present else ', not present'}, at CPL {cpl}"
-        expected = found or runs(rip="uland", cs=f"T0 | {rpl}")
+        expected = found or runs("uland", cs=f"T0 | {rpl}")
         code = stack + pushes[word].format(cs=f"T0 | {rpl}")
         rows.append(
             Row(name, f"SDM 2 {word[:-1].upper()}", code, expected, f"segment T0, {kind.access(dpl, present)}, 0xA", f"long{cpl}")
@@ -180,8 +180,8 @@ def _returns() -> list[Row]:
     manual = "SDM 2A IRET"
     stacks = {
         "SS null to 64-bit code of CPL 3": ("3", "U64", "", GP0),
-        "SS null to 64-bit code of CPL 0": ("0", "K64", "", runs(rip="uland", ss=0, rsp="ustack")),
-        "SS null with RPL 1 to 64-bit code of CPL 1": ("1", "C1_64", "", runs(rip="uland", ss=1)),
+        "SS null to 64-bit code of CPL 0": ("0", "K64", "", runs("uland", ss=0, rsp="ustack")),
+        "SS null with RPL 1 to 64-bit code of CPL 1": ("1", "C1_64", "", runs("uland", ss=1)),
         "SS null with RPL 0 to 64-bit code of CPL 1": ("0", "C1_64", "", GP0),
         "SS null to 32-bit code of CPL 3": ("0", "U32", "", GP0),
         "SS outside of the GDT": ("OUTSIDE + 3", "U64", "", gp("OUTSIDE")),
@@ -209,42 +209,42 @@ def _returns() -> list[Row]:
         Row("iretq to 32-bit code, offset beyond its limit", manual,
             "push UDATA\npush offset ustack\npush 2\npush T0 | 3\npush offset uland\niretq", GP0,
             "segment T0, 0xFB, 4, 0, 0xFFFF"),
-        Row("iretq to CPL 3 changes IOPL and IF", manual, flags.format(flags="0x3202"), runs(rip="uland",
+        Row("iretq to CPL 3 changes IOPL and IF", manual, flags.format(flags="0x3202"), runs("uland",
             **{"rflags&0x3200": 0x3200})),
-        Row("iretq at CPL 3 does not change IOPL or IF", manual, flags.format(flags="0x3202"), runs(rip="uland",
+        Row("iretq at CPL 3 does not change IOPL or IF", manual, flags.format(flags="0x3202"), runs("uland",
             **{"rflags&0x3200": 0}), mode="long3"),
-        Row("iretq at CPL 3 with IOPL 3 changes IF alone", manual, flags.format(flags="0x0202"), runs(rip="uland",
+        Row("iretq at CPL 3 with IOPL 3 changes IF alone", manual, flags.format(flags="0x0202"), runs("uland",
             **{"rflags&0x3200": 0x3200}),
             mode="long3", flags="IOPL3"),
-        Row("iretq at CPL 3 does not set VIF and VIP", manual, flags.format(flags="0x180002"), runs(rip="uland",
+        Row("iretq at CPL 3 does not set VIF and VIP", manual, flags.format(flags="0x180002"), runs("uland",
             **{"rflags&0x180000": 0}), mode="long3"),
-        Row("iretq at CPL 0 ignores VM in long mode", manual, flags.format(flags="0x20002"), runs(rip="uland", **{"rflags&VM": 0}),
+        Row("iretq at CPL 0 ignores VM in long mode", manual, flags.format(flags="0x20002"), runs("uland", **{"rflags&VM": 0}),
             needs=("intel",)),
-        Row("iretq sets AC and ID", manual, flags.format(flags="0x240002"), runs(rip="uland", **{"rflags&0x240000": 0x240000})),
-        Row("iretq to CPL 3 makes DS of DPL 0 null", "SDM 3A 5.8.6", flags.format(flags=2), runs(rip="uland", ds=0),
+        Row("iretq sets AC and ID", manual, flags.format(flags="0x240002"), runs("uland", **{"rflags&0x240000": 0x240000})),
+        Row("iretq to CPL 3 makes DS of DPL 0 null", "SDM 3A 5.8.6", flags.format(flags=2), runs("uland", ds=0),
             "mov eax, KDATA\nmov ds, eax"),
         *(Row(f"iretq to CPL 3 makes null selectors with an RPL 0: {name}", "SDM 2A IRET", flags.format(flags=2),
-            runs(rip="uland", **{name: 0}), f"mov eax, 3\nmov {name}, eax") for name in ("ds", "es", "fs", "gs")),
+            runs("uland", **{name: 0}), f"mov eax, 3\nmov {name}, eax") for name in ("ds", "es", "fs", "gs")),
         Row("retfq to CPL 3 makes null selectors with an RPL 0", "SDM 2B RET",
-            "push UDATA\npush offset ustack\npush U64\npush offset uland\nretfq", runs(rip="uland", ds=0, es=0),
+            "push UDATA\npush offset ustack\npush U64\npush offset uland\nretfq", runs("uland", ds=0, es=0),
             "mov eax, 2\nmov ds, eax\nmov es, eax"),
         Row("iretq to the same level keeps them", "SDM 2A IRET",
             "mov rbx, rsp\npush KDATA\npush rbx\npush 2\npush K64\npush offset @here\niretq\n@here:nop", runs(ds=3),
             "mov eax, 3\nmov ds, eax", "long0"),
-        Row("iretq to CPL 3 keeps DS of DPL 3", "SDM 3A 5.8.6", flags.format(flags=2), runs(rip="uland", ds="UDATA")),
-        Row("iretq to CPL 3 keeps conforming code in DS", "SDM 3A 5.8.6", flags.format(flags=2), runs(rip="uland", ds="T2"),
+        Row("iretq to CPL 3 keeps DS of DPL 3", "SDM 3A 5.8.6", flags.format(flags=2), runs("uland", ds="UDATA")),
+        Row("iretq to CPL 3 keeps conforming code in DS", "SDM 3A 5.8.6", flags.format(flags=2), runs("uland", ds="T2"),
             "segment T2, 0x9E\nmov eax, T2\nmov ds, eax"),
         Row("iretd from 64-bit code", manual,
             "sub rsp, 20\nmov dword ptr [rsp], offset uland\nmov dword ptr [rsp + 4], U32\nmov dword ptr [rsp + 8], 2\n"
-            "mov dword ptr [rsp + 12], offset ustack\nmov dword ptr [rsp + 16], UDATA\niretd", runs(rip="uland", cs="U32",
+            "mov dword ptr [rsp + 12], offset ustack\nmov dword ptr [rsp + 16], UDATA\niretd", runs("uland", cs="U32",
                 rsp="ustack")),
         Row("iretd in compatibility mode at the same level pops no SS", manual, "push 2\npush U32\npush offset uland\niretd",
-            runs(rip="uland", cs="U32", rsp="ustack"), mode="compat3"),
-        Row("iretd in compatibility mode to 64-bit code", manual, "push 2\npush U64\npush offset uland\niretd", runs(rip="uland",
+            runs("uland", cs="U32", rsp="ustack"), mode="compat3"),
+        Row("iretd in compatibility mode to 64-bit code", manual, "push 2\npush U64\npush offset uland\niretd", runs("uland",
             cs="U64"), mode="compat3"),
         Row("iretd in protected mode to CPL 3", manual,
             "push UDATA\npush offset ustack\npush 0x3202\npush U32\npush offset uland\niretd",
-            runs(rip="uland", cs="U32", ss="UDATA", rsp="ustack", **{"rflags&0x3200": 0x3200}), mode="prot0"),
+            runs("uland", cs="U32", ss="UDATA", rsp="ustack", **{"rflags&0x3200": 0x3200}), mode="prot0"),
         Row("iretd in protected mode to CPL 3, SS of DPL 0", manual,
             "push KDATA + 3\npush offset ustack\npush 2\npush U32\npush offset uland\niretd",
             gp("KDATA"), mode="prot0"),
@@ -252,7 +252,7 @@ def _returns() -> list[Row]:
             "push 3\npush offset ustack\npush 2\npush U32\npush offset uland\niretd", GP0, mode="prot0"),
         Row("retfq with a count releases the outer stack, too", "SDM 2B RET",
             f"{STACK3}sub rsp, 16\npush U64\npush offset uland\nretfq 16",
-            runs(rip="uland", cs="U64", rsp="ustack + 16")),
+            runs("uland", cs="U64", rsp="ustack + 16")),
         Row("retfq to CPL 3, SS null", "SDM 2B RET", "push 3\npush offset ustack\npush U64\npush offset uland\nretfq", GP0),
         Row("retfq, RIP not canonical", "SDM 2B RET", "push K64\npush rbx\nretfq", GP0, "movabs rbx, NONCANON", needs=("intel",)),
         Row("iretq in virtual-8086 mode with IOPL 0", "SDM 3B 20.2.8", "iret", GP0, mode="v86"),

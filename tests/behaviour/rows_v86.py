@@ -31,7 +31,7 @@ def _virtual() -> list[Row]:
         Row("VME: IRETD with IOPL 0", manual, "iretd", GP0, VME, "v86", "0", vme),
         Row("VME: IRET sets VIF", manual, "push 0x0202\npush 0\npush offset @here\niret\n@here:nop",
             runs(**{"rflags&0x80200": "VIF"}), VME, "v86", "0", vme),
-        Row("VME: INT n that the bitmap redirects", "SDM 3B 20.3.3.4", "int 0x60", runs(rip="low_ud2", cs=0, rsp="0xF000 - 6",
+        Row("VME: INT n that the bitmap redirects", "SDM 3B 20.3.3.4", "int 0x60", runs("low_ud2", cs=0, rsp="0xF000 - 6",
             **{"rflags&VM": "VM"}),
             f"{VME}mov dword ptr [0x60 * 4], offset low_ud2", "v86", "0", vme),
         Row("VME: INT n that the bitmap does not redirect, IOPL 0", "SDM 3B 20.3.3.4", "int 0x60", GP0,
@@ -111,7 +111,7 @@ def _legacy_paging() -> list[Row]:
         if nx:
             setup += "\nmov dword ptr [pt_w + 4], 0x80000000"
         at = "WIN32" if word == "fetch" else "@at"
-        expected = (runs(rip="WIN32") if word == "fetch" else runs()) if error is None else page_fault(error, "WIN32", rip=at)
+        expected = (runs("WIN32") if word == "fetch" else runs()) if error is None else page_fault(error, "WIN32", at)
         name = f"{'PAE' if paging == 2 else '32-bit'} paging: {word} at CPL {cpl}, U/S {user:d} R/W {write:d} XD {nx:d}"
         rows.append(Row(name, "SDM 3A 4.6.1, 4.7", code, expected, setup, f"prot{cpl}", paging=paging))
     manual = "SDM 3A 4.3, 4.7"

@@ -24,7 +24,7 @@ LOAD_AT, STORE_AT, INC_AT, JUMP_AT = 0x1006, 0x1004, 0x100B, 0x100E
 class PretendTarget:
     """One vCPU or several (they share memory; only the first ever runs unless told). `on_stop` hears of stops."""
 
-    def __init__(self, on_stop: Callable[[Stop], None] = lambda stop: None, cpus: int = 1, program: bytes = LOOP) -> None:
+    def __init__(self, on_stop: Callable[[Stop], object] = lambda stop: None, cpus: int = 1, program: bytes = LOOP) -> None:
         self.on_stop = on_stop
         self.regs = [{register.name: 0 for register in TABLE} for _ in range(cpus)]
         for regs in self.regs:
@@ -163,8 +163,9 @@ class PretendTarget:
         if isinstance(touched, Exited):
             return touched
         for kind, address, length in self.armed:
-            hit = touched and kind.value >= 2 and address <= touched[1] < address + length
-            if hit and (kind is BreakKind.ACCESS or kind is touched[0]):
+            if touched is None or kind.value < 2 or not address <= touched[1] < address + length:
+                continue
+            if kind is BreakKind.ACCESS or kind is touched[0]:
                 return Stopped(action.thread, why=Why[kind.name], address=address)
         if action.step and not (action.within and action.within[0] <= regs["rip"] < action.within[1]):
             return Stopped(action.thread)

@@ -1,6 +1,7 @@
 """Agent expressions: every operation against plain arithmetic, and expressions that must be refused."""
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-BINARY = {
+BINARY: dict[int, Callable[[int, int], int]] = {
     0x02: lambda a, b: a + b,
     0x03: lambda a, b: a - b,
     0x04: lambda a, b: a * b,

@@ -268,12 +268,13 @@ def test_bus_locks_stop_with_their_line(rig: Make) -> None:
 def test_errors_are_words(rig: Make) -> None:
     one = rig()
     with Client(one.address) as client:
-        for action, words in (
+        errors: tuple[tuple[Callable[[], object], str], ...] = (
             (lambda: client.set_register("cr0", 0), "PG without PE"),
             (lambda: client.set_register("xcr0", 0), "no register xcr0"),
             (lambda: client.insert(BreakKind.WRITE, 0, 1 << 18), "covers 1 to"),
             (lambda: client.write_memory(UNMAPPED - 1, b"ab"), "14"),
-        ):
+        )
+        for action, words in errors:
             with pytest.raises(ClientError, match=words):
                 action()
         assert "no MSR 5" in client.monitor("msr 5")

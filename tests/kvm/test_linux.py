@@ -14,7 +14,7 @@ from trapgate.stops import ExitKind, MachineExit
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the tools are no part of the package
 
 from tools import linux_guest
-from tools.guests.packages import GuestError
+from tools.guests.sources import GuestError
 
 pytestmark = [pytest.mark.kvm, pytest.mark.linux, pytest.mark.timeout(1800, method="signal")]
 LIMIT = 1_500_000_000_000  # ns: a host that emulates takes minutes to unpack the kernel

@@ -56,16 +56,16 @@ def run(image: Path, cpu: str, asks_cpuid: bool = True) -> tuple[Machine, Stop, 
     return machine, end, b"".join(written).decode().splitlines(), lost
 
 
-def values(machine: Machine) -> dict[str | int, object]:
+def values(machine: Machine) -> dict[str, object]:
     """All registers. RF is left out: what it is behind the last exception, a host that emulates may have otherwise."""
     vcpu = machine.vcpu
     assert isinstance(vcpu, (SoftVcpu, KvmVcpu))
     return {**registers(vcpu), "rflags": vcpu.get("rflags") & ~RF}
 
 
-def state(machine: Machine) -> dict[str | int, object]:
+def state(machine: Machine) -> dict[object, object]:
     """All registers and RAM."""
-    return values(machine) | pages(machine.ram)
+    return {name: value for part in (values(machine), pages(machine.ram)) for name, value in part.items()}
 
 
 def without(cpu: str, lost: list[str]) -> str:
@@ -88,7 +88,7 @@ def check_same_way(machine: Machine, image: Path, cpu: str) -> None:
             assert values(machine) == values(soft)
             stack = here.get("rsp") >> 12
             words = differences(machine.ram, soft.ram)
-            assert [(at, *pair) for at, *pair in words if not left_open(*pair, stack=at >> 12 == stack)] == []
+            assert [word for word in words if not left_open(word[1], word[2], word[0] >> 12 == stack)] == []
             return
     raise AssertionError(f"in none of {visits} visits to {at:#x} had the software CPU these registers: {registers(here)}")
 

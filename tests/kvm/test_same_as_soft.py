@@ -113,7 +113,7 @@ def outcome(text: str, engine: str, step: bool, kicks: str = "none") -> dict[str
     ram = guest.machine.ram
     for at in (STACK - 24, *range(LOG + 64 + 32, ram.read_int(LOG, 8), 64)):
         ram.write_int(at, 8, ram.read_int(at, 8) & ~RF)
-    return {**registers(vcpu), **floating(vcpu), **pages(ram)}
+    return registers(vcpu) | floating(vcpu) | {f"page {at:#x}": digest for at, digest in pages(ram).items()}
 
 
 @pytest.mark.parametrize("name", list(PROGRAMS))

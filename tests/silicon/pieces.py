@@ -58,7 +58,7 @@ class Effect(NamedTuple):
     undefined, None where that depends on RCX."""
 
     writes: int
-    count: int | None
+    repeats: int | None
     undefined: int | None
 
 
@@ -75,7 +75,7 @@ def effect(form: Form) -> Effect:
 
 def flags_behind(form: Form, found: Effect, gpr: tuple[int, ...], undefined: int) -> int:
     """Status flags that nothing defines behind an instruction, by those before it and the registers before it."""
-    if found.count is not None and not gpr[1] & found.count:
+    if found.repeats is not None and not gpr[1] & found.repeats:
         return undefined
     fresh = undefined_flags(form, State(gpr, 0, FX_INIT, b"")) if found.undefined is None else found.undefined
     return undefined & ~found.writes | fresh
@@ -163,11 +163,11 @@ def steps() -> tuple[tuple[tuple[Step, ...], ...], ...]:
 
 
 class Sequence(NamedTuple):
-    """Bytes with so many instructions in them, what they do to the status flags, and the general registers they write."""
+    """Bytes with `length` instructions in them, what they do to the status flags, and the general registers they write."""
 
     code: bytes
     text: str
-    count: int
+    length: int
     undefined: int
     settles: int
     writes: int

@@ -28,7 +28,7 @@ class Run(NamedTuple):
     """A run as a case, and its number of instructions."""
 
     case: Case
-    count: int
+    length: int
 
 
 class _Join(NamedTuple):
@@ -74,7 +74,7 @@ class _Maker:
         self.code += sequence.code
         self.texts.append(sequence.text)
         self.undefined = self.undefined & ~sequence.settles | sequence.undefined
-        self.count += sequence.count
+        self.count += sequence.length
 
     def body(self, written: int = 0) -> None:
         """One to three forms that leave the stack alone and are together shorter than a piece may be."""

@@ -42,7 +42,7 @@ class SoftTracer:
         for address, data in guest.pieces(1):
             self.ram.write(address, data)
         start(self.vcpu, start_registers())
-        self._state = (ctypes.c_char * ctypes.sizeof(self.vcpu.state)).from_buffer(self.vcpu.state)
+        self._state = ctypes.addressof(self.vcpu.state)
         self._code = b""
 
     def trace_many(self, cases: Iterable[tuple[bytes, State]]) -> Iterator[tuple[Outcome, Trace]]:
@@ -76,7 +76,7 @@ class SoftTracer:
             if len(records) == MOST_STEPS:
                 outcome = self._outcome(st.rip, st.rsp, st.get_rflags())
                 return outcome, Trace(b"".join(records), b"".join(stores))
-            note(self._state[_GPR : _GPR + 128], st.get_rflags())
+            note(ctypes.string_at(self._state + _GPR, 128), st.get_rflags())
         outcome = self._faulted()
         if outcome.rip + CODE != rip:  # a branch to where nothing can be fetched: the fault comes before the budget is looked at
             rip = outcome.rip + CODE
@@ -94,16 +94,15 @@ class SoftTracer:
         put_segment(vcpu, "ss", guest.USER_SS, 0, 0xFFFF_FFFF, USER_DATA)
         st.set_rflags(state.rflags)
         st.rip = CODE
-        self._state[_GPR : _GPR + 128] = _packed(state.gpr)
-        self._state[_X87 : _X87 + _FX_XMM] = state.fx[:_FX_XMM]
-        self._state[_XMM : _XMM + FX_SIZE - _FX_XMM] = state.fx[_FX_XMM:]
+        for at, data in ((_GPR, _packed(state.gpr)), (_X87, state.fx[:_FX_XMM]), (_XMM, state.fx[_FX_XMM:FX_SIZE])):
+            ctypes.memmove(self._state + at, data, len(data))
         set_mxcsr(vcpu, int.from_bytes(state.fx[24:28], "little"))  # and the mode
         vcpu.step(self.by_steps)
 
     def _fx(self) -> bytes:
         """The FXSAVE image, its parts put together."""
-        x87, mxcsr = self._state[_X87 : _X87 + _FX_XMM], get_mxcsr(self.vcpu).to_bytes(4, "little")
-        return x87[:24] + mxcsr + x87[28:] + self._state[_XMM : _XMM + FX_SIZE - _FX_XMM]
+        x87, mxcsr = ctypes.string_at(self._state + _X87, _FX_XMM), get_mxcsr(self.vcpu).to_bytes(4, "little")
+        return x87[:24] + mxcsr + x87[28:] + ctypes.string_at(self._state + _XMM, FX_SIZE - _FX_XMM)
 
     def _faulted(self) -> Outcome:
         """What the CPU has pushed on its way into the kernel (SDM vol. 3, 6.14.2)."""

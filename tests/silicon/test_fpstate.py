@@ -5,6 +5,7 @@ import random
 import pytest
 
 from trapgate.isa.families.fpstate import BITS, COMPACT, COMPACTED
+from trapgate.soft.cpu import SoftVcpu
 
 from . import soft as soft_module
 from .assemble import assemble
@@ -21,7 +22,7 @@ CROSSING = 0x1000 - 0x100
 
 
 @pytest.fixture(scope="module")
-def soft() -> SoftCpu:
+def soft() -> SoftCpu[SoftVcpu]:
     """The software CPU with CR4.OSXSAVE and XCR0 = x87 and SSE."""
     runner = soft_module.make_soft_cpu()
     begin = runner._start
@@ -29,7 +30,7 @@ def soft() -> SoftCpu:
     def start(vcpu: object, registers: dict[str, int]) -> None:
         begin(vcpu, {**registers, "cr4": registers["cr4"] | OSXSAVE, "xcr0": 3})  # type: ignore[arg-type]
 
-    runner._start = start  # type: ignore[assignment]
+    runner._start = start
     return runner
 
 
@@ -59,7 +60,7 @@ def _code(text: str) -> bytes:
     return assemble(text.replace(";", "\n"))
 
 
-def _agree(host: HostCpu, soft: SoftCpu, text: str, state: State, at: int = AREA) -> Outcome:
+def _agree(host: HostCpu, soft: SoftCpu[SoftVcpu], text: str, state: State, at: int = AREA) -> Outcome:
     code = _code(text)
     expected, got = host.run(code, state), soft.run(code, state)
     assert _registers(got) == _registers(expected)
@@ -71,7 +72,7 @@ def _agree(host: HostCpu, soft: SoftCpu, text: str, state: State, at: int = AREA
 @pytest.mark.parametrize(
     "text", ["fxsave [rdi]", "fxsave64 [rdi]", "fld1; fxsave64 [rdi]", "pxor xmm3, xmm3; fxsave64 [rdi]; fldz"]
 )
-def test_fxsave(host: HostCpu, soft: SoftCpu, text: str, at: int) -> None:
+def test_fxsave(host: HostCpu, soft: SoftCpu[SoftVcpu], text: str, at: int) -> None:
     got = _agree(host, soft, text, _state(random.Random(f"{text} {at}"), at), at)
     assert got.fault is None
     assert any(got.memory[at + 160 : at + 416])
@@ -80,7 +81,7 @@ def test_fxsave(host: HostCpu, soft: SoftCpu, text: str, at: int) -> None:
 @pytest.mark.parametrize("text", ["fxrstor [rdi]", "fxrstor64 [rdi]", "emms; fxrstor64 [rdi]; fxsave64 [rdi + 0x800]"])
 @pytest.mark.parametrize("mxcsr", [0x1F80, 0x9FC0, 0x1F00, 0x0020])
 @pytest.mark.parametrize("control", [0x37F, 0x27F, 0x360])
-def test_fxrstor(host: HostCpu, soft: SoftCpu, text: str, mxcsr: int, control: int) -> None:
+def test_fxrstor(host: HostCpu, soft: SoftCpu[SoftVcpu], text: str, mxcsr: int, control: int) -> None:
     rng = random.Random(f"{text} {mxcsr} {control}")
     code, state = _code(text), _state(rng, area=_fx(rng, mxcsr, control) + bytes(96))
     expected, got = host.run(code, state), soft.run(code, state)
@@ -91,13 +92,13 @@ def test_fxrstor(host: HostCpu, soft: SoftCpu, text: str, mxcsr: int, control: i
 @pytest.mark.parametrize(
     "text", ["fxsave [rdi + 8]", "fxrstor [rdi + 8]", "xsave [rdi + 32]", "xrstor [rdi + 32]", "movaps xmm0, [rdi + 1]"]
 )
-def test_misaligned(host: HostCpu, soft: SoftCpu, text: str) -> None:
+def test_misaligned(host: HostCpu, soft: SoftCpu[SoftVcpu], text: str) -> None:
     got = _agree(host, soft, text, _state(random.Random(1)))
     assert got.fault is not None
     assert got.fault.vector == GP
 
 
-def test_reserved_mxcsr(host: HostCpu, soft: SoftCpu) -> None:
+def test_reserved_mxcsr(host: HostCpu, soft: SoftCpu[SoftVcpu]) -> None:
     rng = random.Random(2)
     for text in ("fxrstor64 [rdi]", "ldmxcsr [rdi + 24]"):
         got = _agree(host, soft, text, _state(rng, area=_fx(rng, 0x81F80)))
@@ -108,14 +109,14 @@ def test_reserved_mxcsr(host: HostCpu, soft: SoftCpu) -> None:
 @pytest.mark.parametrize("at", [AREA, CROSSING])
 @pytest.mark.parametrize("eax", [0, 1, 2, 3])
 @pytest.mark.parametrize("name", ["xsave", "xsave64", "xsaveopt64", "xsavec64", "xsavec"])
-def test_xsave(host: HostCpu, soft: SoftCpu, name: str, eax: int, at: int) -> None:
+def test_xsave(host: HostCpu, soft: SoftCpu[SoftVcpu], name: str, eax: int, at: int) -> None:
     rng = random.Random(f"{name} {eax} {at}")
     _agree(host, soft, f"{name} [rdi]", _state(rng, at, eax=eax), at)
 
 
 @pytest.mark.parametrize("eax", [0, 1, 2, 3, 1 << 30 | 3])
 @pytest.mark.parametrize("name", ["xsave64", "xsaveopt64", "xsavec64"])
-def test_what_xsave_leaves_alone(host: HostCpu, soft: SoftCpu, name: str, eax: int) -> None:
+def test_what_xsave_leaves_alone(host: HostCpu, soft: SoftCpu[SoftVcpu], name: str, eax: int) -> None:
     """The area is full already: what was not asked for, or does not exist, stays; of the header but XSTATE_BV and XCOMP_BV all."""
     rng = random.Random(f"{name} {eax}")
     _agree(host, soft, f"{name} [rdi]", _state(rng, area=rng.randbytes(640), eax=eax))
@@ -125,7 +126,7 @@ def test_what_xsave_leaves_alone(host: HostCpu, soft: SoftCpu, name: str, eax: i
 @pytest.mark.parametrize("present", [0, 1, 2, 3])
 @pytest.mark.parametrize("eax", [0, 1, 2, 3])
 @pytest.mark.parametrize("mxcsr", [0x1F80, 0x3F80, 0x1D00])
-def test_xrstor(host: HostCpu, soft: SoftCpu, eax: int, present: int, compact: bool, mxcsr: int) -> None:
+def test_xrstor(host: HostCpu, soft: SoftCpu[SoftVcpu], eax: int, present: int, compact: bool, mxcsr: int) -> None:
     rng = random.Random(f"{eax} {present} {compact}")
     area = bytearray(_fx(rng, mxcsr).ljust(576, b"\0"))
     area[BITS : BITS + 8] = present.to_bytes(8, "little")
@@ -137,7 +138,7 @@ def test_xrstor(host: HostCpu, soft: SoftCpu, eax: int, present: int, compact: b
 
 
 @pytest.mark.parametrize(("offset", "value"), [(BITS, 1 << 62), (COMPACTED, 1), (COMPACTED + 8, 1), (MXCSR := 24, 0x10000)])
-def test_bad_header(host: HostCpu, soft: SoftCpu, offset: int, value: int) -> None:
+def test_bad_header(host: HostCpu, soft: SoftCpu[SoftVcpu], offset: int, value: int) -> None:
     rng = random.Random(offset)
     area = bytearray(_fx(rng).ljust(576, b"\0"))
     area[BITS] = 3
@@ -151,7 +152,7 @@ def test_bad_header(host: HostCpu, soft: SoftCpu, offset: int, value: int) -> No
 @pytest.mark.parametrize(
     "text", ["fnsave [rdi]; frstor [rdi]", "fnstenv [rdi]; fldenv [rdi]", "fnsave [rdi]", "fninit", "fnclex", "fnstcw [rdi]"]
 )
-def test_environment(host: HostCpu, soft: SoftCpu, text: str, tail: str) -> None:
+def test_environment(host: HostCpu, soft: SoftCpu[SoftVcpu], text: str, tail: str) -> None:
     code, state = _code(text + tail), _state(random.Random(text))
     expected, got = host.run(code, state), soft.run(code, state)
     assert _registers(got) == _registers(expected)
@@ -174,7 +175,7 @@ def test_environment(host: HostCpu, soft: SoftCpu, text: str, tail: str) -> None
         "cvtpi2ps xmm0, mm1",
     ],
 )
-def test_pending_exception(host: HostCpu, soft: SoftCpu, wait: str) -> None:
+def test_pending_exception(host: HostCpu, soft: SoftCpu[SoftVcpu], wait: str) -> None:
     """FLDCW unmasks everything, 1 / 0 leaves ZE pending: the next waiting instruction takes #MF, FNSTSW and FNCLEX do not."""
     rng = random.Random(wait)
     divide = "fninit; fldz; fld1; fldcw [rdi]; fdiv st(0), st(1); "
@@ -187,7 +188,7 @@ def test_pending_exception(host: HostCpu, soft: SoftCpu, wait: str) -> None:
     assert got.fault is None
 
 
-def test_masked_again(host: HostCpu, soft: SoftCpu) -> None:
+def test_masked_again(host: HostCpu, soft: SoftCpu[SoftVcpu]) -> None:
     """Unmasked and masked in turn, with a store that an unmasked exception suppresses."""
     rng = random.Random(7)
     area = (0x340).to_bytes(2, "little") + (0x37F).to_bytes(2, "little")

@@ -112,7 +112,7 @@ def test_the_runs_branch_loop_and_fault(host: HostCpu) -> None:
     work = [(run.case.form.code, run.case.state) for run in runs]
     ends, traces = zip(*host.trace_many(work), strict=True)
     texts = [run.case.form.text for run in runs]
-    assert max(run.count for run in runs) <= sequences.MOST
+    assert max(run.length for run in runs) <= sequences.MOST
     assert sum(trace.steps for trace in traces) > 40 * len(runs)
     assert sum("(loop)" in text for text in texts) > 100
     for wanted in ("; j", "call;", "; loop", "movs", "div", "leave", "popf", "ps xmm", " mm", "fld", "xlatb", "ldmxcsr", "fldcw"):

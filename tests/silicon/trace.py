@@ -42,7 +42,7 @@ class Trace(NamedTuple):
 
     def lines(self) -> Iterator[tuple[int, int, bytes]]:
         """The stores: step, offset, line."""
-        return _STORE.iter_unpack(self.stores)  # type: ignore[return-value]
+        return _STORE.iter_unpack(self.stores)
 
 
 def endless(outcome: Outcome) -> bool:

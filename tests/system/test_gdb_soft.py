@@ -172,12 +172,16 @@ def runs(guest: GuestUnderGdb) -> None:
 def rounds(guest: GuestUnderGdb) -> int:
     """The guest's own counter, by its symbol."""
     from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import SymbolTableSection
 
     from system.gdb_session import image
 
     with Path(image()).open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
-        return guest.machine.ram.read_int(table.get_symbol_by_name("rounds")[0]["st_value"], 4)
+        assert isinstance(table, SymbolTableSection)
+        symbols = table.get_symbol_by_name("rounds")
+        assert symbols
+        return guest.machine.ram.read_int(symbols[0]["st_value"], 4)
 
 
 @pytest.mark.parametrize("last", [b"$vCont;c", b"$m1000,", b"}", b"\x03", b"$g#67" * 50])

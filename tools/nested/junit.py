@@ -24,4 +24,4 @@ def document(name: str, tests: Sequence[dict[str, Any]]) -> bytes:
             text = _NOT_XML.sub("?", one["text"])
             lines = text.strip().splitlines() or [""]
             xml.SubElement(case, element, message=lines[-1]).text = text
-    return xml.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return bytes(xml.tostring(suite, encoding="utf-8", xml_declaration=True))

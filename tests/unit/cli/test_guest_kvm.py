@@ -1,5 +1,6 @@
 """What `--engine kvm` refuses, and what it says when the host refuses."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def no_device(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     def refuse(path: str, flags: int) -> int:
         raise error
 
-    monkeypatch.setattr(handles.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_each_device_interrupts_on_its_line(bench: Bench, advance: Advance) -> N
         lambda: (ports.write(0x43, 1, 0x34), ports.write(0x40, 1, 0), ports.write(0x40, 1, 1), advance(10**8)),
     ):
         before = bench.irqs()
-        act()  # type: ignore[no-untyped-call]
+        act()
         seen.append((bench.irqs() & ~before).bit_length() - 1)
     assert seen == [layout.COM1_IRQ, layout.RTC_IRQ, layout.SCI_IRQ, layout.KEYBOARD_IRQ, layout.MOUSE_IRQ, layout.PIT_IRQ]
 

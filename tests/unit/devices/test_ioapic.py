@@ -1,5 +1,7 @@
 """The I/O APIC and the wiring of interrupt lines to both controllers."""
 
+from collections.abc import Callable
+
 import pytest
 
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
@@ -96,7 +98,8 @@ def test_level_repeats_until_the_line_falls(wired: Interrupts) -> None:
 
 def test_eoi_register_and_edge_trick_clear_remote_irr(wired: Interrupts) -> None:
     ioapic = wired.ioapic
-    for clear in (lambda: ioapic.write(EOI, 4, 0x49), lambda: route(ioapic, 9, 0x49 | MASKED)):
+    clears: tuple[Callable[[], None], ...] = (lambda: ioapic.write(EOI, 4, 0x49), lambda: route(ioapic, 9, 0x49 | MASKED))
+    for clear in clears:
         route(ioapic, 9, 0x49 | LEVEL)
         wired.line(9)(True)
         assert look(ioapic, 0x10 + 18) & 1 << 14

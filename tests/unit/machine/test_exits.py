@@ -198,7 +198,7 @@ def test_an_engine_that_cannot_count_is_refused() -> None:
         kick = ScriptedVcpu.kick
 
     with pytest.raises(ValueError, match="does not count"):
-        Machine(MachineConfig(memory=1 << 20, clock=ClockKind.INSTRUCTIONS), lambda ram, **rest: Plain())  # type: ignore[arg-type, return-value]
+        Machine(MachineConfig(memory=1 << 20, clock=ClockKind.INSTRUCTIONS), lambda ram, **rest: Plain())  # type: ignore[arg-type]
 
 
 def test_an_unknown_cpu_is_refused_in_one_line() -> None:

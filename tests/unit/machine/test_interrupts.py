@@ -96,9 +96,12 @@ class TestInterrupts:
         one = rig(Halted(), POWER_OFF, stop_when_dead=False)
         one.vcpu.registers["rflags"] = 0
         one.machine.post(lambda: one.machine.lapic.nmi_line(True))
-        threading.Timer(
-            0.05, lambda: one.machine.post(lambda: (one.machine.lapic.nmi_line(False), one.machine.lapic.nmi_line(True)))
-        ).start()
+
+        def pulse() -> None:
+            one.machine.lapic.nmi_line(False)
+            one.machine.lapic.nmi_line(True)
+
+        threading.Timer(0.05, lambda: one.machine.post(pulse)).start()
         assert one.machine.run().kind is ExitKind.POWER_OFF
         assert one.vcpu.log == ["nmi", "nmi"]
 

@@ -18,6 +18,7 @@ import termios
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from trapgate.sandbox import kernel
@@ -96,9 +97,10 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "settings of the terminal": lambda: termios.tcsetattr(slave, termios.TCSANOW, termios.tcgetattr(slave)),
     "signal itself": lambda: os.kill(os.getpid(), 0),
     "run a program": lambda: os.execv("/bin/true", ["true"]),
-    **{f"call {name}": lambda name=name: kernel.call(name, 0, 0, 0, 0, 0, 0) for name in HOSTILE.split()},
+    **{f"call {name}": partial(kernel.call, name, 0, 0, 0, 0, 0, 0) for name in HOSTILE.split()},
 }
 found: list[int] = []
+earlier: threading.Thread
 
 
 def raise_number(number: int) -> None:

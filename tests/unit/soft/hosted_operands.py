@@ -85,7 +85,8 @@ def encoded(code: int, bits: int, amd: bool) -> Case | None:
             i.set_immediate_u64(n, 0x11)
         else:
             i.set_op_kind(n, OpKind.REGISTER)
-            i.set_op_register(n, REGISTERS[kind] - (n == 0 and kind in (K.XMM_REG, K.MM_REG)))
+            register = int(REGISTERS[kind]) - (n == 0 and kind in (K.XMM_REG, K.MM_REG))
+            i.set_op_register(n, register)  # type: ignore[arg-type]
     encoder = Encoder(bits)
     encoder.encode(i, 0)
     aligned = p.size == 16 and info.mnemonic not in ANYWHERE and not (amd and p.name.startswith("sha"))

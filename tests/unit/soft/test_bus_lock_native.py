@@ -1,6 +1,8 @@
 """Bus locks that native code settles: no exit to Python in the plain case, the same end as Python's rules in every case."""
 
 from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
@@ -14,6 +16,8 @@ SPLIT = DATA + 61
 PAGE_EDGE = DATA + 0xFFE
 LOCK_INC = bytes.fromhex("f0ff07")  # lock inc dword [rdi]
 NO_WRITE_BACK = 1 << 4  # PCD of a page-table entry
+
+T = TypeVar("T")
 
 
 class Locking:
@@ -31,8 +35,8 @@ class Locking:
         for reason, answer in list(self.cpu._reasons.items()):
             self.cpu._reasons[reason] = self._counted(reason, answer)
 
-    def _counted(self, reason, answer):  # type: ignore[no-untyped-def]
-        def counted():  # type: ignore[no-untyped-def]
+    def _counted(self, reason: int, answer: Callable[[], T]) -> Callable[[], T]:
+        def counted() -> T:
             self.exits[reason] += 1
             return answer()
 
@@ -117,12 +121,12 @@ def test_what_is_not_plain_is_pythons() -> None:
 def test_dr6_in_native_code_is_what_the_rules_say(model: str, control: int, value: int) -> None:
     bench = Bench("64", model=model)
     known = bench.cpu.model.has("bus-lock-detect")
-    st, how = bench.st, {"amd": bench.cpu.model.amd, "bus_lock": known, "debugctl": control if known else 0}
+    st, amd, debugctl = bench.st, bench.cpu.model.amd, control if known else 0
     bench.ram.write(CODE, bytes.fromhex("0f23f0 0f21f3 f4"))  # mov dr6, rax; mov rbx, dr6; hlt
-    st.rax, st.rbx, st.debugctl = value, 0xBAD << 40, how["debugctl"]
+    st.rax, st.rbx, st.debugctl = value, 0xBAD << 40, debugctl
     assert bench.cpu.run() == Halted()
-    assert st.dr6 == debugregs.store_dr6(value, **how)
-    assert st.rbx == debugregs.read_dr6(st.dr6, **how)
+    assert st.dr6 == debugregs.store_dr6(value, amd=amd, bus_lock=known, debugctl=debugctl)
+    assert st.rbx == debugregs.read_dr6(st.dr6, amd=amd, bus_lock=known, debugctl=debugctl)
 
 
 @pytest.mark.parametrize("code", ["0f23f0", "0f21f0"])

@@ -215,7 +215,7 @@ def empty(data: bytearray, start: int) -> None:
         *(first(at, 2, value) for at in (p.GUEST_LENGTH, p.PARAMETERS, p.RIPS, p.EXITS) for value in (0xFFFF, 3)),
         *(first(p.PREFIX_LENGTH, 2, value) for value in (11, 12, 15, 16, 17, 0xFFFF)),
         *(pair(*what) for what in ((0, 2, 5), (2, 2, 3), (4, 4, 29), (16, 4, 25), (32, 4, 29), (36, 4, 33))),
-        *(head(value) for value in (None, [], (1,), (-1, []), (1, [5]), {})),
+        *map(head, (None, [], (1,), (-1, []), (1, [5]), {})),
         *(head((1, [raw])) for raw in (("", 64), ("90" * 16, 64), ("90", 63), ("9", 64), ("9g", 64), (5, 64))),
     ],
 )

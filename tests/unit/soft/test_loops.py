@@ -241,6 +241,7 @@ def test_a_loop_met_elsewhere_is_known(tmp_path: Path) -> None:
             known, made = KnownLoops(), Bench("64")
             known.load(cache)
             known.added = 1
+    assert around is not None
     known.loop(around.nodes, never)
     for compile_ in (compile_loop, never):
         with pytest.raises(NotALoop):

@@ -64,7 +64,7 @@ def test_samples_name_blocks_or_exits(profiled: tuple[Bench, Profile], place: in
         if made.st.rip == noted and not profile.figures.samples:
             made.st.request = SAMPLE
 
-    profile._enter = sampled  # type: ignore[assignment]
+    profile._enter = sampled
     made.st.rip = place
     profile.resumed()
     assert made.cpu.run() == Halted()
@@ -82,7 +82,7 @@ def test_a_request_to_leave_is_met_at_the_head_of_a_block(profiled: tuple[Bench,
             made.st.request = SAMPLE
         enter(address, code)
 
-    profile._enter = sampled  # type: ignore[assignment]
+    profile._enter = sampled
     made.st.rip = CODE
     profile.resumed()
     assert made.cpu.run() == Halted()

@@ -134,7 +134,7 @@ def test_with_the_instruction_clock_it_counts_instructions(native: bool) -> None
     made.ram.write(CODE, bytes.fromhex(RDTSC + "89c3 909090" + RDTSC + "29d8" + HLT))
     left = list[int]()
     answer = cpu._answers[s.EXIT_INSTRUCTION]
-    cpu._answers[s.EXIT_INSTRUCTION] = lambda: left.append(made.st.rip) or answer()  # type: ignore[func-returns-value]
+    cpu._answers[s.EXIT_INSTRUCTION] = lambda: left.append(made.st.rip) or answer()
     if not native:
         cpu.follow_clock = lambda: None  # type: ignore[method-assign]
     cpu.budget(1000)
