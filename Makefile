@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test quick test-long check bench linux test-linux linux-guests silicon-record test-kvm soak differences guests format clean
+.PHONY: setup run test quick test-long check bench linux test-linux linux-guests silicon-record test-kvm soak fuzz differences guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -63,6 +63,9 @@ differences: $(READY)
 
 guests: $(READY)
 	$(BIN)/python tools/build_guests.py
+
+fuzz: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

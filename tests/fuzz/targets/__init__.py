@@ -1,0 +1,9 @@
+"""The table of targets: their names, each a module here, and the rooms that get probes.
+
+A room is a module by its name, or all of a package with a dot behind it. The modules are imported behind the probes.
+"""
+
+ROOMS = {
+    "elf": ("trapgate.boot.",),
+    "agent": ("trapgate.gdb.agent",),
+}
