@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Protocol
 
+from trapgate.answering import Accesses, culprit, failed
 from trapgate.arch.debugregs import DR6_BS
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
-from trapgate.bus import Device
 from trapgate.clock import Clock, HostClock, InstructionClock
 from trapgate.debug.buslock import EVERY_LEVEL, BusLockLog, Mode
 from trapgate.debug.router import Share, route
@@ -76,9 +76,6 @@ class VcpuFactory(Protocol):
         ...
 
 
-Access = tuple[Device, int]  # who answers, at which of its offsets
-
-
 class Machine:
     """One guest with one vCPU. `resume` runs it until something stops it.
 
@@ -89,6 +86,23 @@ class Machine:
     def __init__(self, config: MachineConfig, make_vcpu: VcpuFactory) -> None:
         self.config = config
         self.ram = Ram(config.memory)
+        self.model = CpuModel.parse(config.cpu)
+        self._make_vcpu = make_vcpu
+        self.bus_locks = BusLockLog(
+            config.bus_locks, lambda: self.clock.now(), config.bus_lock_limit, levels=config.bus_lock_levels
+        )
+        self._mailbox = Mailbox()
+        self._inputs: list[InputThread] = []
+        self._pausing = False
+        self._unread = set[str]()  # outputs of which so much waits that the guest must
+        self._broken: BaseException | None = None  # what a thread failed with that the guest cannot do without
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called, from any thread, with `fail`: for whoever waits for other things than `resume`. Then `check` raises."""
+        self._power_on()
+
+    def _power_on(self) -> None:
+        """Make all that does not outlast a power cycle: time, devices, CPU, and what is known of the guest."""
+        config = self.config
         self._counting: CountingVcpu | None = None
         self.clock: HostClock | InstructionClock
         if config.clock is ClockKind.HOST:
@@ -96,7 +110,6 @@ class Machine:
             self.clock.pause()
         else:
             self.clock = InstructionClock(lambda: self._counting.executed() if self._counting is not None else 0)
-        self.model = CpuModel.parse(config.cpu)
         self.board = Board(
             self.clock,
             self.model,
@@ -106,36 +119,37 @@ class Machine:
             debugcon=config.debugcon,
         )
         self.lapic = self.board.interrupts.lapics[0]
-        self.vcpu = make_vcpu(self.ram, model=config.cpu, tsc_hz=self.model.tsc_hz, clock=self.clock, lapic=self.lapic)
+        self.vcpu = self._make_vcpu(self.ram, model=config.cpu, tsc_hz=self.model.tsc_hz, clock=self.clock, lapic=self.lapic)
         if config.clock is ClockKind.INSTRUCTIONS:
             if not (hasattr(self.vcpu, "executed") and hasattr(self.vcpu, "budget")):
                 raise ValueError("this CPU engine does not count instructions; use the host clock")
             self._counting = self.vcpu  # type: ignore[assignment]
         if hasattr(self.vcpu, "devices"):
             self.vcpu.devices = self
-        self.bus_locks = BusLockLog(config.bus_locks, self.clock.now, config.bus_lock_limit, levels=config.bus_lock_levels)
-        self._mailbox = Mailbox()
         self._mailbox.kick = self.vcpu.kick
         self._deadlines = DeadlineThread(self.clock, self.vcpu.kick, self.fail)
-        self._inputs: list[InputThread] = []
-        self._ports: dict[int, Access | None] = {}
-        self._registers: dict[int, Access] = {}
+        self._accesses = Accesses(self.board, self.lapic)
         self._ending: MachineExit | None = None
-        self._pausing = False
         self._stepping = False
         self._halted = False
-        self._unread = set[str]()  # outputs of which so much waits that the guest must
-        self._broken: BaseException | None = None  # what a thread failed with that the guest cannot do without
-        self.on_failure: Callable[[], None] = lambda: None
-        """Called, from any thread, with `fail`: for whoever waits for other things than `resume`. Then `check` raises."""
         self._held: int | None = None  # bus locks came too fast: the moment until which the guest does not run
         self._attention = True  # an interrupt may be pending
         self._stopped_on: int | None = None  # RIP of the instruction whose execution breakpoint stopped us
         self._queued: Share | None = None  # the guest's part of the #DB on which the debugger stopped it
-        self._fault: DeviceFault | None = None
         self.lapic.notify = self._interrupts_changed
         self.lapic.nmi = self._nmi
         self.lapic.init = self._reset
+
+    def power_cycle(self) -> None:
+        """Switch the machine off and on: RAM is zero, guest time 0, CPU and devices are new, and nothing is loaded or armed.
+
+        Between two runs, on the machine's thread. Inputs stay attached, and what was posted is still called. HostError.
+        """
+        self._deadlines.close()
+        self.vcpu.close()
+        self.ram.clear()
+        self.bus_locks.restart()
+        self._power_on()
 
     def _wall_start(self) -> int:
         if self.config.wall_start is not None:
@@ -175,7 +189,10 @@ class Machine:
 
     def attach_input(self, descriptor: int) -> None:
         """Feed what a file descriptor brings to the serial port, as fast as the guest takes it."""
-        self._inputs.append(InputThread(descriptor, self._mailbox, self.board.uart.feed, self._has_room, self.fail))
+        self._inputs.append(InputThread(descriptor, self._mailbox, self._feed, self._has_room, self.fail))
+
+    def _feed(self, data: bytes) -> None:
+        self.board.uart.feed(data)
 
     def _has_room(self) -> bool:
         return self.board.uart.waiting() < INPUT_LIMIT
@@ -248,13 +265,13 @@ class Machine:
                 try:
                     event = run()
                 except Exception as error:  # the local APIC works within a run: CR8, EOI, interprocessor interrupts
-                    who = _culprit(error)
+                    who = culprit(error)
                     if who is None:
                         raise
-                    return self._failed(who, "amid a run of the vCPU", error)
+                    return failed(who, "amid a run of the vCPU", error)
                 stop = handlers[type(event)](self, event)
-            if self._fault is not None and stop is None:
-                stop, self._fault = self._fault, None
+            if self._accesses.fault is not None and stop is None:
+                stop, self._accesses.fault = self._accesses.fault, None
             if stop is not None:
                 return stop
 
@@ -269,7 +286,7 @@ class Machine:
                 self.clock.run_due()
                 deadline = self.clock.next_deadline()
         except Exception as error:
-            return self._failed(_culprit(error) or "(none: a posted call)", "between runs of the vCPU", error)
+            return failed(culprit(error) or "(none: a posted call)", "between runs of the vCPU", error)
         self.clock.fresh = False
         self.check()
         if self._ending is not None:
@@ -348,88 +365,46 @@ class Machine:
     def _reset(self) -> None:
         self._end(ExitKind.RESET)
 
-    def _failed(self, who: str, where: str, error: Exception) -> DeviceFault:
-        return DeviceFault(f"device {who} failed {where}: {type(error).__name__}: {error}", error)
-
     # Exits of the vCPU
 
-    def _port(self, port: int) -> Access | None:
-        """Who answers a port; remembered, for the ports in use are few and hot."""
-        try:
-            return self._ports[port]
-        except KeyError:
-            found = self._ports[port] = self.board.ports.find(port)
-            return found
-
-    def _memory_mapped(self, address: int) -> Access | None:
-        page = self.lapic.page
-        if page is not None and address & ~0xFFF == page:
-            return self.lapic, address & 0xFFF
-        try:
-            return self._registers[address]
-        except KeyError:
-            found = self.board.mmio.find(address)
-            if found is not None:  # where nobody answers is not remembered: there is no end of such addresses
-                self._registers[address] = found
-            return found
-
-    def _read(self, found: Access | None, size: int, space: str, address: int) -> int:
-        mask = (1 << 8 * size) - 1
-        if found is not None:
-            device, offset = found
-            try:
-                return device.read(offset, size) & mask
-            except Exception as error:
-                self._fault = self._failed(type(device).__name__, f"at {space} {address:#x} (read of {size} bytes)", error)
-        return mask
-
-    def _write(self, found: Access | None, size: int, value: int, space: str, address: int) -> None:
-        if found is not None:
-            device, offset = found
-            try:
-                device.write(offset, size, value)
-            except Exception as error:
-                where = f"at {space} {address:#x} (write of {value:#x}, {size} bytes)"
-                self._fault = self._failed(type(device).__name__, where, error)
-
     def _port_read(self, event: PortRead) -> None:
-        self.vcpu.complete(self._read(self._port(event.port), event.size, "port", event.port))
+        self.vcpu.complete(self._accesses.port_read(event.port, event.size))
 
     def _port_write(self, event: PortWrite) -> None:
-        self._write(self._port(event.port), event.size, event.value, "port", event.port)
+        self._accesses.port_write(event.port, event.size, event.value)
 
     def _mmio_read(self, event: MmioRead) -> None:
-        self.vcpu.complete(self._read(self._memory_mapped(event.address), event.size, "address", event.address))
+        self.vcpu.complete(self._accesses.memory_read(event.address, event.size))
 
     def _mmio_write(self, event: MmioWrite) -> None:
-        self._write(self._memory_mapped(event.address), event.size, event.value, "address", event.address)
+        self._accesses.memory_write(event.address, event.size, event.value)
 
     # Accesses answered amid a run of the vCPU: `vcpu.Devices`
 
     def port_read(self, port: int, size: int) -> int:
         """IN."""
-        value = self._read(self._port(port), size, "port", port)
-        if self.clock.fresh or self._fault or self._ending:
+        value = self._accesses.port_read(port, size)
+        if self.clock.fresh or self._accesses.fault or self._ending:
             self.vcpu.kick()
         return value
 
     def port_write(self, port: int, size: int, value: int) -> None:
         """OUT."""
-        self._write(self._port(port), size, value, "port", port)
-        if self.clock.fresh or self._fault or self._ending:
+        self._accesses.port_write(port, size, value)
+        if self.clock.fresh or self._accesses.fault or self._ending:
             self.vcpu.kick()
 
     def memory_read(self, address: int, size: int) -> int:
         """A load from where no RAM is."""
-        value = self._read(self._memory_mapped(address), size, "address", address)
-        if self.clock.fresh or self._fault or self._ending:
+        value = self._accesses.memory_read(address, size)
+        if self.clock.fresh or self._accesses.fault or self._ending:
             self.vcpu.kick()
         return value
 
     def memory_write(self, address: int, size: int, value: int) -> None:
         """A store to where no RAM is."""
-        self._write(self._memory_mapped(address), size, value, "address", address)
-        if self.clock.fresh or self._fault or self._ending:
+        self._accesses.memory_write(address, size, value)
+        if self.clock.fresh or self._accesses.fault or self._ending:
             self.vcpu.kick()
 
     def _halt(self, event: Halted) -> Stop | None:
@@ -489,13 +464,3 @@ class Machine:
         SoftwareBreakpoint: _software_breakpoint,
         BusLock: _bus_lock,
     }
-
-
-def _culprit(error: Exception) -> str | None:
-    """The device whose code an exception came through, by the traceback; None when there is none."""
-    place = error.__traceback__
-    while place is not None:
-        if place.tb_frame.f_globals.get("__name__", "").startswith("trapgate.devices."):
-            return place.tb_frame.f_code.co_qualname
-        place = place.tb_next
-    return None

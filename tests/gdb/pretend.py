@@ -113,6 +113,8 @@ class PretendTarget:
         self.alive = False
         self.log.append("kill")
 
+    can_reset = True
+
     def reset(self) -> None:
         self.regs[0].update(rip=CODE, rax=0)
         self.log.append("reset")

@@ -280,6 +280,7 @@ def test_errors_are_words(rig: Make) -> None:
         assert "no MSR 5" in client.monitor("msr 5")
         assert "reserved bits" in client.monitor("msr debugctl 1")
         assert "cannot be reset" in client.monitor("reset")
+        assert "reset" not in client.monitor("help")
         client.send(b"R")
         assert client.ask(b"?").startswith(b"T05")
         assert "is not RAM" in client.monitor("physical ffffff")
@@ -292,9 +293,10 @@ def test_errors_are_words(rig: Make) -> None:
 
 def test_reset_is_there_when_the_machine_has_one(rig: Make) -> None:
     one = rig()
-    one.host.target._reset = lambda: one.vcpu.regs.update(rip=0x1000, rax=0)
+    one.host.target._reset = lambda: one.vcpu.regs.update(rip=0x1000, rax=0) or 0
     with Client(one.address) as client:
         client.set_register("rax", 77)
+        assert "monitor reset" in client.monitor("help")
         assert "is reset" in client.monitor("reset")
         assert client.register("rax") == 0
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
 
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.cli.guest import make_machine, plan_guest, put_guest, restart
 from trapgate.cli.guest_kvm import default_cpu
 from trapgate.gdb.address import Address, TcpAddress
 from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.host import DebugHost
-from trapgate.machine import MachineConfig
+from trapgate.machine import ClockKind, MachineConfig
 from trapgate.stops import MachineExit
 
 SOURCES = Path(__file__).with_name("gdb_guest")
@@ -22,14 +22,15 @@ FLAGS = (
     "-g -O0 -ffreestanding -nostdlib -static -no-pie -mno-red-zone -fno-stack-protector -fno-asynchronous-unwind-tables "
     "-fcf-protection=none -Wl,-Ttext=0x100000,--build-id=none,-e,pvh_entry"
 )
+PLAIN = "-mgeneral-regs-only"
 
 
 @cache
-def image() -> str:
-    """The guest as an ELF file with symbols."""
+def image(plain: bool = False) -> str:
+    """The guest as an ELF file with symbols; a `plain` one uses no floating point, which not every host's KVM can emulate."""
     out = Path(mkdtemp()) / "guest.elf"
     sources = [str(SOURCES / name) for name in ("start.S", "main.c")]
-    subprocess.run(["gcc", *FLAGS.split(), "-o", str(out), *sources], check=True, timeout=60)
+    subprocess.run(["gcc", *FLAGS.split(), *([PLAIN] if plain else []), "-o", str(out), *sources], check=True, timeout=60)
     return str(out)
 
 
@@ -39,16 +40,31 @@ class GuestUnderGdb:
     def __init__(
         self, wait: bool = True, path: str | None = None, address: Address | None = None, append: str = "", memory: int = 8,
         initrd: str | None = None, engine: str = "soft", architecture: Architecture | None = None, file: str | None = None,
+        clock: ClockKind | None = None,
     ) -> None:  # fmt: skip
         config = MachineConfig(memory=memory << 20)
         if engine == "kvm":
             config = replace(config, cpu=default_cpu())
+        if clock is not None:
+            config = replace(config, clock=clock)
         self.machine = make_machine(config, engine)
-        plan = load_guest(self.machine, path or image(), append, initrd)
+        plan = plan_guest(self.machine.ram, path or image(), append, initrd)
+        put_guest(self.machine, plan)
+
+        def reset() -> int:
+            again = plan_guest(self.machine.ram, path or image(), append, initrd)
+            restart(self.machine, again)
+            return again.code
+
         self.file = file or image()
         """What gdb is given, where it is given symbols."""
         self.host = DebugHost(
-            self.machine, address or TcpAddress("127.0.0.1", 0), wait=wait, architecture=architecture, code=plan.code
+            self.machine,
+            address or TcpAddress("127.0.0.1", 0),
+            wait=wait,
+            reset=reset,
+            architecture=architecture,
+            code=plan.code,
         )
         self.end: MachineExit | BaseException | None = None
         self.thread = threading.Thread(target=self._main, daemon=True)
@@ -71,11 +87,13 @@ class GuestUnderGdb:
         assert not isinstance(self.end, BaseException), self.end
         self.machine.close()
 
-    def gdb(self, *commands: str, timeout: float = 60, symbols: bool = True, first: Sequence[str] = ()) -> str:
-        """What gdb prints for these commands after it attached; `first` are commands for before that."""
+    def gdb(
+        self, *commands: str, timeout: float = 60, symbols: bool = True, first: Sequence[str] = (), target: str = "remote"
+    ) -> str:
+        """What gdb prints for these commands after it attached to a `target` of this kind; `first` come before that."""
         where = str(self.host.address).removeprefix("unix:")
         arguments = ["gdb", "-nx", "-nh", "-batch"]
-        for command in ("set confirm off", "set pagination off", *first, f"target remote {where}", *commands):
+        for command in ("set confirm off", "set pagination off", *first, f"target {target} {where}", *commands):
             arguments += ["-ex", command]
         done = subprocess.run(
             [*arguments, *([self.file] if symbols else [])], capture_output=True, text=True, timeout=timeout, check=False,

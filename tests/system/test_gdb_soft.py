@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from system.gdb_session import GuestUnderGdb
+from system.gdb_session import SOURCES, GuestUnderGdb
 from trapgate.gdb.address import TcpAddress, UnixAddress
 
 pytestmark = pytest.mark.skipif(shutil.which("gdb") is None or shutil.which("gcc") is None, reason="needs gdb and gcc")
@@ -126,10 +126,16 @@ def test_x87_and_sse_state_by_name() -> None:
     assert "= 15.5\n" in text
 
 
+def line_of(text: str) -> int:
+    lines = (SOURCES / "main.c").read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if text in line)
+
+
 def test_what_the_fpu_computes_is_what_gdb_shows() -> None:
     with GuestUnderGdb() as guest:
         text = guest.gdb(
-            *IN_MAIN, "tbreak 24", "continue", "display/i $pc", "stepi", "stepi", "stepi", "p $st0", "info float", "p $st1",
+            *IN_MAIN, f"tbreak {line_of('wide + 1.0L')}", "continue", "display/i $pc", "stepi", "stepi", "stepi", "p $st0",
+            "info float", "p $st1",
         )  # fmt: skip
     assert "= 2.25\n" in text
     assert re.search(r"=>R7: Valid +0x40009000000000000000 \+2\.25", text), text

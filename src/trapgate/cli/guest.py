@@ -1,5 +1,6 @@
 """A machine with a guest in it, ready to run: the one place where the command line meets boot, machine and CPU."""
 
+import gc
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,7 +11,7 @@ from trapgate.boot import BootOptions, BootPlan, CpuStart, ImageError, Module, l
 from trapgate.cli.errors import Failure
 from trapgate.debug.buslock import Mode
 from trapgate.machine import ClockKind, Machine, MachineConfig
-from trapgate.memory import MemoryError_
+from trapgate.memory import MemoryError_, Ram
 from trapgate.soft import borrowed
 from trapgate.soft import cpu as soft
 from trapgate.soft.blocks.kept import TranslationCache
@@ -92,19 +93,38 @@ def make_machine(config: MachineConfig, engine: str) -> Machine:
         machine = Machine(config, partial(soft.make, library=stencils(cache), counting=counting))
     except (ModelError, MemoryError_) as error:
         raise Failure(str(error)) from error
-    vcpu = machine.vcpu
-    assert isinstance(vcpu, soft.SoftVcpu)
     if lacked := borrowed.lacked(CpuModel.parse(config.cpu)):
         click.echo(f"trapgate: this host's CPU lacks {', '.join(lacked)}: the guest's does, too", err=True)
+    _equip(machine, cache)
+    return machine
+
+
+def _equip(machine: Machine, cache: Cache) -> None:
+    """Give a new software CPU what the run needs besides: crashes told, bus locks seen, translations of earlier runs."""
+    vcpu = machine.vcpu
+    assert isinstance(vcpu, soft.SoftVcpu)
     vcpu.crashes = Crashes(vcpu)
     vcpu.crashes.catch()
-    vcpu.state.bus_lock_report = config.bus_locks is not Mode.OFF
-    if not counting:  # where blocks end must not depend on earlier runs when time is counted by blocks
+    vcpu.state.bus_lock_report = machine.config.bus_locks is not Mode.OFF
+    if not vcpu.translator.counting:  # where blocks end must not depend on earlier runs when time is counted by blocks
         TranslationCache(cache, vcpu.model).load(vcpu.translator)
         vcpu.hot = HotLoops(vcpu, failed=machine.fail)
         vcpu.hot.known.load(cache)
     tell_notes(cache)
-    return machine
+
+
+def restart(machine: Machine, plan: BootPlan) -> None:
+    """Switch a machine off and on, with a guest in it as `plan` says. HostError."""
+    keep_translations(machine)
+    machine.power_cycle()
+    gc.collect()  # the CPU of before, which refers to itself, holds many MiB
+    if isinstance(machine.vcpu, soft.SoftVcpu):
+        _equip(machine, open_cache())
+    else:
+        from trapgate.cli import guest_kvm  # each engine is loaded only where it is used
+
+        guest_kvm.equip(machine)
+    put_guest(machine, plan)
 
 
 def keep_translations(machine: Machine) -> None:
@@ -118,8 +138,8 @@ def keep_translations(machine: Machine) -> None:
     tell_notes(cache)
 
 
-def load_guest(
-    machine: Machine,
+def plan_guest(
+    ram: Ram,
     image: str,
     command_line: str = "",
     initrd: str | None = None,
@@ -127,17 +147,24 @@ def load_guest(
     modules: Sequence[str] = (),
     load_address: int | None = None,
 ) -> BootPlan:
-    """Put an image into a machine and set the boot processor on its entry, as the plan that is returned says. Failure.
+    """Read an image and decide how it starts in a machine with such RAM. Failure.
 
     Each of `modules` is a path and, behind a space, the text that the module gets. `load_address` is where a flat binary goes
     and starts; None: 7C00h.
     """
     try:
         extra = read_image(initrd) if initrd is not None else None
-        options = BootOptions(tuple(machine.ram.regions()), command_line, extra, _modules(modules), cpus, load_address)
-        plan = plan_boot(read_image(image), options)
+        options = BootOptions(tuple(ram.regions()), command_line, extra, _modules(modules), cpus, load_address)
+        return plan_boot(read_image(image), options)
+    except ImageError as error:
+        raise Failure(str(error)) from error
+
+
+def put_guest(machine: Machine, plan: BootPlan) -> None:
+    """Put a guest into a machine whose RAM is zero, and set the boot processor on its entry. Failure."""
+    try:
         load(plan, machine.ram)
-    except (ImageError, MemoryError_) as error:
+    except MemoryError_ as error:
         raise Failure(str(error)) from error
     if isinstance(machine.vcpu, soft.SoftVcpu):
         start(machine.vcpu, plan.start)
@@ -147,6 +174,12 @@ def load_guest(
 
         assert isinstance(machine.vcpu, KvmVcpu)
         guest_kvm.start(machine.vcpu, plan.start)
+
+
+def load_guest(machine: Machine, image: str, command_line: str = "", initrd: str | None = None) -> BootPlan:
+    """`plan_guest` and `put_guest` in one, for a machine that is not started again. Failure."""
+    plan = plan_guest(machine.ram, image, command_line, initrd)
+    put_guest(machine, plan)
     return plan
 
 

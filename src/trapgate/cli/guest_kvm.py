@@ -42,17 +42,24 @@ def make_machine(config: MachineConfig) -> Machine:
         machine = Machine(config, partial(make, plan=slots.plan, bus_locks=wants_locks, chips=True))
     except (ModelError, MemoryError_, KvmError) as error:
         raise Failure(str(error)) from error
+    equip(machine)
     vcpu = machine.vcpu
     assert isinstance(vcpu, KvmVcpu)
-    if vcpu.chips is not None:
-        machine.board.interrupts.lead_to(vcpu.chips.drive)
     if wants_locks and not vcpu.bus_lock_exits:
         raise Failure("--bus-locks: this host's KVM or CPU has no bus-lock exits (KVM_CAP_X86_BUS_LOCK_EXIT); use --engine soft")
     lost = [name for name in vcpu.lost_features if name not in OF_THE_APIC]
     if lost:
         tell(f"CPU features that this host's KVM cannot give: {', '.join(lost)}")
-    vcpu.note = config.report
     return machine
+
+
+def equip(machine: Machine) -> None:
+    """Connect a new vCPU with the machine's board and reports."""
+    vcpu = machine.vcpu
+    assert isinstance(vcpu, KvmVcpu)
+    if vcpu.chips is not None:
+        machine.board.interrupts.lead_to(vcpu.chips.drive)
+    vcpu.note = machine.config.report
 
 
 def start(vcpu: KvmVcpu, first: CpuStart) -> None:

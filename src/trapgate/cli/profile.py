@@ -17,12 +17,25 @@ class Profiler:
     """Profiles a machine with the software CPU. `symbols`: an ELF file to take names from, else `image` if it has any. Failure."""
 
     def __init__(self, machine: Machine, image: str, symbols: str | None, tell: Callable[[str], None]) -> None:
-        assert isinstance(machine.vcpu, SoftVcpu)
         self._tell, self._told = tell, 0
         self._symbols = symbols_of(image, symbols)
-        self.profile = Profile(machine.vcpu)
+        self._machine = machine
+        self.profile = self._begin(Figures())
         self._resume = machine.resume
         machine.resume = self._resumed  # type: ignore[method-assign]
+
+    def _begin(self, figures: Figures) -> Profile:
+        assert isinstance(self._machine.vcpu, SoftVcpu)
+        return Profile(self._machine.vcpu, figures=figures)
+
+    def follow(self) -> None:
+        """The machine has another CPU now: what it does is added."""
+        self.profile.close()
+        self.profile = self._begin(self.profile.figures)
+
+    def close(self) -> None:
+        """End the sampling."""
+        self.profile.close()
 
     def _resumed(self, step: bool = False) -> Stop:
         self.profile.resumed()

@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from trapgate.arch.models import DEFAULT_MODEL
+from trapgate.boot import BootPlan
 from trapgate.cli import errors
 from trapgate.cli.gathering import Gathered
-from trapgate.cli.guest import keep_translations, load_guest, make_machine
+from trapgate.cli.guest import keep_translations, make_machine, plan_guest, put_guest, restart
 from trapgate.cli.options import BusLockChoice, WhereChoice
 from trapgate.cli.serial import OutputFile, SerialPty
 from trapgate.cli.terminal import Terminal, settings
@@ -135,11 +136,13 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         report=report,
     )
     machine = make_machine(config, request.engine)
-    plan = load_guest(machine, request.image, request.command_line, request.initrd, request.cpus, request.modules, request.load_at)
+    plan = _plan(machine, request)
+    put_guest(machine, plan)
     if request.bus_locks.mode is not Mode.OFF:
         machine.bus_locks.describe = _places(request)
     profiler = _profiler(machine, request, report, stack)
-    runner = _runner(machine, request, plan.code, profiler)
+    crashes_leave = settings()  # the terminal, before it is raw
+    runner = _runner(machine, request, plan.code, profiler, crashes_leave)
     terminal = Terminal(
         on_input=lambda data: machine.post(lambda: machine.board.uart.feed(data)),
         on_quit=runner.quit,
@@ -156,8 +159,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         gathered.lead_to(sink, partial(machine.hold, gathered.name), machine.fail)
         stack.callback(gathered.close)
     stack.callback(machine.close)  # before anything that its threads use
-    if isinstance(machine.vcpu, SoftVcpu) and machine.vcpu.crashes is not None:
-        machine.vcpu.crashes.terminal(settings())
+    _leave_on_crash(machine, crashes_leave)
     with terminal:
         if request.serial.kind == "stdio" and not os.isatty(0):
             machine.attach_input(0)
@@ -175,6 +177,19 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         os._exit(status)
     keep_translations(machine)
     return status
+
+
+def _plan(machine: Machine, request: Request) -> BootPlan:
+    """How the image that the user named starts, as it is now. Failure."""
+    return plan_guest(
+        machine.ram, request.image, request.command_line, request.initrd, request.cpus, request.modules, request.load_at
+    )
+
+
+def _leave_on_crash(machine: Machine, terminal: bytes | None) -> None:
+    """Have a crash of translated code leave the terminal with these settings."""
+    if isinstance(machine.vcpu, SoftVcpu) and machine.vcpu.crashes is not None:
+        machine.vcpu.crashes.terminal(terminal)
 
 
 def _default_cpu(engine: str) -> str:
@@ -210,20 +225,33 @@ def _profiler(machine: Machine, request: Request, report: Callable[[str], None],
     from trapgate.cli.profile import Profiler  # most runs are not profiled
 
     profiler = Profiler(machine, request.image, request.symbols, report)
-    stack.callback(profiler.profile.close)
+    stack.callback(profiler.close)
     return profiler
 
 
-def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler | None" = None) -> Runner:
-    """What runs the machine: it alone, or with a stub for gdb."""
+def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler | None", terminal: bytes | None) -> Runner:
+    """What runs the machine: it alone, or with a stub for gdb. `terminal`: as a crash is to leave it."""
     if request.gdb is None:
         return Runner(machine.run, machine.pause)
     from trapgate.gdb.address import AddressError, is_exposed
     from trapgate.gdb.host import DebugHost  # most runs have no debugger: they start without loading the stub
+    from trapgate.gdb.target import TargetError
+
+    def reset() -> int:
+        try:
+            plan = _plan(machine, request)
+        except errors.Failure as error:
+            tell(f"the guest cannot be started again: {error}")  # gdb's `run` does not show what it is told
+            raise TargetError(str(error)) from error
+        restart(machine, plan)
+        _leave_on_crash(machine, terminal)
+        if profiler is not None:
+            profiler.follow()
+        return plan.code
 
     try:
         seen = None if profiler is None else profiler.stopped
-        host = DebugHost(machine, request.gdb, wait=request.wait, seen=seen, architecture=request.gdb_arch, code=code)
+        host = DebugHost(machine, request.gdb, wait=request.wait, reset=reset, seen=seen, architecture=request.gdb_arch, code=code)
     except AddressError as error:
         raise errors.Failure(str(error)) from error
     where = str(host.address).removeprefix("unix:")

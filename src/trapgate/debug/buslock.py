@@ -101,6 +101,12 @@ class BusLockLog:
         self._recent.append(max(now, earliest))
         return earliest if earliest > now else None
 
+    def restart(self) -> None:
+        """Guest time begins at 0 again; what was counted stays."""
+        self._recent.clear()
+        for site in self._sites.values():
+            site.last_report = -SECOND_NS
+
     def sites(self) -> list[Site]:
         """Every site, the busiest first."""
         return sorted(self._sites.values(), key=lambda site: (-site.count, site.rip))

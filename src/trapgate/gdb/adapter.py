@@ -33,15 +33,16 @@ _LONGEST_SHORT = 0xFFFF  # the last offset in a segment of real-address and virt
 class MachineTarget:
     """The `Target` of a machine with one vCPU. Call it on the machine's thread only, between runs of the vCPU.
 
-    `reset` puts the machine into its state after loading; without it, resetting is refused. `architecture` is what the user wants
-    it to be described as, None to choose by `code`, the width of the image's code (`boot.plan.BootPlan.code`), and the CPU's mode.
+    `reset` puts the machine into its state after loading and gives `code` anew (TargetError); None: that is not offered.
+    `architecture` is what the user wants it to be described as, None to choose by `code`, the width of the image's code
+    (`boot.plan.BootPlan.code`), and the CPU's mode.
     """
 
     def __init__(
         self,
         machine: Machine,
         going: bool,
-        reset: Callable[[], None] | None = None,
+        reset: Callable[[], int] | None = None,
         architecture: Architecture | None = None,
         code: int = 0,
     ) -> None:
@@ -107,11 +108,20 @@ class MachineTarget:
         self.going = False
         self._machine.pause()
 
+    @property
+    def can_reset(self) -> bool:
+        """Whether it was made with a `reset`."""
+        return self._reset is not None
+
     def reset(self) -> None:
-        """Put the machine back to its start."""
+        """Put the machine back to its start; breakpoints are armed again when it is let go."""
         if self._reset is None:
             raise TargetError("this machine cannot be reset; end it and start it again")
-        self._reset()
+        self._code = self._reset()
+        self._vcpu = self._machine.vcpu
+        self._armed = frozenset(), frozenset()
+        self._moved = self.going = self.interrupted = False
+        self.action = Resume(THREAD)
 
     # Breakpoints
 

@@ -1,11 +1,11 @@
-"""Answers to packets that resume, stop, reset or leave the guest."""
+"""Answers to packets that resume, start again, end or leave the guest."""
 
 import contextlib
 from collections.abc import Callable
 
-from trapgate.gdb.context import OK, Context, Malformed, State, number, numbers, stop_reply, thread_id
+from trapgate.gdb.context import OK, Context, Malformed, State, data_of_hex, number, numbers, stop_reply, thread_id
 from trapgate.gdb.description import PC
-from trapgate.gdb.target import SIGTRAP, Resume, Stopped, TargetError
+from trapgate.gdb.target import SIGKILL, SIGTRAP, Killed, Resume, Stopped, TargetError
 
 Actions = list[tuple[bool, tuple[int, int] | None, int]]  # step?, range, thread (-1: every other)
 
@@ -80,16 +80,23 @@ def why_stopped(context: Context, arguments: None) -> bytes:
 
 
 def detach(context: Context, arguments: bytes) -> bytes:
-    """D: breakpoints away, the guest runs on."""
-    context.target.detach()
+    """D: breakpoints away, the guest runs on; one that has ended is let go of."""
+    if context.state is State.ENDED:
+        context.target.kill()
+    else:
+        context.target.detach()
     context.state = State.DISCONNECTED
     return OK
 
 
 def kill(context: Context, arguments: bytes) -> None:
-    """k: no reply, the machine ends."""
-    context.target.kill()
-    context.state = State.DISCONNECTED
+    """k: no reply. The machine ends, at once or, where the client may start it again, when that leaves or kills again."""
+    if context.extended and context.state is not State.ENDED:
+        context.target.attach()
+        context.end(Killed(SIGKILL))
+    else:
+        context.target.kill()
+        context.state = State.DISCONNECTED
 
 
 def polite_kill(context: Context, arguments: bytes) -> bytes:
@@ -98,13 +105,33 @@ def polite_kill(context: Context, arguments: bytes) -> bytes:
     return OK
 
 
+def parse_words(text: bytes) -> list[bytes]:
+    """filename[;argument...], each in hex."""
+    return [data_of_hex(word) for word in text.split(b";")]
+
+
+def start(context: Context, words: list[bytes]) -> bytes:
+    """vRun: the guest from its start, as gdb's `run` has it. The file's name is the client's affair: the image is ours."""
+    if len(words) > 1:
+        raise TargetError("a guest is given its words when trapgate is started: --append, --module")
+    _from_the_start(context)
+    return stop_reply(context, context.last_stop)
+
+
 def restart(context: Context, arguments: bytes) -> None:
-    """R: reset the machine; no reply, the client asks `?` next, and an error would be taken for the answer to that."""
+    """R: as vRun, but no reply; the client asks `?` next, and an error would be taken for the answer to that."""
     with contextlib.suppress(TargetError):
-        context.target.reset()
+        _from_the_start(context)
+
+
+def _from_the_start(context: Context) -> None:
+    context.target.reset()
+    context.state = State.STOPPED
+    context.general_thread = 0
     context.last_stop = Stopped(context.target.threads()[0], SIGTRAP)
 
 
 def extended_mode(context: Context, arguments: None) -> bytes:
-    """!: the client may send R from now on. There is no vRun: gdb kills before it runs, and a killed machine is gone."""
-    return OK
+    """!: the client stays when the guest ends, and may start it again; not understood where it cannot be."""
+    context.extended = context.target.can_reset
+    return OK if context.extended else b""

@@ -12,10 +12,14 @@ from trapgate.gdb.target import BreakKind, Killed, Resume, Stop, Stopped, Target
 
 
 class State(Enum):
-    """STOPPED: gdb may ask anything. RUNNING: it waits for a stop reply. DISCONNECTED: nothing is said any more."""
+    """STOPPED: gdb may ask anything. RUNNING: it waits for a stop reply. DISCONNECTED: nothing is said any more.
+
+    ENDED: the guest is gone, and a client of the extended protocol stays, for it may start it again.
+    """
 
     STOPPED = "stopped"
     RUNNING = "running"
+    ENDED = "ended"
     DISCONNECTED = "disconnected"
 
 
@@ -39,6 +43,8 @@ class Context:
     last_stop: Stop = field(default_factory=lambda: Stopped(1))
     features: frozenset[str] = frozenset()
     acks: bool = True
+    extended: bool = False
+    """Whether the client may outlive the guest and start it again."""
     outbox: list[bytes] = field(default_factory=list)
     threads_left: list[int] = field(default_factory=list)
     conditions: dict[tuple[BreakKind, int], tuple[bytes, ...]] = field(default_factory=dict)
@@ -96,6 +102,11 @@ class Context:
         self.target.resume(actions)
         self.actions = actions
         self.state = State.RUNNING
+
+    def end(self, stop: Stop) -> None:
+        """The guest is gone."""
+        self.last_stop = stop
+        self.state = State.ENDED if self.extended else State.DISCONNECTED
 
     def failure(self, code: bytes, text: str) -> bytes:
         """An error reply; with its text when the client said that it can read one."""

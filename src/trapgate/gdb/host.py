@@ -29,7 +29,7 @@ class DebugHost:
         address: Address,
         *,
         wait: bool = False,
-        reset: Callable[[], None] | None = None,
+        reset: Callable[[], int] | None = None,
         seen: Callable[[], None] | None = None,
         architecture: Architecture | None = None,
         code: int = 0,
@@ -38,7 +38,10 @@ class DebugHost:
         self._seen = seen or (lambda: None)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._looked = False
-        self.target = MachineTarget(machine, going=not wait, reset=reset, architecture=architecture, code=code)
+        self._end: MachineExit | None = None  # of a guest that a debugger may start again
+        self._reset = reset
+        begin_again = None if reset is None else self._begin_again
+        self.target = MachineTarget(machine, going=not wait, reset=begin_again, architecture=architecture, code=code)
         machine.on_failure = lambda: self._inbox.put(lambda: None)  # `run` looks then
         self._stub = Stub(address, self.target, self.post, failed=machine.fail)
 
@@ -70,7 +73,7 @@ class DebugHost:
                 stop = self._machine.resume(step=self.target.action.step)
                 if (end := self._stopped(stop)) is not None:
                     return end
-            return MachineExit(ExitKind.STOPPED, 0, "ended by the debugger")
+            return self._end or MachineExit(ExitKind.STOPPED, 0, "ended by the debugger")
         except BaseException as error:
             if self.target.going:  # it waits for a stop
                 self._stub.say(f"trapgate: {error}\n")
@@ -78,6 +81,12 @@ class DebugHost:
             raise
         finally:
             self._stub.close()
+
+    def _begin_again(self) -> int:
+        assert self._reset is not None
+        code = self._reset()
+        self._looked, self._end = False, None
+        return code
 
     def _take_calls(self) -> None:
         """Amid a run, on the machine's thread: until one of the calls stops the guest. The rest waits for `run`."""
@@ -91,7 +100,10 @@ class DebugHost:
             look_first = stop.kind in _LOOK_FIRST and self._stub.attached and not self._looked
             if not look_first:
                 self._stub.stopped(Killed() if stop.kind is ExitKind.FAULT else Exited(stop.status & 0xFF))
-                return stop
+                if not self._stub.outlived:
+                    return stop
+                self._end, target.going = stop, False
+                return None
             self._looked = True
         if isinstance(stop, Paused):
             if not target.interrupted or not target.going:

@@ -29,6 +29,7 @@ class Command:
     arguments: str
     help: str
     run: Callable[[Target, int, list[int]], Iterator[str]]
+    offered: Callable[[Target], bool] = lambda target: True
 
     def accepts(self, count: int) -> bool:
         """Whether it can have so many arguments."""
@@ -38,7 +39,7 @@ class Command:
 
 def _help(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     yield "commands of the machine (numbers are hexadecimal):"
-    for command in COMMANDS:
+    for command in (one for one in COMMANDS if one.offered(target)):
         yield f"  monitor {(command.words + ' ' + command.arguments).strip():<28} {command.help}"
 
 
@@ -117,7 +118,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("msr", "INDEX|NAME [VALUE]", "show an MSR, or write it first", _msr),
     Command("translate", "ADDRESS", "the guest-physical address behind a virtual one", _translate),
     Command("physical", "ADDRESS [LENGTH]", "guest-physical RAM as bytes", _physical),
-    Command("reset", "", "as the reset button", _reset),
+    Command("reset", "", "as at the start, the image read anew; breakpoints stay", _reset, lambda target: target.can_reset),
     Command("quit", "", "end the machine", _quit),
 )
 

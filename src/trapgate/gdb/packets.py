@@ -21,7 +21,7 @@ Arguments = TypeVar("Arguments")
 class Row:
     """A packet: `answer` takes what follows the prefix and gives the reply's payload, or None for no reply (now).
 
-    `whole` packets have nothing after their prefix; `running` ones are heard while the guest runs.
+    `whole` packets have nothing after their prefix; `running` ones are heard while the guest runs, `ended` ones once it is gone.
     """
 
     prefix: bytes
@@ -29,6 +29,7 @@ class Row:
     capability: str
     whole: bool
     running: bool
+    ended: bool
 
 
 def _row(
@@ -38,8 +39,9 @@ def _row(
     capability: str = "",
     *,
     running: bool = False,
+    ended: bool = False,
 ) -> Row:
-    return Row(prefix, lambda context, text: answer(context, parse(text)), capability, parse is nothing, running)
+    return Row(prefix, lambda context, text: answer(context, parse(text)), capability, parse is nothing, running, ended)
 
 
 def supported(context: Context, client: frozenset[str]) -> bytes:
@@ -63,8 +65,8 @@ PACKETS: tuple[Row, ...] = (
     _row(b"qSupported", query.parse_features, supported, f"PacketSize={PACKET_SIZE:x}"),
     _row(b"QStartNoAckMode", nothing, query.no_ack_mode, "QStartNoAckMode+"),
     _row(b"QThreadSuffixSupported", nothing, query.suffixes),
-    _row(b"!", nothing, run.extended_mode),
-    _row(b"?", nothing, run.why_stopped),
+    _row(b"!", nothing, run.extended_mode, ended=True),
+    _row(b"?", nothing, run.why_stopped, ended=True),
     _row(b"vMustReplyEmpty", anything, must_reply_empty),
     _row(b"qAttached", anything, query.attached),
     _row(b"qSymbol:", anything, query.symbols),
@@ -102,10 +104,11 @@ PACKETS: tuple[Row, ...] = (
     _row(b"C", run.parse_resume(step=False, signal=True), run.resume),
     _row(b"s", run.parse_resume(step=True, signal=False), run.resume),
     _row(b"S", run.parse_resume(step=True, signal=True), run.resume),
-    _row(b"R", anything, run.restart),
-    _row(b"D", anything, run.detach, running=True),
-    _row(b"k", anything, run.kill, running=True),
-    _row(b"vKill", anything, run.polite_kill, running=True),
+    _row(b"vRun;", run.parse_words, run.start, ended=True),
+    _row(b"R", anything, run.restart, ended=True),
+    _row(b"D", anything, run.detach, running=True, ended=True),
+    _row(b"k", anything, run.kill, running=True, ended=True),
+    _row(b"vKill", anything, run.polite_kill, running=True, ended=True),
 )
 
 _BY_LENGTH = sorted(PACKETS, key=lambda row: len(row.prefix), reverse=True)

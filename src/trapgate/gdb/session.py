@@ -1,7 +1,8 @@
 """One gdb session without I/O: bytes in, bytes out, against a `Target`.
 
 STOPPED and RUNNING alternate (`context.State`); whatever the client does, every packet but `k` and `R` gets exactly one reply: an
-unknown one an empty reply, a senseless one E22, one that comes while the guest runs E11. DISCONNECTED is final.
+unknown one an empty reply, a senseless one E22, one that comes while the guest runs E11, one for a guest that has ENDED E03.
+DISCONNECTED is final.
 """
 
 from trapgate.gdb import framing
@@ -11,6 +12,7 @@ from trapgate.gdb.packets import find
 from trapgate.gdb.target import Stop, Stopped, Target, TargetError
 
 _BUSY = b"E11"
+_GONE = b"E03"
 
 
 class Session:
@@ -47,14 +49,16 @@ class Session:
     def stopped(self, stop: Stop) -> bytes:
         """The guest stopped: what to tell the client. Nothing, unless it was waiting; the end of the machine ends the session."""
         context = self._context
-        if context.state is State.DISCONNECTED:
+        if context.state in (State.DISCONNECTED, State.ENDED):
             return b""
         waiting = context.state is State.RUNNING
         if waiting and isinstance(stop, Stopped) and not condition_holds(context, stop):
             context.target.resume(context.actions)
             return b""
-        context.last_stop = stop
-        context.state = State.STOPPED if isinstance(stop, Stopped) else State.DISCONNECTED
+        if isinstance(stop, Stopped):
+            context.last_stop, context.state = stop, State.STOPPED
+        else:
+            context.end(stop)
         if not waiting:
             return b""
         if isinstance(stop, Stopped):
@@ -71,9 +75,11 @@ class Session:
         return self._send(None)
 
     def disconnected(self) -> None:
-        """The client is gone without a word: a detach."""
-        if self.state is not State.DISCONNECTED:
-            self._context.state = State.DISCONNECTED
+        """The client is gone without a word: a detach; the end of the machine where the guest has ended."""
+        before, self._context.state = self.state, State.DISCONNECTED
+        if before is State.ENDED:
+            self._context.target.kill()
+        elif before is not State.DISCONNECTED:
             if self.joined:
                 self._context.target.detach()
 
@@ -108,6 +114,8 @@ class Session:
         row, arguments = found
         if context.state is State.RUNNING and not row.running:
             return self._send(_BUSY)
+        if context.state is State.ENDED and not row.ended:
+            return self._send(context.failure(_GONE, "the guest has ended; run starts it again"))
         try:
             reply = row.answer(context, arguments)
         except (Malformed, TargetError) as error:

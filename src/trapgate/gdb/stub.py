@@ -37,6 +37,11 @@ class Stub:
         """Whether a debugger is there."""
         return self._session is not None and self._session.joined and self._session.state is not State.DISCONNECTED
 
+    @property
+    def outlived(self) -> bool:
+        """Whether a debugger is still there although the guest has ended: it may start it again."""
+        return self._session is not None and self._session.state is State.ENDED
+
     def connected(self) -> None:
         """A client is there, of whatever kind."""
         self._session = Session(self._target)

@@ -32,6 +32,7 @@ class Why(Enum):
 SIGINT = 2
 SIGTRAP = 5
 SIGABRT = 6
+SIGKILL = 9
 SIGSEGV = 11
 
 
@@ -142,8 +143,13 @@ class Target(Protocol):
         """End the machine."""
         ...
 
+    @property
+    def can_reset(self) -> bool:
+        """Whether there is any use in `reset`."""
+        ...
+
     def reset(self) -> None:
-        """As after the reset button, and stopped there; TargetError when the machine cannot."""
+        """As it was at its start, breakpoints kept, and stopped; TargetError, and nothing is changed, when that cannot be."""
         ...
 
     def read_msr(self, thread: int, index: int) -> int:

@@ -9,6 +9,7 @@ import signal
 import struct
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from iced_x86 import Decoder, Formatter, FormatterSyntax
@@ -47,15 +48,17 @@ class Crashes:
         handler = core.code.entries["crashed"]  # with the CPU state as its fourth argument: mov rcx, imm64; mov rax, imm64; jmp rax
         self._entry = core.code.append(struct.pack("<2sQ2sQ2s", b"\x48\xb9", core.address, b"\x48\xb8", handler, b"\xff\xe0"))
         core.state.code_end = core.code.first
+        self.release: Callable[[], object] = lambda: None
 
     def catch(self) -> None:
         """From now on a crash amid translated code is a HostCrash; any other ends the process with status 70 and a line.
 
-        What was there before comes back when this object goes.
+        What was there before comes back with `release`, or when this object goes.
         """
         action = struct.pack(_ACTION, self._entry, bytes(128), _SIGINFO | _ONSTACK, 0)
         before = {int(number): _exchanged(int(number), action) for number in SIGNALS}
-        weakref.finalize(self, _put_back, self._entry, before).atexit = False  # it may be needed until the very end
+        self.release = end = weakref.finalize(self, _put_back, self._entry, before)
+        end.atexit = False  # it may be needed until the very end
 
     def here(self) -> None:
         """Give this thread a stack for the handler: its own may be what is broken."""

@@ -85,10 +85,19 @@ class Figures:
 
 
 class Profile:
-    """Measures a vCPU from now on. `resumed` and `paused` say when the machine runs; `close` ends the sampling thread."""
+    """Measures a vCPU from now on, and adds it to `figures`.
 
-    def __init__(self, cpu: SoftVcpu, now: Callable[[], int] = time.perf_counter_ns, interval: float = INTERVAL) -> None:
-        self.figures = Figures()
+    `resumed` and `paused` say when the machine runs; `close` ends the sampling thread.
+    """
+
+    def __init__(
+        self,
+        cpu: SoftVcpu,
+        now: Callable[[], int] = time.perf_counter_ns,
+        interval: float = INTERVAL,
+        figures: Figures | None = None,
+    ) -> None:
+        self.figures = figures or Figures()
         self._cpu, self._now = cpu, now
         self._reason = ""  # why native code was left last; empty: the machine has not entered it since it was resumed
         self._left = 0  # when

@@ -37,10 +37,12 @@ class TranslatingCore(TimedCore):
         ram.on_write = self.written
 
     def close(self) -> None:
-        """End the helper threads."""
+        """End the helper threads, and handle no crash any more."""
         if self.hot is not None:
             self.hot.close()
             self.hot = None
+        if self.crashes is not None:
+            self.crashes.release()
 
     def linear(self, rip: int) -> int:
         """The linear address of a place in the running code segment."""

@@ -1,0 +1,92 @@
+"""Who answers what the guest reads and writes at ports and where no RAM is; a device that fails makes a stop, not an error."""
+
+from trapgate.bus import Device
+from trapgate.devices.board import Board
+from trapgate.devices.lapic import LocalApic
+from trapgate.stops import DeviceFault
+
+Access = tuple[Device, int]  # who answers, at which of its offsets
+
+
+class Accesses:
+    """The devices of a board and a local APIC by port and by guest-physical address. Sizes are 1, 2, 4 or 8 bytes.
+
+    Where nobody answers, reads give all ones and writes are lost; so they are where a device fails, and `fault` tells of that.
+    """
+
+    def __init__(self, board: Board, lapic: LocalApic) -> None:
+        self._board, self._lapic = board, lapic
+        self._ports: dict[int, Access | None] = {}
+        self._registers: dict[int, Access] = {}
+        self.fault: DeviceFault | None = None
+        """The last failure of a device; for whoever deals with it to make None."""
+
+    def port_read(self, port: int, size: int) -> int:
+        """What a port answers, cut to `size` bytes."""
+        return self._read(self._port(port), size, "port", port)
+
+    def port_write(self, port: int, size: int, value: int) -> None:
+        """Hand a value to a port."""
+        self._write(self._port(port), size, value, "port", port)
+
+    def memory_read(self, address: int, size: int) -> int:
+        """What a guest-physical address answers, cut to `size` bytes."""
+        return self._read(self._memory_mapped(address), size, "address", address)
+
+    def memory_write(self, address: int, size: int, value: int) -> None:
+        """Hand a value to a guest-physical address."""
+        self._write(self._memory_mapped(address), size, value, "address", address)
+
+    def _port(self, port: int) -> Access | None:
+        """Who answers a port; remembered, for the ports in use are few and hot."""
+        try:
+            return self._ports[port]
+        except KeyError:
+            found = self._ports[port] = self._board.ports.find(port)
+            return found
+
+    def _memory_mapped(self, address: int) -> Access | None:
+        page = self._lapic.page
+        if page is not None and address & ~0xFFF == page:
+            return self._lapic, address & 0xFFF
+        try:
+            return self._registers[address]
+        except KeyError:
+            found = self._board.mmio.find(address)
+            if found is not None:  # where nobody answers is not remembered: there is no end of such addresses
+                self._registers[address] = found
+            return found
+
+    def _read(self, found: Access | None, size: int, space: str, address: int) -> int:
+        mask = (1 << 8 * size) - 1
+        if found is not None:
+            device, offset = found
+            try:
+                return device.read(offset, size) & mask
+            except Exception as error:
+                self.fault = failed(type(device).__name__, f"at {space} {address:#x} (read of {size} bytes)", error)
+        return mask
+
+    def _write(self, found: Access | None, size: int, value: int, space: str, address: int) -> None:
+        if found is not None:
+            device, offset = found
+            try:
+                device.write(offset, size, value)
+            except Exception as error:
+                where = f"at {space} {address:#x} (write of {value:#x}, {size} bytes)"
+                self.fault = failed(type(device).__name__, where, error)
+
+
+def failed(who: str, where: str, error: Exception) -> DeviceFault:
+    """The stop for a device whose code raised an error."""
+    return DeviceFault(f"device {who} failed {where}: {type(error).__name__}: {error}", error)
+
+
+def culprit(error: Exception) -> str | None:
+    """The device whose code an exception came through, by the traceback; None when there is none."""
+    place = error.__traceback__
+    while place is not None:
+        if place.tb_frame.f_globals.get("__name__", "").startswith("trapgate.devices."):
+            return place.tb_frame.f_code.co_qualname
+        place = place.tb_next
+    return None
