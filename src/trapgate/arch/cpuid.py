@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from trapgate.arch.control import XCR0_SUPPORTED
 from trapgate.arch.features import FEATURES
-
-if TYPE_CHECKING:
-    from trapgate.arch.models import CpuModel
+from trapgate.arch.models import CpuModel
 
 Leaf = tuple[int, int, int, int]
 
@@ -33,7 +30,7 @@ class Dynamic:
     xcr0: int = 1
 
 
-def leaf(model: "CpuModel", number: int, subleaf: int, dynamic: Dynamic) -> Leaf:
+def leaf(model: CpuModel, number: int, subleaf: int, dynamic: Dynamic) -> Leaf:
     """(eax, ebx, ecx, edx) of a leaf; each 32 bits.
 
     Above the highest leaf Intel repeats the highest basic one and AMD returns zeros; unused hypervisor leaves are zero.
@@ -55,7 +52,7 @@ def core_bits(cpus: int) -> int:
     return (cpus - 1).bit_length()
 
 
-def _feature_bits(model: "CpuModel", number: int, subleaf: int) -> Leaf:
+def _feature_bits(model: CpuModel, number: int, subleaf: int) -> Leaf:
     """The bits of the features that are on, for any leaf."""
     values = dict.fromkeys(REGISTERS, 0)
     for name in model.enabled:
@@ -70,19 +67,19 @@ def _text(data: bytes) -> tuple[int, ...]:
     return tuple(int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4))
 
 
-def _hypervisor(model: "CpuModel", number: int) -> Leaf:
+def _hypervisor(model: CpuModel, number: int) -> Leaf:
     if not model.has("hypervisor") or number != HYPERVISOR_BASE:
         return NOTHING
     b, c, d = _text(HYPERVISOR)
     return HYPERVISOR_BASE, b, c, d
 
 
-def _vendor(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _vendor(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     b, d, c = _text(VENDORS[model.vendor])
     return MAX_BASIC[model.vendor], b, c, d
 
 
-def _version(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _version(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     _, _, ecx, edx = _feature_bits(model, 1, 0)
     if dynamic.osxsave and model.has("xsave"):
         ecx |= 1 << 27
@@ -94,7 +91,7 @@ def _version(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
     return model.signature, ebx, ecx, edx
 
 
-def _descriptors(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _descriptors(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     """Leaf 2, Intel: FFh says that leaf 4 describes the caches, FEh that no TLB is described, F0h 64-byte prefetch."""
     return NOTHING if model.amd else (0x00FEFF01, 0xF0, 0, 0)
 
@@ -106,7 +103,7 @@ _CACHES = {
 }
 
 
-def _cache(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _cache(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     """Deterministic cache parameters: leaf 4 (Intel) and 8000001Dh (AMD) share a format."""
     caches = _CACHES[model.vendor]
     if subleaf >= len(caches):
@@ -120,15 +117,15 @@ def _cache(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
     return eax, (ways - 1) << 22 | model.line_size - 1, sets - 1, 0
 
 
-def _intel_cache(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _intel_cache(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     return NOTHING if model.amd else _cache(model, subleaf, dynamic)
 
 
-def _amd_cache(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _amd_cache(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     return _cache(model, subleaf, dynamic) if model.has("topoext") else NOTHING
 
 
-def _topology(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _topology(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     """Leaf 0Bh: one thread a core, every core in one package; EDX is the x2APIC id."""
     if subleaf == 0:
         return 0, 1, 1 << 8, dynamic.apic_id
@@ -137,7 +134,7 @@ def _topology(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
     return 0, 0, subleaf & 0xFF, dynamic.apic_id
 
 
-def _xsave(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _xsave(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     if not model.has("xsave"):
         return NOTHING
     if subleaf == 0:
@@ -147,24 +144,24 @@ def _xsave(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
     return eax, XSAVE_AREA if subleaf == 1 and model.has("xsavec") else 0, 0, 0
 
 
-def _tsc(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _tsc(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     """Leaf 15h, Intel: TSC = crystal * EBX / EAX, so that a guest need not calibrate."""
     return 1, model.tsc_hz // model.crystal_hz, model.crystal_hz, 0
 
 
-def _frequency(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _frequency(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     """Leaf 16h, Intel: base, maximum and bus frequency in MHz."""
     return model.tsc_hz // 1_000_000, model.tsc_hz // 1_000_000, 100, 0
 
 
-def _extended(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _extended(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     if not model.amd:
         return MAX_EXTENDED["intel"], 0, 0, 0
     b, d, c = _text(VENDORS["amd"])
     return MAX_EXTENDED["amd"], b, c, d
 
 
-def _extended_version(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _extended_version(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     _, _, ecx, edx = _feature_bits(model, 0x80000001, 0)
     if not model.amd:
         return 0, 0, ecx, edx
@@ -172,12 +169,12 @@ def _extended_version(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf
     return model.signature, 0, ecx, edx | _version(model, 0, dynamic)[3] & 0x0183_F3FF
 
 
-def _brand(part: int, model: "CpuModel") -> Leaf:
+def _brand(part: int, model: CpuModel) -> Leaf:
     a, b, c, d = _text(model.brand.encode().ljust(48, b"\0")[16 * part : 16 * part + 16])
     return a, b, c, d
 
 
-def _l1(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _l1(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     """80000005h, AMD: TLBs in EAX and EBX, L1 data and instruction caches in ECX and EDX: KiB, ways, lines a tag, line size."""
     if not model.amd:
         return NOTHING
@@ -185,7 +182,7 @@ def _l1(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
     return 0xFF40FF40, 0xFF40FF40, data, code
 
 
-def _l2(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _l2(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     """80000006h: L2 in ECX (KiB, associativity code 8 = 16 ways, line size); AMD adds L3 in EDX (512 KiB units, by 8000001Dh)."""
     kilobytes = _CACHES[model.vendor][2][2]
     ecx = kilobytes << 16 | 8 << 12 | model.line_size
@@ -194,18 +191,18 @@ def _l2(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
     return 0x48006400, 0x68006400, ecx | 1 << 8, _CACHES["amd"][3][2] // 512 << 18 | 9 << 12 | 1 << 8 | model.line_size
 
 
-def _sizes(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _sizes(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     _, ebx, _, _ = _feature_bits(model, 0x80000008, 0)
     ecx = core_bits(dynamic.cpus) << 12 | min(dynamic.cpus - 1, 0xFF) if model.amd else 0
     return model.physical_bits | model.virtual_bits << 8, ebx, ecx, 0
 
 
-def _amd_topology(model: "CpuModel", subleaf: int, dynamic: Dynamic) -> Leaf:
+def _amd_topology(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     """8000001Eh: extended APIC id, core id, node 0 of 1."""
     return (dynamic.apic_id, dynamic.apic_id & 0xFF, 0, 0) if model.has("topoext") else NOTHING
 
 
-_LEAVES: dict[int, Callable[["CpuModel", int, Dynamic], Leaf]] = {
+_LEAVES: dict[int, Callable[[CpuModel, int, Dynamic], Leaf]] = {
     0: _vendor,
     1: _version,
     2: _descriptors,

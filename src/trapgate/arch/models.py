@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trapgate.arch import cpuid, features
+from trapgate.arch import features
 
 Vendor = Literal["intel", "amd"]
 
@@ -45,10 +45,6 @@ class CpuModel:
         """Whether a feature (canonical name) is on."""
         assert feature in features.FEATURES or feature in features.UNIMPLEMENTED, feature
         return feature in self.enabled
-
-    def cpuid(self, leaf: int, subleaf: int, dynamic: cpuid.Dynamic) -> cpuid.Leaf:
-        """What the CPUID instruction returns: (eax, ebx, ecx, edx)."""
-        return cpuid.leaf(self, leaf, subleaf, dynamic)
 
     def with_feature(self, name: str, on: bool) -> "CpuModel":
         """The model with one feature switched, and with those that rest on it off too; ModelError says why not."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from trapgate.arch import features
-from trapgate.arch.cpuid import MAX_BASIC, MAX_EXTENDED, Dynamic
+from trapgate.arch.cpuid import MAX_BASIC, MAX_EXTENDED, Dynamic, leaf
 from trapgate.arch.models import CpuModel
 from trapgate.kvm import abi
 
@@ -44,7 +44,7 @@ def filter_model(
 
 
 def _one(model: CpuModel, number: int, subleaf: int, indexed: bool, dynamic: Dynamic) -> abi.CpuidEntry:
-    eax, ebx, ecx, edx = model.cpuid(number, subleaf, dynamic)
+    eax, ebx, ecx, edx = leaf(model, number, subleaf, dynamic)
     return abi.CpuidEntry(number, subleaf, abi.CPUID_SIGNIFICANT_INDEX if indexed else 0, eax, ebx, ecx, edx)
 
 

@@ -5,7 +5,6 @@ can go on behind it. Faults unwind as GuestFault, before anything has changed.
 """
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
 
 from trapgate.arch.debugregs import DR6_BLD
 from trapgate.exits import BusLock, Exit, MmioRead, MmioWrite
@@ -13,10 +12,8 @@ from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
 from trapgate.soft.exact.mmx import faulted_store
 from trapgate.soft.exact.stack_fault import refuse_wrap
+from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.fault import GuestFault
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 Activity = Generator[Exit, int, None]
 ALIGNMENT_CHECK = 17
@@ -29,7 +26,7 @@ class NeedsStep(Exception):
     """The instruction must start again in a block of its own: it hit a watched range, a device, or the code it belongs to."""
 
 
-def perform(cpu: "SoftVcpu") -> Activity:
+def perform(cpu: RunningCpu) -> Activity:
     """Do what EXIT_ACCESS left to us, then leave the transients ready for `resume`."""
     st = cpu.state
     kind, address, size, mmx = st.access_kind, st.saved_EA, st.access_size, False
@@ -77,7 +74,7 @@ def perform(cpu: "SoftVcpu") -> Activity:
         st.saved_T0 = int.from_bytes(data[:8], "little")
 
 
-def locks_bus(cpu: "SoftVcpu", address: int, size: int) -> bool:
+def locks_bus(cpu: RunningCpu, address: int, size: int) -> bool:
     """Whether a locked access locks the bus. GuestFault: its page fault, or #AC(0) where split locks are forbidden.
 
     One byte that is not write-back is enough: the cache serves the whole operand or none of it.
@@ -89,7 +86,7 @@ def locks_bus(cpu: "SoftVcpu", address: int, size: int) -> bool:
     return crosses or not write_back
 
 
-def note_lock(cpu: "SoftVcpu", address: int, size: int) -> None:
+def note_lock(cpu: RunningCpu, address: int, size: int) -> None:
     """The bus was locked: a trap is due where the guest armed it, a report where the machine asked for one."""
     st = cpu.state
     if st.bus_lock_trap:
@@ -99,7 +96,7 @@ def note_lock(cpu: "SoftVcpu", address: int, size: int) -> None:
         cpu.bus_lock = BusLock(st.rip, address, size, st.cpl)
 
 
-def _read(cpu: "SoftVcpu", pieces: list[tuple[int, int]]) -> Generator[Exit, int, bytes]:
+def _read(cpu: RunningCpu, pieces: list[tuple[int, int]]) -> Generator[Exit, int, bytes]:
     data = b""
     for physical, length in pieces:
         if cpu.ram.contains(physical, length):
@@ -111,7 +108,7 @@ def _read(cpu: "SoftVcpu", pieces: list[tuple[int, int]]) -> Generator[Exit, int
     return data
 
 
-def _store(cpu: "SoftVcpu", pieces: list[tuple[int, int]], data: bytes) -> Activity:
+def _store(cpu: RunningCpu, pieces: list[tuple[int, int]], data: bytes) -> Activity:
     done = 0
     for physical, length in pieces:
         part = data[done : done + length]
@@ -123,7 +120,7 @@ def _store(cpu: "SoftVcpu", pieces: list[tuple[int, int]], data: bytes) -> Activ
             yield MmioWrite(at, size, int.from_bytes(part[at - physical : at - physical + size], "little"))
 
 
-def _write(cpu: "SoftVcpu", address: int, data: bytes, wanted: int) -> Activity:
+def _write(cpu: RunningCpu, address: int, data: bytes, wanted: int) -> Activity:
     if data:
         yield from _store(cpu, cpu.pieces(address, len(data), wanted | s.ACCESS_WRITE), data)
 

@@ -6,16 +6,12 @@ or store lies amid its block. So that is seen right behind it, too, each place h
 (`soft.accesses`). Only instructions whose one memory access it is are treated so: no fault and no second device can follow.
 """
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Decoder, Mnemonic
 
 from trapgate.isa import state as s
 from trapgate.memory import HOLE_END
+from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.instructions import HANDLERS
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 ONE_ACCESS = frozenset((Mnemonic.MOV, Mnemonic.MOVZX, Mnemonic.MOVSX, Mnemonic.MOVSXD, Mnemonic.TEST, Mnemonic.CMP))
 
@@ -23,7 +19,7 @@ ONE_ACCESS = frozenset((Mnemonic.MOV, Mnemonic.MOVZX, Mnemonic.MOVSX, Mnemonic.M
 ONLY_REGISTERS = frozenset((Mnemonic.RDTSC, Mnemonic.RDTSCP, Mnemonic.CPUID, Mnemonic.RDPID, Mnemonic.XGETBV, Mnemonic.RDMSR))
 
 
-def instruction(cpu: "SoftVcpu") -> int:
+def instruction(cpu: RunningCpu) -> int:
     """Execute what EXIT_INSTRUCTION asks for, if it only changes registers; else 0, and nothing is done. GuestFault."""
     st = cpu.state
     number = st.exit_detail
@@ -37,7 +33,7 @@ def instruction(cpu: "SoftVcpu") -> int:
     return cpu.dispatch_code
 
 
-def port(cpu: "SoftVcpu") -> int:
+def port(cpu: RunningCpu) -> int:
     """Answer EXIT_PORT: where native code goes on, or 0 when the machine must see the access."""
     devices = cpu.devices
     if devices is None or cpu.in_step or cpu.watches:
@@ -52,7 +48,7 @@ def port(cpu: "SoftVcpu") -> int:
     return cpu.dispatch_code
 
 
-def accumulate(cpu: "SoftVcpu", size: int, value: int) -> None:
+def accumulate(cpu: RunningCpu, size: int, value: int) -> None:
     """AL, AX or EAX = what IN has read; a write to EAX clears the upper half (SDM vol. 1, 3.4.1.1)."""
     if size == 4:
         cpu.state.rax = value
@@ -61,7 +57,7 @@ def accumulate(cpu: "SoftVcpu", size: int, value: int) -> None:
         cpu.state.rax = cpu.state.rax & ~mask | value & mask
 
 
-def access(cpu: "SoftVcpu") -> int:
+def access(cpu: RunningCpu) -> int:
     """Answer EXIT_ACCESS: where native code goes on, or 0 when `accesses.perform` must do it."""
     devices, st = cpu.devices, cpu.state
     as_step = cpu.device_sites.get(st.saved_RESUME)
@@ -79,7 +75,7 @@ def access(cpu: "SoftVcpu") -> int:
     return cpu.resume_code
 
 
-def learn(cpu: "SoftVcpu", kind: int, code: bytes) -> None:
+def learn(cpu: RunningCpu, kind: int, code: bytes) -> None:
     """A step has come to the device access at which its instruction, met in a block, was started again."""
     site, cpu.device_site = cpu.device_site, 0
     if site and kind in (s.KIND_LOAD, s.KIND_STORE):

@@ -12,12 +12,11 @@ from trapgate.arch import vectors
 from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BS
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
-from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
+from trapgate.exits import DebugException, Exit, Halted, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
 from trapgate.isa import state as s
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft import accesses, answers, borrowed, crash, inspection
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
-from trapgate.soft.blocks.core import TranslatingCore
 from trapgate.soft.exact import debugging, handlers, limits  # noqa: F401  (it fills HANDLERS)
 from trapgate.soft.exact.interrupts import TripleFault
 from trapgate.soft.exact.interrupts import deliver as deliver_event
@@ -25,18 +24,19 @@ from trapgate.soft.exact.operands import linear_address
 from trapgate.soft.exact.stack_fault import by_stack
 from trapgate.soft.loops.hot import HOT
 from trapgate.soft.reset import reset
+from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.apic import LocalApic
 from trapgate.soft.state.core import IF, NOWHERE, RF, TF
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.instructions import handler_of
-from trapgate.soft.state.story import new_history, story
+from trapgate.soft.state.story import story
 from trapgate.stencil.library import Library
-from trapgate.vcpu import Breakpoint, Devices, GuestDebug
+from trapgate.vcpu import GuestDebug
 
 UNDEFINED_OPCODE = 6
 
 
-class SoftVcpu(TranslatingCore):
+class SoftVcpu(RunningCpu):
     """A vCPU of the software engine; see `trapgate.vcpu.Vcpu` for the protocol."""
 
     def __init__(
@@ -53,19 +53,7 @@ class SoftVcpu(TranslatingCore):
         self.translator.configure(counting=counting)
         self.deterministic = counting
         self._enter = self.code.enter()
-        self.dispatch_code, self.resume_code = self.code.entries["dispatch"], self.code.entries["resume"]
-        self.devices: Devices | None = None
-        """Who answers plain device accesses amid `run`; without one each is an exit."""
-        self.device_site = 0  # host code behind the access for which an instruction starts again as a step
-        self.device_sites: dict[int, int] = {}  # host code behind a device access: the same place in the instruction's step
         self._interrupt_code = self.code.entries["interrupt"]
-        self.pending_read: Callable[[int], None] | None = None
-        self.bus_lock: BusLock | None = None
-        self.in_step = False
-        self.debugger: debugging.Armed = debugging.Armed()
-        self.guest_armed: tuple[Breakpoint, ...] = ()
-        self.watches: tuple[debugging.Watch, ...] = ()
-        self.history = new_history()
         self._kicked = self._nmi = self._resuming = False
         self._activity: Activity | None = None
         self._answer: int | None = None
@@ -80,7 +68,6 @@ class SoftVcpu(TranslatingCore):
         self._before_step: tuple[int, int, int | None] = (0, 0, None)  # RF, shadow, skipped breakpoint: what a step consumes
         self._halting = False
         self._dead: Shutdown | None = None
-        self.last_debug = GuestDebug(False, False, False, False)
         reset(self)
         self._reasons: dict[int, Callable[[], Exit | None]] = {
             s.EXIT_TRANSLATE: self._translate, s.EXIT_INTERRUPTED: self._interrupted, s.EXIT_INSTRUCTION: self._instruction,
@@ -169,7 +156,7 @@ class SoftVcpu(TranslatingCore):
                 self._want_step = True
         if self.translator.counting and self.left() <= 0:
             return Interrupted()
-        suppresses = st.rflags & RF and self.linear(st.rip) in self.translator.breakpoints
+        suppresses = st.rflags & RF and self.linear(st.rip) in self.breakpoints
         if self._want_step or self._stepping or st.rflags & TF or suppresses or self._skip_breakpoint == st.rip:
             return self._begin_step(site)
         st.request = 0  # before we look whether anything waits: a kick from another thread is never lost
@@ -340,11 +327,6 @@ class SoftVcpu(TranslatingCore):
         self._step_start, self._step_code, self._step_goes = NOWHERE, b"", None
         st.stepping, st.shadow, st.saved_RESUME = 1, 0, place
 
-    def flush_jumps(self) -> None:
-        """Forget where jumps lead: code was dropped, so what is known of places in it goes, too."""
-        super().flush_jumps()
-        self.device_sites.clear()
-
     def _stepped(self) -> Exit | None:
         return None  # `run` ends the step
 
@@ -378,7 +360,7 @@ class SoftVcpu(TranslatingCore):
         """Execution breakpoints at RIP, unless this instruction runs without them (RF, a resumed breakpoint)."""
         st = self.state
         linear = self.linear(st.rip)
-        if linear not in self.translator.breakpoints:
+        if linear not in self.breakpoints:
             return None
         shadowed = st.shadow == 2 and st.shadow_rip == st.rip
         skip_debugger = self._skip_breakpoint == st.rip
@@ -507,10 +489,6 @@ class SoftVcpu(TranslatingCore):
     def guest_debug(self) -> GuestDebug:
         """What the guest had armed when the last DebugException arose."""
         return self.last_debug
-
-    def put_bounce(self, data: bytes) -> None:
-        """Fill the bounce buffer."""
-        self.state.bounce[: len(data)] = data
 
 
 def make(

@@ -10,18 +10,16 @@ import struct
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
 from trapgate.hostcall import asking
 from trapgate.isa.state import ACCESS_PEEK, code_bits
 from trapgate.mapping import Mapping
+from trapgate.soft.blocks.core import TranslatingCore
 from trapgate.soft.state.fault import GuestFault
 from trapgate.stencil.entering import LAST_WORDS, SIGNALS
-
-if TYPE_CHECKING:
-    from trapgate.soft.blocks.core import TranslatingCore
 
 SHOWN = 32  # bytes of guest code
 HOST_SHOWN = 16  # and of host code
@@ -39,7 +37,7 @@ class HostCrash(Exception):
 class Crashes:
     """What one CPU's translated code does with the signals of a crash, from `catch` on."""
 
-    def __init__(self, core: "TranslatingCore") -> None:
+    def __init__(self, core: TranslatingCore) -> None:
         self._core = core
         words = LAST_WORDS.encode()
         self._words = ctypes.create_string_buffer(words, len(words))
@@ -108,7 +106,7 @@ def _put_back(entry: int, before: dict[int, bytes]) -> None:
             _exchanged(number, action)
 
 
-def tell(core: "TranslatingCore") -> NoReturn:
+def tell(core: TranslatingCore) -> NoReturn:
     """Raise the HostCrash of what the handler has noted, with where the guest was: its block begins there."""
     st = core.state
     place, base = int(st.crash_place), core.code.base

@@ -1,17 +1,13 @@
 """What a debugger or a loader sees and changes from outside: registers by name, MSRs, guest-virtual memory."""
 
-from typing import TYPE_CHECKING
-
 from trapgate.arch import control
 from trapgate.isa import state as s
 from trapgate.memory import virtual_parts
 from trapgate.soft.exact import debugging, floating, msr
 from trapgate.soft.exact.segments import ATTRIBUTES, load_segment, put_paragraph
+from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.core import NOWHERE
 from trapgate.soft.state.fault import GuestFault
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 _PLAIN = {*s.GENERAL, "rip", "cr2", "star", "lstar", "cstar", "sfmask", "xcr0", "gdt_base", "gdt_limit", "idt_base", "idt_limit"}
 _ALIAS = {"k_gs_base": "kernel_gs_base"}
@@ -19,7 +15,7 @@ _SELECTORS = {"cs", "ss", "ds", "es", "fs", "gs", "ldtr", "tr"}
 _BASES = {f"{name}_base" for name in _SELECTORS}
 
 
-def get(cpu: "SoftVcpu", register: str) -> int:
+def get(cpu: RunningCpu, register: str) -> int:
     """The value of a register by its name in `arch.registers`; KeyError for no such register."""
     st = cpu.state
     if register in _PLAIN or register in _BASES or register in ("cr0", "cr3", "cr4", "efer"):
@@ -43,7 +39,7 @@ def get(cpu: "SoftVcpu", register: str) -> int:
     return floating.get(cpu, register)
 
 
-def set_(cpu: "SoftVcpu", register: str, value: int) -> None:
+def set_(cpu: RunningCpu, register: str, value: int) -> None:
     """Change a register; ValueError when the architecture forbids the value, KeyError for no such register."""
     st = cpu.state
     try:
@@ -58,7 +54,7 @@ def set_(cpu: "SoftVcpu", register: str, value: int) -> None:
     st.request = 1
 
 
-def _set(cpu: "SoftVcpu", register: str, value: int) -> None:
+def _set(cpu: RunningCpu, register: str, value: int) -> None:
     st = cpu.state
     if register in _PLAIN or register in _BASES:
         setattr(st, register, value)
@@ -95,17 +91,17 @@ def _set(cpu: "SoftVcpu", register: str, value: int) -> None:
         floating.set_(cpu, register, value)
 
 
-def read_msr(cpu: "SoftVcpu", index: int) -> int:
+def read_msr(cpu: RunningCpu, index: int) -> int:
     """The value of an MSR; MsrError when the model has none, or it can only be written."""
     return msr.read_msr(cpu, index)
 
 
-def write_msr(cpu: "SoftVcpu", index: int, value: int) -> None:
+def write_msr(cpu: RunningCpu, index: int, value: int) -> None:
     """Change an MSR; MsrError when the model has none, or it refuses the value."""
     msr.write_msr(cpu, index, value)
 
 
-def translate(cpu: "SoftVcpu", address: int) -> int | None:
+def translate(cpu: RunningCpu, address: int) -> int | None:
     """The guest-physical address behind a guest-virtual one, without side effects."""
     try:
         return cpu.walk(address & NOWHERE, s.ACCESS_PEEK)
@@ -113,12 +109,12 @@ def translate(cpu: "SoftVcpu", address: int) -> int | None:
         return None
 
 
-def read_virtual(cpu: "SoftVcpu", address: int, length: int) -> bytes:
+def read_virtual(cpu: RunningCpu, address: int, length: int) -> bytes:
     """Guest memory; short where a page is unmapped or not RAM."""
     return b"".join(cpu.ram.read(*part) for part in virtual_parts(cpu.ram, cpu.translate, address, length))
 
 
-def write_virtual(cpu: "SoftVcpu", address: int, data: bytes) -> bool:
+def write_virtual(cpu: RunningCpu, address: int, data: bytes) -> bool:
     """Change guest memory whatever its page rights; False and nothing written when any of it is unmapped or not RAM."""
     parts = list(virtual_parts(cpu.ram, cpu.translate, address, len(data)))
     if sum(size for _, size in parts) < len(data):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from trapgate.arch import features
 from trapgate.arch.cpuid import Dynamic, Leaf
+from trapgate.arch.cpuid import leaf as cpuid_leaf
 from trapgate.arch.models import DEFAULT_MODEL, MODELS, CpuModel, ModelError
 
 TURIN = CpuModel.parse("EPYC-Turin")
@@ -14,7 +15,7 @@ BOTH = pytest.mark.parametrize("model", [TURIN, SPR], ids=lambda model: model.na
 
 
 def cpuid(model: CpuModel, leaf: int, subleaf: int = 0, dynamic: Dynamic | None = None) -> Leaf:
-    return model.cpuid(leaf, subleaf, dynamic or Dynamic())
+    return cpuid_leaf(model, leaf, subleaf, dynamic or Dynamic())
 
 
 def test_vendor_family_model() -> None:

@@ -13,7 +13,7 @@ from trapgate.isa import state as s
 from trapgate.memory import Ram
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.exact.segments import put_segment, refresh_rights
-from trapgate.soft.state.instructions import handler_of
+from trapgate.soft.state.instructions import HANDLERS
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import Library, load_library
 
@@ -103,7 +103,7 @@ class Bench:
         """Execute one instruction, given in hex, by its handler; GuestFault comes through."""
         instruction = next(iter(Decoder(self.bits, bytes.fromhex(code), ip=0)))
         self.st.next_rip = self.st.rip + instruction.len
-        exit_ = handler_of(instruction.mnemonic)(self.cpu, instruction)
+        exit_ = HANDLERS[instruction.mnemonic](self.cpu, instruction)
         self.st.rip = self.st.next_rip
         return exit_
 

@@ -1,7 +1,6 @@
 """A core with translated code: which block runs at RIP, and what happens to blocks when memory changes."""
 
 import struct
-from typing import TYPE_CHECKING
 
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
@@ -13,15 +12,11 @@ from trapgate.soft.blocks.translator import Translator
 from trapgate.soft.state.apic import LocalApic
 from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.soft.state.core import NOWHERE
-from trapgate.soft.state.timing import TimedCore
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.stencil.library import Library
 
-if TYPE_CHECKING:
-    from trapgate.soft.crash import Crashes
-    from trapgate.soft.loops.hot import HotLoops
 
-
-class TranslatingCore(TimedCore):
+class TranslatingCore(GuestCpu):
     """The one owner of blocks: running and stepping use the same lookup and the same invalidation."""
 
     def __init__(self, ram: Ram, model: CpuModel, library: Library, clock: Clock, lapic: LocalApic | None, tsc_hz: int) -> None:
@@ -30,24 +25,23 @@ class TranslatingCore(TimedCore):
         self.translator = Translator(ram, self.code, self.state, model)
         self._place, self._copy = self.code.function("place_block", 64, 2), self.code.function("copy_block", 64, 3)
         self._look_up = self.code.function("lookup_block", 64, 3)
-        self.hot: HotLoops | None = None
-        """Who watches for hot loops; None: nobody."""
-        self.crashes: Crashes | None = None
-        """Who is to know of a crash of translated code; None: it ends the process."""
         ram.on_write = self.written
 
-    def close(self) -> None:
-        """End the helper threads, and handle no crash any more."""
-        if self.hot is not None:
-            self.hot.close()
-            self.hot = None
-        if self.crashes is not None:
-            self.crashes.release()
+    @property
+    def breakpoints(self) -> frozenset[int]:
+        """Linear addresses at which translated code stops."""
+        return self.translator.breakpoints
 
-    def linear(self, rip: int) -> int:
-        """The linear address of a place in the running code segment."""
-        st = self.state
-        return int(rip if st.mode & s.MODE_CODE64 else rip + st.cs_base & 0xFFFFFFFF)
+    def stop_at(self, addresses: frozenset[int]) -> None:
+        """Make translated code stop at these linear addresses, and at no others.
+
+        Blocks are dropped by the offset in the page, which linear and physical addresses share whatever base they were made under.
+        """
+        changed = addresses ^ self.translator.breakpoints
+        self.translator.stop_at(addresses)
+        self.state.exec_breakpoints = int(bool(addresses))
+        for offset in {address & 4095 for address in changed}:
+            self.blocks.drop_at(offset)
 
     def remember_jump(self, block: Block) -> None:
         """Put a block in two pages, which the dispatcher's table does not hold, into the jump cache while the TLB knows it."""

@@ -1,7 +1,5 @@
 """Decimal arithmetic: DAA, DAS, AAA, AAS, AAM, AAD, and SALC (SDM vol. 2 under each name)."""
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch import vectors
@@ -9,10 +7,8 @@ from trapgate.arch.flags import AF, CF, PF, SF, STATUS, ZF
 from trapgate.soft.exact.operands import write_part
 from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 
 def result_flags(value: int) -> int:
@@ -33,7 +29,7 @@ def _set_ax(cpu: SoftCore, value: int) -> None:
 
 
 @handles(Mnemonic.DAA, Mnemonic.DAS)
-def decimal_adjust(cpu: "SoftVcpu", i: Instruction) -> None:
+def decimal_adjust(cpu: GuestCpu, i: Instruction) -> None:
     """DAA, DAS (SDM vol. 2): OF, undefined, becomes 0."""
     old, flags = cpu.state.rax & 0xFF, cpu.state.get_rflags()
     sign = 1 if i.mnemonic == Mnemonic.DAA else -1
@@ -51,7 +47,7 @@ def decimal_adjust(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.AAA, Mnemonic.AAS)
-def ascii_adjust(cpu: "SoftVcpu", i: Instruction) -> None:
+def ascii_adjust(cpu: GuestCpu, i: Instruction) -> None:
     """AAA, AAS (SDM vol. 2): OF, SF, ZF and PF, undefined, follow AL."""
     ax, flags = cpu.state.rax & 0xFFFF, cpu.state.get_rflags()
     sign = 1 if i.mnemonic == Mnemonic.AAA else -1
@@ -65,7 +61,7 @@ def ascii_adjust(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.AAM)
-def aam(cpu: "SoftVcpu", i: Instruction) -> None:
+def aam(cpu: GuestCpu, i: Instruction) -> None:
     """AAM imm8: AH, AL = quotient, remainder; #DE for 0."""
     base = i.immediate8
     if base == 0:
@@ -76,7 +72,7 @@ def aam(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.AAD)
-def aad(cpu: "SoftVcpu", i: Instruction) -> None:
+def aad(cpu: GuestCpu, i: Instruction) -> None:
     """AAD imm8: AL = AL + AH * base, AH = 0."""
     ax = cpu.state.rax & 0xFFFF
     value = (ax & 0xFF) + (ax >> 8) * i.immediate8 & 0xFF
@@ -85,6 +81,6 @@ def aad(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.SALC)
-def salc(cpu: "SoftVcpu", i: Instruction) -> None:
+def salc(cpu: GuestCpu, i: Instruction) -> None:
     """SALC: AL = FFh when CF, else 0."""
     _set_al(cpu, 0xFF if cpu.state.get_rflags() & CF else 0)

@@ -15,7 +15,6 @@ raised, which are therefore taken one by one.
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 from iced_x86 import Code, Code_, Encoder, Instruction, Mnemonic, OpKind, Register
 
@@ -24,13 +23,11 @@ from trapgate.isa import state as s
 from trapgate.isa.families import hosted, sse, x87
 from trapgate.soft.exact.mmx import as_mmx, faulted_store
 from trapgate.soft.exact.operands import effective_address, read_register, string_address, write_register
+from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles, handles_the_rest
 from trapgate.soft.state.view import STATUS
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
-    from trapgate.soft.state.core import SoftCore
 
 MF, XM, UD, GP = 16, 19, 6, 13
 CR4_OSXMMEXCPT = 1 << 10
@@ -48,25 +45,25 @@ _AFTER = bytes.fromhex("480fae07 dbe3 488902 9c 8f4208 0fae5210 c3")
 _CALL = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 
 
-def get_mxcsr(cpu: "SoftCore") -> int:
+def get_mxcsr(cpu: SoftCore) -> int:
     """MXCSR as the guest sees it."""
     return int(cpu.state.guest_mxcsr & ~cpu.state.mxcsr_unmasked)
 
 
-def set_mxcsr(cpu: "SoftCore", value: int) -> None:
+def set_mxcsr(cpu: SoftCore, value: int) -> None:
     """Change MXCSR (16 bits; the caller has checked the reserved ones); the mode follows."""
     cpu.state.guest_mxcsr, cpu.state.mxcsr_unmasked = value | MASKS, ~value & MASKS
     cpu.update_mode()
 
 
-def pending(cpu: "SoftCore") -> bool:
+def pending(cpu: SoftCore) -> bool:
     """Whether the next waiting x87 instruction owes #MF."""
     image = cpu.state.fxsave
     return bool(image[FSW] & ~image[FCW] & FLAGS)
 
 
 @handles_the_rest
-def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def execute(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """One x87, MMX or SSE instruction. GuestFault: #MF, #XM (#UD without CR4.OSXMMEXCPT), and those of its memory operand."""
     st = cpu.state
     nothing = i.mnemonic in x87.NOTHING
@@ -134,7 +131,7 @@ def execute(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     return None
 
 
-def _reach(cpu: "SoftVcpu", i: Instruction, p: hosted.Plan, writes: bool) -> int:
+def _reach(cpu: GuestCpu, i: Instruction, p: hosted.Plan, writes: bool) -> int:
     """The linear address of the operand in memory; GuestFault where a store would fault, or it is not aligned as it must be.
 
     AMD's x87 stores come here before they compute, Intel's behind that, and not at all where an unmasked exception means that
@@ -154,7 +151,7 @@ def _reach(cpu: "SoftVcpu", i: Instruction, p: hosted.Plan, writes: bool) -> int
 
 
 @handles(Mnemonic.MASKMOVQ)
-def masked_move(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def masked_move(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """MASKMOVQ; #MF when one is pending. It moves the x87 into MMX state (TOP 0, all valid), on Intel even where it faults."""
     if pending(cpu):
         raise GuestFault(MF)
@@ -174,7 +171,7 @@ def masked_move(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
 
 
 @handles(Mnemonic.LDMXCSR)
-def load_mxcsr(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def load_mxcsr(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """LDMXCSR where an exception is or was unmasked; #GP(0) for reserved bits."""
     value = cpu.read(effective_address(cpu, i, 4), 4)
     if value & sse.RESERVED:
@@ -183,7 +180,7 @@ def load_mxcsr(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     return None
 
 
-def _raised(cpu: "SoftCore", i: Instruction, operands: Callable[[], tuple[bytes, bytes]]) -> int:
+def _raised(cpu: SoftCore, i: Instruction, operands: Callable[[], tuple[bytes, bytes]]) -> int:
     """The flags of an SSE instruction that has just run masked, as they are under the guest's masks. `operands`: before it ran."""
     unmasked, image = cpu.state.mxcsr_unmasked >> 7, cpu.state.fxsave
     raised = int(image[MXCSR]) & FLAGS
@@ -202,7 +199,7 @@ def _raised(cpu: "SoftCore", i: Instruction, operands: Callable[[], tuple[bytes,
     return raised
 
 
-def _dot_product(cpu: "SoftCore", i: Instruction, first: bytes, second: bytes) -> int:
+def _dot_product(cpu: SoftCore, i: Instruction, first: bytes, second: bytes) -> int:
     """The flags of DPPS and DPPD, which are a multiplication and then sums of neighbours (SDM vol. 2, "Operation"): those of each
     step up to the first that raises. The image in `fxsave` is used up; its MXCSR is that of the masked run."""
     image, size = cpu.state.fxsave, 4 if i.mnemonic == Mnemonic.DPPS else 8
@@ -266,7 +263,7 @@ def _general(i: Instruction) -> int | None:
     return next(found, None)
 
 
-def _run(cpu: "SoftCore", i: Instruction, operand: int, registers: int) -> None:
+def _run(cpu: SoftCore, i: Instruction, operand: int, registers: int) -> None:
     """Execute the instruction on the image in `fxsave`: its memory operand is at `operand`, RAX and RFLAGS at `registers`."""
     alone = i.copy()
     for n in range(i.op_count):

@@ -3,8 +3,6 @@
 Sources: SDM vol. 2 under each name; SDM vol. 3, 2.5, 4.10.4.1, 9.8.5 (entering long mode); APM vol. 2, 3.1, 14.6.
 """
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Instruction, Mnemonic, OpKind, Register
 
 from trapgate.arch import control as cr
@@ -19,7 +17,6 @@ from trapgate.soft.exact.operands import (
     gp,
     is_64,
     is_memory,
-    operand_size,
     read_operand,
     read_register,
     require_cpl0,
@@ -30,11 +27,9 @@ from trapgate.soft.exact.operands import (
 from trapgate.soft.exact.segments import refresh_rights
 from trapgate.soft.exact.tables import move_from_segment, move_to_segment, require_umip
 from trapgate.soft.state.core import SoftCore
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
 from trapgate.soft.state.registers import GENERAL, SEGMENT_NAME
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 CONTROL = {getattr(Register, f"CR{n}"): n for n in range(16)}
 DEBUG = {getattr(Register, f"DR{n}") for n in range(16)}
@@ -104,12 +99,12 @@ def write_cr4(cpu: SoftCore, value: int) -> None:
     cpu.update_mode()
 
 
-def read_cr8(cpu: "SoftVcpu") -> int:
+def read_cr8(cpu: GuestCpu) -> int:
     """CR8: the task priority, which is the local APIC's where there is one."""
     return int(cpu.lapic.cr8) if cpu.lapic is not None else int(cpu.state.cr8)
 
 
-def write_cr8(cpu: "SoftVcpu", value: int) -> None:
+def write_cr8(cpu: GuestCpu, value: int) -> None:
     """CR8; ValueError where MOV to CR8 raises #GP(0)."""
     cpu.state.cr8 = cr.check_cr8(value)
     if cpu.lapic is not None:
@@ -117,7 +112,7 @@ def write_cr8(cpu: "SoftVcpu", value: int) -> None:
 
 
 @handles(Mnemonic.MOV)
-def mov(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def mov(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """MOV to and from segment, control and debug registers (everything else never comes here but as a reference)."""
     target = i.op0_register if i.op0_kind == OpKind.REGISTER else Register.NONE
     source = i.op1_register if i.op1_kind == OpKind.REGISTER else Register.NONE
@@ -136,7 +131,7 @@ def mov(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     return None
 
 
-def _move_control(cpu: "SoftVcpu", i: Instruction) -> None:
+def _move_control(cpu: GuestCpu, i: Instruction) -> None:
     st = cpu.state
     number = CONTROL[i.op0_register] if i.op0_register in CONTROL else CONTROL[i.op1_register]
     if number not in (0, 2, 3, 4, 8):
@@ -163,7 +158,7 @@ def _move_control(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.CLTS)
-def clts(cpu: "SoftVcpu", i: Instruction) -> None:
+def clts(cpu: GuestCpu, i: Instruction) -> None:
     """CLTS: CR0.TS = 0."""
     require_cpl0(cpu)
     cpu.state.cr0 &= ~cr.CR0_TS
@@ -171,7 +166,7 @@ def clts(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.LMSW)
-def lmsw(cpu: "SoftVcpu", i: Instruction) -> None:
+def lmsw(cpu: GuestCpu, i: Instruction) -> None:
     """LMSW: CR0[3:0]; PE can be set, not cleared."""
     require_cpl0(cpu)
     value, old = read_operand(cpu, i, 0, 2), cpu.state.cr0
@@ -182,20 +177,20 @@ def lmsw(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.SMSW)
-def smsw(cpu: "SoftVcpu", i: Instruction) -> None:
+def smsw(cpu: GuestCpu, i: Instruction) -> None:
     """SMSW: the low bits of CR0, 16 of them to memory."""
     require_umip(cpu)
     write_operand(cpu, i, 0, cpu.state.cr0, 2 if is_memory(i, 0) else None)
 
 
 @handles(Mnemonic.INVD, Mnemonic.WBINVD, Mnemonic.WBNOINVD)
-def invalidate_caches(cpu: "SoftVcpu", i: Instruction) -> None:
+def invalidate_caches(cpu: GuestCpu, i: Instruction) -> None:
     """INVD, WBINVD: there are no caches that the guest could tell from memory."""
     require_cpl0(cpu)
 
 
 @handles(Mnemonic.INVLPG)
-def invlpg(cpu: "SoftVcpu", i: Instruction) -> None:
+def invlpg(cpu: GuestCpu, i: Instruction) -> None:
     """INVLPG: no segment limit or canonical check; an address that is not canonical names no page."""
     require_cpl0(cpu)
     st = cpu.state
@@ -205,7 +200,7 @@ def invlpg(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.INVPCID)
-def invpcid(cpu: "SoftVcpu", i: Instruction) -> None:
+def invpcid(cpu: GuestCpu, i: Instruction) -> None:
     """INVPCID: one address, one PCID, all, all but global pages."""
     if not cpu.model.has("invpcid"):
         raise ud()
@@ -226,13 +221,13 @@ def invpcid(cpu: "SoftVcpu", i: Instruction) -> None:
         cpu.flush_nonglobal()
 
 
-def _require_xsave(cpu: "SoftVcpu") -> None:
+def _require_xsave(cpu: GuestCpu) -> None:
     if not cpu.state.cr4 & cr.CR4_OSXSAVE:
         raise ud()
 
 
 @handles(Mnemonic.XGETBV)
-def xgetbv(cpu: "SoftVcpu", i: Instruction) -> None:
+def xgetbv(cpu: GuestCpu, i: Instruction) -> None:
     """XGETBV: XCR0, or with ECX = 1 what of it is in use (here: all that is on)."""
     _require_xsave(cpu)
     st = cpu.state
@@ -242,7 +237,7 @@ def xgetbv(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.XSETBV)
-def xsetbv(cpu: "SoftVcpu", i: Instruction) -> None:
+def xsetbv(cpu: GuestCpu, i: Instruction) -> None:
     """XSETBV: XCR0 = EDX:EAX."""
     _require_xsave(cpu)
     require_cpl0(cpu)
@@ -255,29 +250,8 @@ def xsetbv(cpu: "SoftVcpu", i: Instruction) -> None:
         raise gp() from None
 
 
-_BASES = {
-    Mnemonic.RDFSBASE: ("fs_base", False), Mnemonic.RDGSBASE: ("gs_base", False),
-    Mnemonic.WRFSBASE: ("fs_base", True), Mnemonic.WRGSBASE: ("gs_base", True),
-}  # fmt: skip
-
-
-@handles(*_BASES)
-def segment_base(cpu: "SoftVcpu", i: Instruction) -> None:
-    """RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE: 64-bit mode, CR4.FSGSBASE."""
-    if not is_64(cpu) or not cpu.state.cr4 & cr.CR4_FSGSBASE:
-        raise ud()
-    name, write = _BASES[i.mnemonic]
-    if not write:
-        write_register(cpu, i.op0_register, getattr(cpu.state, name) & (1 << 8 * operand_size(i, 0)) - 1)
-        return
-    value = read_register(cpu, i.op0_register)
-    if not paging.is_canonical(value):
-        raise gp()
-    setattr(cpu.state, name, value)
-
-
 @handles(Mnemonic.SWAPGS)
-def swapgs(cpu: "SoftVcpu", i: Instruction) -> None:
+def swapgs(cpu: GuestCpu, i: Instruction) -> None:
     """SWAPGS: GS base and KERNEL_GS_BASE change places."""
     if not is_64(cpu):
         raise ud()

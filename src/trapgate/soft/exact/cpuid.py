@@ -1,19 +1,15 @@
 """The CPUID instruction: leaves of the model, with what they show of this vCPU."""
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch.control import CR4_OSXSAVE
-from trapgate.arch.cpuid import Dynamic
+from trapgate.arch.cpuid import Dynamic, leaf
 from trapgate.arch.msrs import APIC_BASE, APIC_BASE_ENABLE
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
 
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
-
-def dynamic(cpu: "SoftVcpu") -> Dynamic:
+def dynamic(cpu: GuestCpu) -> Dynamic:
     """What CPUID shows of the vCPU itself."""
     st, lapic = cpu.state, cpu.lapic
     osxsave = bool(st.cr4 & CR4_OSXSAVE)
@@ -24,7 +20,7 @@ def dynamic(cpu: "SoftVcpu") -> Dynamic:
 
 
 @handles(Mnemonic.CPUID)
-def cpuid(cpu: "SoftVcpu", i: Instruction) -> None:
+def cpuid(cpu: GuestCpu, i: Instruction) -> None:
     """CPUID: EAX, EBX, ECX, EDX from leaf EAX and subleaf ECX; the upper halves become 0."""
     st = cpu.state
-    st.rax, st.rbx, st.rcx, st.rdx = cpu.model.cpuid(st.rax & 0xFFFFFFFF, st.rcx & 0xFFFFFFFF, dynamic(cpu))
+    st.rax, st.rbx, st.rcx, st.rdx = leaf(cpu.model, st.rax & 0xFFFFFFFF, st.rcx & 0xFFFFFFFF, dynamic(cpu))

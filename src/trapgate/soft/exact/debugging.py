@@ -5,8 +5,6 @@ shows both, and `DebugException.hits` counts by it. Watched pages stay out of th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from iced_x86 import Code, Decoder, FlowControl, Instruction, Mnemonic, Register
 
@@ -16,10 +14,9 @@ from trapgate.arch.flags import RF
 from trapgate.exits import DebugException, Exit
 from trapgate.soft.exact.interrupts import deliver as deliver_event
 from trapgate.soft.exact.operands import gp, read_register, require_cpl0, ud, write_register
+from trapgate.soft.state.armed import Armed, Watch
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.vcpu import Breakpoint, GuestDebug, Kind, Owner
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 DEBUG_VECTOR = 1
 MAX_WATCHED_PAGES = 64
@@ -40,28 +37,10 @@ INT3_FALLBACK = 0xFFFF0003
 assert [i.code for i in NATIVE_FALLBACKS] == [Code.IRETQ, Code.SYSCALL, Code.SYSRETQ, Code.INT3]
 
 
-@dataclass(frozen=True, slots=True)
-class Armed:
-    """The debugger's breakpoints."""
-
-    hardware: tuple[Breakpoint, ...] = ()
-    software: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """A data or I/O breakpoint as accesses are tested: [first, last], and which breakpoint of `armed` it is."""
-
-    first: int
-    last: int
-    kind: Kind
-    index: int
-
-
 # --- arming
 
 
-def arm(cpu: "SoftVcpu", breakpoints: Sequence[Breakpoint], software: Sequence[int]) -> None:
+def arm(cpu: GuestCpu, breakpoints: Sequence[Breakpoint], software: Sequence[int]) -> None:
     """The debugger's breakpoints from now on. ValueError when they watch more pages than can be watched."""
     old = cpu.debugger
     cpu.debugger = Armed(tuple(breakpoints), frozenset(software))
@@ -72,12 +51,12 @@ def arm(cpu: "SoftVcpu", breakpoints: Sequence[Breakpoint], software: Sequence[i
         raise
 
 
-def armed(cpu: "SoftVcpu") -> Sequence[Breakpoint]:
+def armed(cpu: GuestCpu) -> Sequence[Breakpoint]:
     """The guest's enabled breakpoints, then the debugger's."""
     return (*cpu.guest_armed, *cpu.debugger.hardware)
 
 
-def guest_breakpoints(cpu: "SoftVcpu") -> tuple[Breakpoint, ...]:
+def guest_breakpoints(cpu: GuestCpu) -> tuple[Breakpoint, ...]:
     """What DR0-DR7 arm (SDM vol. 3, 18.2.4). R/W = 2 matches I/O while CR4.DE is set (`note_io`), else nothing."""
     st, found = cpu.state, []
     for n in range(debugregs.SLOTS):
@@ -88,7 +67,7 @@ def guest_breakpoints(cpu: "SoftVcpu") -> tuple[Breakpoint, ...]:
     return tuple(found)
 
 
-def refresh(cpu: "SoftVcpu", before: Sequence[Breakpoint]) -> None:
+def refresh(cpu: GuestCpu, before: Sequence[Breakpoint]) -> None:
     """Work out watched pages and block ends again: DR0-DR7 or the debugger's breakpoints changed. `before`: what was `armed`."""
     guest = guest_breakpoints(cpu)
     watches, pages = [], set[int]()
@@ -115,12 +94,7 @@ def refresh(cpu: "SoftVcpu", before: Sequence[Breakpoint]) -> None:
     st = cpu.state
     st.watch_count = len(pages)
     st.watch_pages[:] = b"".join(page.to_bytes(8, "little") for page in sorted(pages)).ljust(8 * MAX_WATCHED_PAGES, b"\0")
-    changed = stops ^ cpu.translator.breakpoints
-    cpu.translator.stop_at(frozenset(stops))
-    st.exec_breakpoints = int(bool(stops))
-    if changed:  # by the offset in the page, which linear and physical addresses share whatever base the block was made under
-        for offset in {address & 4095 for address in changed}:
-            cpu.blocks.drop_at(offset)
+    cpu.stop_at(frozenset(stops))
     cpu.flush_all()
 
 
@@ -133,7 +107,7 @@ def _matches(watch: Watch, write: bool) -> bool:
     return watch.kind is Kind.ACCESS or (watch.kind is Kind.READ and not write)
 
 
-def watched(cpu: "SoftVcpu", address: int, size: int, write: bool) -> int:
+def watched(cpu: GuestCpu, address: int, size: int, write: bool) -> int:
     """The breakpoints (bits by `armed`) that a data access hits."""
     hits = 0
     for watch in cpu.watches:
@@ -142,13 +116,13 @@ def watched(cpu: "SoftVcpu", address: int, size: int, write: bool) -> int:
     return hits
 
 
-def note_access(cpu: "SoftVcpu", linear: int, size: int, write: bool) -> None:
+def note_access(cpu: GuestCpu, linear: int, size: int, write: bool) -> None:
     """A data access was made: what it hits is reported behind the instruction."""
     if cpu.watches:
         cpu.pending_hits |= watched(cpu, linear, size, write)
 
 
-def note_io(cpu: "SoftVcpu", port: int, size: int) -> None:
+def note_io(cpu: GuestCpu, port: int, size: int) -> None:
     """A port was accessed: I/O breakpoints."""
     if not cpu.state.cr4 & CR4_DE:
         return
@@ -157,7 +131,7 @@ def note_io(cpu: "SoftVcpu", port: int, size: int) -> None:
             cpu.pending_hits |= 1 << watch.index
 
 
-def exec_hits(cpu: "SoftVcpu", linear: int, guest: bool, debugger: bool) -> int:
+def exec_hits(cpu: GuestCpu, linear: int, guest: bool, debugger: bool) -> int:
     """The execution breakpoints (bits by `armed`) at a linear address."""
     hits = 0
     for index, one in enumerate(armed(cpu)):
@@ -180,14 +154,14 @@ _PREFIXES = {0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3, *
 _STRING_OPCODES = frozenset((*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)))
 
 
-def within_repeat(cpu: "SoftVcpu") -> None:
+def within_repeat(cpu: GuestCpu) -> None:
     """An iteration but the last is through: events push RF = 1, breakpoints on the instruction wait (SDM vol. 3, 18.3.1.1).
 
     What STI or MOV SS held back until behind the instruction may come as well.
     """
     cpu.state.rflags |= RF
     cpu.state.shadow = 0
-    if cpu.linear(cpu.state.rip) in cpu.translator.breakpoints:
+    if cpu.linear(cpu.state.rip) in cpu.breakpoints:
         cpu.resume_over()
 
 
@@ -206,7 +180,7 @@ _ALWAYS = (
 # --- #DB
 
 
-def take_pending(cpu: "SoftVcpu", besides: int) -> Exit | None:
+def take_pending(cpu: GuestCpu, besides: int) -> Exit | None:
     """What the completed instruction has caused, and `besides`, as one DebugException; None when that is nothing."""
     st = cpu.state
     guest, hits = st.pending_debug, cpu.pending_hits
@@ -217,7 +191,7 @@ def take_pending(cpu: "SoftVcpu", besides: int) -> Exit | None:
     return DebugException(guest | besides, hits, False, fault=False)
 
 
-def raise_icebp(cpu: "SoftVcpu") -> Exit:
+def raise_icebp(cpu: GuestCpu) -> Exit:
     """INT1: a #DB with no cause bit, a trap: RIP goes behind it. What MOV SS held back comes with it."""
     st = cpu.state
     guest, hits = st.pending_debug, cpu.pending_hits
@@ -226,7 +200,7 @@ def raise_icebp(cpu: "SoftVcpu") -> Exit:
     return DebugException(guest, hits, True, fault=False)
 
 
-def deliver_debug(cpu: "SoftVcpu", causes: int, hits: int, icebp: bool) -> None:
+def deliver_debug(cpu: GuestCpu, causes: int, hits: int, icebp: bool) -> None:
     """Deliver #DB to the guest: DR6, DR7.GD, DEBUGCTL (SDM vol. 3, 18.2.3, 18.4.1; APM vol. 2, 13.1), then through the IDT.
 
     RF is pushed as it stands: 0 behind a completed instruction, 1 between iterations, what IRET has loaded behind an IRET. A #DB
@@ -239,7 +213,7 @@ def deliver_debug(cpu: "SoftVcpu", causes: int, hits: int, icebp: bool) -> None:
     deliver_event(cpu, DEBUG_VECTOR, resume=bool(st.rflags & RF), history=cpu.history)
 
 
-def _number(cpu: "SoftVcpu", register: int) -> int:
+def _number(cpu: GuestCpu, register: int) -> int:
     """Which debug register a MOV means: DR4 and DR5 are DR6 and DR7 without CR4.DE, #UD with it; DR8-DR15 are #UD."""
     number = _DR[register]
     if number > 7 or (number in (4, 5) and cpu.state.cr4 & CR4_DE):
@@ -247,7 +221,7 @@ def _number(cpu: "SoftVcpu", register: int) -> int:
     return number + 2 if number in (4, 5) else number
 
 
-def _general_detect(cpu: "SoftVcpu") -> Exit | None:
+def _general_detect(cpu: GuestCpu) -> Exit | None:
     """DR7.GD: a fault before any access to a debug register."""
     st = cpu.state
     if not st.dr7 & debugregs.DR7_GD:
@@ -257,7 +231,7 @@ def _general_detect(cpu: "SoftVcpu") -> Exit | None:
     return DebugException(debugregs.DR6_BD, 0, False, fault=True)
 
 
-def move_to_debug(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def move_to_debug(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """MOV DRn, r (SDM vol. 3, 18.2)."""
     number = _number(cpu, i.op0_register)  # #UD comes before #GP
     require_cpl0(cpu)
@@ -267,7 +241,7 @@ def move_to_debug(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     return None
 
 
-def move_from_debug(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def move_from_debug(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """MOV r, DRn."""
     number = _number(cpu, i.op1_register)
     require_cpl0(cpu)
@@ -277,7 +251,7 @@ def move_from_debug(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
     return None
 
 
-def write_debug_register(cpu: "SoftVcpu", number: int, value: int) -> None:
+def write_debug_register(cpu: GuestCpu, number: int, value: int) -> None:
     """Store to DR0-DR3, DR6, DR7 as MOV does; GuestFault (#GP) for a value that the register refuses."""
     st = cpu.state
     try:
@@ -293,7 +267,7 @@ def write_debug_register(cpu: "SoftVcpu", number: int, value: int) -> None:
         refresh(cpu, armed(cpu))
 
 
-def read_debug_register(cpu: "SoftVcpu", number: int) -> int:
+def read_debug_register(cpu: GuestCpu, number: int) -> int:
     """What MOV reads from DR0-DR3, DR6, DR7."""
     st = cpu.state
     if number == 6:

@@ -3,8 +3,6 @@
 Sources: SDM vol. 2, CLI, STI, PUSHF, POPF; SDM vol. 3, 20.3 and 20.4.
 """
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch.control import CR4_PVI, CR4_VME
@@ -14,10 +12,8 @@ from trapgate.soft.exact.operands import gp, is_real, ud
 from trapgate.soft.exact.returns import merge_flags
 from trapgate.soft.exact.stack import Stack
 from trapgate.soft.state.core import SoftCore
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 STI_SHADOW = 1
 
@@ -38,13 +34,13 @@ def _virtual(cpu: SoftCore) -> bool:
 
 
 @handles(Mnemonic.CLI)
-def cli(cpu: "SoftVcpu", i: Instruction) -> None:
+def cli(cpu: GuestCpu, i: Instruction) -> None:
     """CLI: IF = 0, or VIF = 0 where virtual interrupts are on."""
     cpu.state.rflags &= ~(VIF if _virtual(cpu) else IF)
 
 
 @handles(Mnemonic.STI)
-def sti(cpu: "SoftVcpu", i: Instruction) -> None:
+def sti(cpu: GuestCpu, i: Instruction) -> None:
     """STI: IF = 1, seen after the next instruction; or VIF = 1, #GP(0) when VIP waits."""
     st = cpu.state
     if _virtual(cpu):
@@ -58,8 +54,8 @@ def sti(cpu: "SoftVcpu", i: Instruction) -> None:
     cpu.update_mode()
 
 
-@handles(Mnemonic.PUSHF, Mnemonic.PUSHFD, Mnemonic.PUSHFQ)
-def pushf(cpu: "SoftVcpu", i: Instruction) -> None:
+@handles(Mnemonic.PUSHF, Mnemonic.PUSHFD)
+def pushf(cpu: GuestCpu, i: Instruction) -> None:
     """PUSHF: VM and RF read as 0. In virtual-8086 mode at IOPL < 3 it needs CR4.VME, and shows VIF as IF and IOPL as 3."""
     st = cpu.state
     size = -i.stack_pointer_increment
@@ -74,7 +70,7 @@ def pushf(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.POPF, Mnemonic.POPFD, Mnemonic.POPFQ)
-def popf(cpu: "SoftVcpu", i: Instruction) -> None:
+def popf(cpu: GuestCpu, i: Instruction) -> None:
     """POPF: IOPL changes at CPL 0 only, IF where CPL <= IOPL; RF is cleared; VM, VIF and VIP stay."""
     st = cpu.state
     size = i.stack_pointer_increment
@@ -99,7 +95,7 @@ def popf(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.STAC, Mnemonic.CLAC)
-def supervisor_access(cpu: "SoftVcpu", i: Instruction) -> None:
+def supervisor_access(cpu: GuestCpu, i: Instruction) -> None:
     """STAC, CLAC: #UD without SMAP and outside CPL 0."""
     if not cpu.model.has("smap") or cpu.state.cpl:
         raise ud()

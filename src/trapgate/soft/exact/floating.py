@@ -1,11 +1,7 @@
 """x87 registers and MXCSR by name, out of the FXSAVE image that holds them while no translated code runs (SDM vol. 1, 10.5.1)."""
 
-from typing import TYPE_CHECKING
-
 from trapgate.soft.exact import careful
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
+from trapgate.soft.state.guest_cpu import GuestCpu
 
 MXCSR_MASK = 0xFFFF
 _WORDS = {"fctrl": (0, 2), "fstat": (2, 2), "fop": (6, 2), "fioff": (8, 4), "fiseg": (12, 2), "fooff": (16, 4), "foseg": (20, 2)}
@@ -13,7 +9,7 @@ _TAG = 4
 _ST0 = 32
 
 
-def get(cpu: "SoftVcpu", register: str) -> int:
+def get(cpu: GuestCpu, register: str) -> int:
     """mxcsr, st0-st7 (80 bits), fctrl, fstat, ftag (full tag word), fiseg, fioff, foseg, fooff, fop; KeyError for anything else."""
     if register == "mxcsr":
         return careful.get_mxcsr(cpu)
@@ -26,7 +22,7 @@ def get(cpu: "SoftVcpu", register: str) -> int:
     return int.from_bytes(image[(at := _stack(register)) : at + 10], "little")
 
 
-def set_(cpu: "SoftVcpu", register: str, value: int) -> None:
+def set_(cpu: GuestCpu, register: str, value: int) -> None:
     """Change one of them."""
     image = cpu.state.fxsave
     if register in _WORDS:
@@ -39,7 +35,7 @@ def set_(cpu: "SoftVcpu", register: str, value: int) -> None:
         image[at : at + 10] = (value & (1 << 80) - 1).to_bytes(10, "little")
 
 
-def set_mxcsr(cpu: "SoftVcpu", value: int) -> None:
+def set_mxcsr(cpu: GuestCpu, value: int) -> None:
     """Change MXCSR; ValueError for reserved bits."""
     if value & ~MXCSR_MASK:
         raise ValueError(f"MXCSR {value:#x} has reserved bits")

@@ -1,7 +1,5 @@
 """FXRSTOR, XRSTOR and XRSTORS where an exception is unmasked, before or behind them: everything else of their kind is native."""
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.exits import Exit
@@ -24,17 +22,15 @@ from trapgate.isa.families.fpstate import (
 from trapgate.isa.families.sse import RESERVED
 from trapgate.soft.exact.careful import GP, get_mxcsr, set_mxcsr
 from trapgate.soft.exact.operands import effective_address
+from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
-    from trapgate.soft.state.core import SoftCore
 
 INITIAL_X87 = (0x37F).to_bytes(2, "little") + bytes(22)
 
 
-def _load_x87(cpu: "SoftCore", data: bytes, wide: bool) -> None:
+def _load_x87(cpu: SoftCore, data: bytes, wide: bool) -> None:
     image = bytearray(data[:24])
     if not wide:  # FIP and FDP have 32 bits, selectors behind them
         image[12:16] = image[20:24] = bytes(4)
@@ -42,13 +38,13 @@ def _load_x87(cpu: "SoftCore", data: bytes, wide: bool) -> None:
     cpu.state.fxsave[ST0:XMM] = data[ST0:XMM]
 
 
-def _load_xmm(cpu: "SoftCore", data: bytes) -> None:
+def _load_xmm(cpu: SoftCore, data: bytes) -> None:
     for n in range(16 if cpu.state.mode & s.MODE_CODE64 else 8):
         getattr(cpu.state, f"xmm{n}")[:] = data[XMM + 16 * n : XMM + 16 * n + 16]
 
 
 @handles(Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64)
-def fxrstor(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def fxrstor(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """FXRSTOR. #GP(0): operand not on a 16-byte boundary, reserved bits of MXCSR."""
     address = effective_address(cpu, i, FXSAVE_BYTES)
     data = cpu.read_bytes(address, FXSAVE_BYTES)
@@ -63,7 +59,7 @@ def fxrstor(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
 
 
 @handles(Mnemonic.XRSTOR, Mnemonic.XRSTOR64, Mnemonic.XRSTORS, Mnemonic.XRSTORS64)
-def xrstor(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def xrstor(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """XRSTOR, XRSTORS (SDM vol. 1, 13.8, 13.12); the stencil has raised what #GP(0) there is before it came here."""
     st = cpu.state
     address = effective_address(cpu, i, XSAVE_BYTES)

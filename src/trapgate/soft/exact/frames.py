@@ -1,22 +1,17 @@
 """Several words on the stack by one instruction: PUSHA, POPA, and ENTER with its levels (SDM vol. 2 under each name)."""
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.soft.exact.operands import write_part
 from trapgate.soft.exact.stack import Stack
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
-
 
 _PUSHED = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
 
 
 @handles(Mnemonic.PUSHA, Mnemonic.PUSHAD)
-def pusha(cpu: "SoftVcpu", i: Instruction) -> None:
+def pusha(cpu: GuestCpu, i: Instruction) -> None:
     """PUSHA: eight registers, rSP as it was."""
     size = 2 if i.mnemonic == Mnemonic.PUSHA else 4
     stack = Stack.current(cpu)
@@ -26,7 +21,7 @@ def pusha(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.POPA, Mnemonic.POPAD)
-def popa(cpu: "SoftVcpu", i: Instruction) -> None:
+def popa(cpu: GuestCpu, i: Instruction) -> None:
     """POPA: eight registers, the stored rSP is dropped."""
     size = 2 if i.mnemonic == Mnemonic.POPA else 4
     stack = Stack.current(cpu)
@@ -38,7 +33,7 @@ def popa(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.ENTER)
-def enter(cpu: "SoftVcpu", i: Instruction) -> None:
+def enter(cpu: GuestCpu, i: Instruction) -> None:
     """ENTER with its nesting level (SDM vol. 2): the frame pointers of the outer procedures are copied."""
     st = cpu.state
     allocate, level = i.immediate16, i.immediate8_2nd & 31

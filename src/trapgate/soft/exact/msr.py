@@ -5,7 +5,6 @@ Sources: SDM vol. 4, 2.1; SDM vol. 3, 18.17 (TSC), 11.5.4 (APIC base); APM vol. 
 """
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from iced_x86 import Instruction, Mnemonic
 
@@ -13,10 +12,8 @@ from trapgate.arch import control, msrs
 from trapgate.arch.models import CpuModel
 from trapgate.soft.exact import memtypes
 from trapgate.soft.exact.operands import ALL_64, gp, require_cpl0, ud, write_register
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 # MSRs whose value is a field of the CPU state.
 FIELDS = {
@@ -34,13 +31,13 @@ def known(model: CpuModel) -> dict[int, msrs.Msr]:
     return msrs.msrs_of(model)
 
 
-def _of_apic(cpu: "SoftVcpu", index: int) -> bool:
+def _of_apic(cpu: GuestCpu, index: int) -> bool:
     if msrs.X2APIC_FIRST <= index <= msrs.X2APIC_LAST:
         return cpu.model.has("x2apic")
     return index in LOCAL_APIC and index in known(cpu.model)
 
 
-def read_msr(cpu: "SoftVcpu", index: int) -> int:
+def read_msr(cpu: GuestCpu, index: int) -> int:
     """The value of an MSR; MsrError when the model has none, or it can only be written."""
     if _of_apic(cpu, index):
         if cpu.lapic is None:
@@ -56,14 +53,14 @@ def read_msr(cpu: "SoftVcpu", index: int) -> int:
     return cpu.msrs[index]
 
 
-def _msr(cpu: "SoftVcpu", index: int) -> msrs.Msr:
+def _msr(cpu: GuestCpu, index: int) -> msrs.Msr:
     try:
         return known(cpu.model)[index]
     except KeyError:
         raise msrs.MsrError(f"CPU {cpu.model.name} has no MSR {index:#x}", missing=True) from None
 
 
-def write_msr(cpu: "SoftVcpu", index: int, value: int) -> None:
+def write_msr(cpu: GuestCpu, index: int, value: int) -> None:
     """Change an MSR and all that hangs on it; MsrError where the CPU raises #GP(0)."""
     st = cpu.state
     if _of_apic(cpu, index):
@@ -92,7 +89,7 @@ def write_msr(cpu: "SoftVcpu", index: int, value: int) -> None:
             memtypes.refresh(cpu)
 
 
-def write_efer(cpu: "SoftVcpu", value: int) -> None:
+def write_efer(cpu: GuestCpu, value: int) -> None:
     """WRMSR to EFER; MsrError where it raises #GP(0). A change of NXE gives pages other rights."""
     st = cpu.state
     old = st.efer
@@ -105,7 +102,7 @@ def write_efer(cpu: "SoftVcpu", value: int) -> None:
     cpu.update_mode()
 
 
-def _move_tsc(cpu: "SoftVcpu", by: int) -> None:
+def _move_tsc(cpu: GuestCpu, by: int) -> None:
     """The TSC jumps; TSC_ADJUST keeps the sum of all jumps (SDM vol. 3, 18.17.3); the APIC's deadline counts by the new TSC."""
     cpu.tsc_offset += by
     if msrs.TSC_ADJUST in known(cpu.model):
@@ -115,7 +112,7 @@ def _move_tsc(cpu: "SoftVcpu", by: int) -> None:
 
 
 @handles(Mnemonic.RDMSR)
-def rdmsr(cpu: "SoftVcpu", i: Instruction) -> None:
+def rdmsr(cpu: GuestCpu, i: Instruction) -> None:
     """RDMSR: EDX:EAX = MSR ECX; #GP(0) when there is none."""
     require_cpl0(cpu)
     try:
@@ -126,7 +123,7 @@ def rdmsr(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.WRMSR)
-def wrmsr(cpu: "SoftVcpu", i: Instruction) -> None:
+def wrmsr(cpu: GuestCpu, i: Instruction) -> None:
     """WRMSR: MSR ECX = EDX:EAX; #GP(0) when there is none or it refuses the value."""
     require_cpl0(cpu)
     st = cpu.state
@@ -138,7 +135,7 @@ def wrmsr(cpu: "SoftVcpu", i: Instruction) -> None:
         cpu.kick()
 
 
-def _counter(cpu: "SoftVcpu") -> int:
+def _counter(cpu: GuestCpu) -> int:
     st = cpu.state
     if st.cr4 & control.CR4_TSD and st.cr0 & 1 and st.cpl:
         raise gp()
@@ -146,7 +143,7 @@ def _counter(cpu: "SoftVcpu") -> int:
 
 
 @handles(Mnemonic.RDTSC)
-def rdtsc(cpu: "SoftVcpu", i: Instruction) -> None:
+def rdtsc(cpu: GuestCpu, i: Instruction) -> None:
     """RDTSC: EDX:EAX; #GP(0) outside CPL 0 while CR4.TSD is set."""
     value = _counter(cpu)
     if not cpu.deterministic and (deadline := cpu.clock.next_deadline()) is not None and deadline <= cpu.clock.now():
@@ -155,7 +152,7 @@ def rdtsc(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.RDTSCP)
-def rdtscp(cpu: "SoftVcpu", i: Instruction) -> None:
+def rdtscp(cpu: GuestCpu, i: Instruction) -> None:
     """RDTSCP: RDTSC, and ECX = TSC_AUX."""
     if not cpu.model.has("rdtscp"):
         raise ud()
@@ -164,7 +161,7 @@ def rdtscp(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.RDPID)
-def rdpid(cpu: "SoftVcpu", i: Instruction) -> None:
+def rdpid(cpu: GuestCpu, i: Instruction) -> None:
     """RDPID: a register = TSC_AUX."""
     if not cpu.model.has("rdpid"):
         raise ud()
@@ -172,7 +169,7 @@ def rdpid(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.RDPMC)
-def rdpmc(cpu: "SoftVcpu", i: Instruction) -> None:
+def rdpmc(cpu: GuestCpu, i: Instruction) -> None:
     """RDPMC: EDX:EAX = the performance counter ECX; #GP(0) outside CPL 0 unless CR4.PCE is set, and for one that is not there.
 
     AMD's CPUs have four whatever CPUID says (APM vol. 2, 13.2.1), the Intel model none.

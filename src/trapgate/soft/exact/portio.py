@@ -4,8 +4,6 @@ One element of a repeated INS or OUTS is one execution: `next_rip` stays on the 
 Sources: SDM vol. 1, 19.5; SDM vol. 2, IN, OUT, INS, OUTS.
 """
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Instruction, Mnemonic, OpKind
 
 from trapgate.arch.flags import DF, VM
@@ -14,10 +12,8 @@ from trapgate.exits import Exit, PortRead, PortWrite
 from trapgate.isa import state as s
 from trapgate.soft.exact.operands import STRING, gp, operand_size, read_operand, string_address, write_part, write_register
 from trapgate.soft.state.core import CR0_PE, SoftCore
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 IO_MAP_BASE = 0x66
 
@@ -41,7 +37,7 @@ def _port(cpu: SoftCore, i: Instruction, n: int) -> int:
 
 
 @handles(Mnemonic.IN)
-def in_(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def in_(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """IN AL/AX/EAX, port: the accumulator is written when the machine answers."""
     size, port, register = operand_size(i, 0), _port(cpu, i, 1), i.op0_register
     check_ports(cpu, port, size)
@@ -54,7 +50,7 @@ def in_(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
 
 
 @handles(Mnemonic.OUT)
-def out(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def out(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """OUT port, AL/AX/EAX."""
     size, port = operand_size(i, 1), _port(cpu, i, 0)
     check_ports(cpu, port, size)
@@ -84,7 +80,7 @@ class _Element:
 
 
 @handles(Mnemonic.INSB, Mnemonic.INSW, Mnemonic.INSD)
-def ins(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def ins(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """INS: a port to ES:rDI. The page is proven writable before the port is read."""
     size, port = operand_size(i, 0), cpu.state.rdx & 0xFFFF
     element = _Element(cpu, i, 0, size)
@@ -104,7 +100,7 @@ def ins(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
 
 
 @handles(Mnemonic.OUTSB, Mnemonic.OUTSW, Mnemonic.OUTSD)
-def outs(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def outs(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """OUTS: DS:rSI to a port."""
     size, port = operand_size(i, 1), cpu.state.rdx & 0xFFFF
     element = _Element(cpu, i, 1, size)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from iced_x86 import Instruction, Mnemonic
@@ -10,11 +9,8 @@ from iced_x86 import Instruction, Mnemonic
 from trapgate.arch.flags import CF, STATUS
 from trapgate.soft.exact.operands import operand_size, ud, write_register
 from trapgate.soft.state.core import SoftCore
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
-
 
 _RANDOM: "WeakKeyDictionary[SoftCore, int]" = WeakKeyDictionary()  # of deterministic vCPUs: where their sequence stands
 
@@ -29,8 +25,8 @@ def _repeatable(cpu: SoftCore, bits: int) -> int:
     return value & (1 << bits) - 1
 
 
-def _random(feature: str) -> Callable[["SoftVcpu", Instruction], None]:
-    def handler(cpu: "SoftVcpu", i: Instruction) -> None:
+def _random(feature: str) -> Callable[[GuestCpu, Instruction], None]:
+    def handler(cpu: GuestCpu, i: Instruction) -> None:
         if not cpu.model.has(feature):
             raise ud()
         bits = 8 * operand_size(i, 0)

@@ -4,8 +4,6 @@ Sources: SDM vol. 2, IRET and RET; SDM vol. 3, 5.8.6, 6.14.3, 20.2.1; APM vol. 2
 raises #GP(0): hardware task switching is not offered, and in long mode the manual wants just that.
 """
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch import paging, vectors
@@ -28,10 +26,8 @@ from trapgate.soft.exact.segments import (
 from trapgate.soft.exact.stack import Stack, stack_bits
 from trapgate.soft.state.core import EFER_LMA, UNUSABLE, SoftCore
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 _SIZES = {Mnemonic.IRET: 2, Mnemonic.IRETD: 4, Mnemonic.IRETQ: 8}
 
@@ -44,7 +40,7 @@ def merge_flags(old: int, new: int, mask: int, size: int) -> int:
 
 
 @handles(Mnemonic.IRET, Mnemonic.IRETD, Mnemonic.IRETQ)
-def iret(cpu: "SoftVcpu", i: Instruction) -> None:
+def iret(cpu: GuestCpu, i: Instruction) -> None:
     """IRET, IRETD, IRETQ. NMIs are open again behind it, even when it faults (SDM vol. 3, 7.7.1)."""
     st, size = cpu.state, _SIZES[i.mnemonic]
     if st.nmi_blocked:

@@ -4,8 +4,6 @@ Translated code has no segment left at hand then, so the instruction is decoded 
 Sources: SDM vol. 1, 3.3.7.1; vol. 3, 7.15, "#SS"; APM vol. 2, 4.5.3.
 """
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import MemorySizeExt, Mnemonic, OpKind, Register
 
 from trapgate.arch import vectors
@@ -15,10 +13,8 @@ from trapgate.soft.decode import decoding
 from trapgate.soft.exact.operands import effective_offset, is_64, read_register
 from trapgate.soft.state.core import NOWHERE
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.registers import SEGMENT_NAME
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 FOUR_GIB = 1 << 32
 _STACK_BASES = (Register.RSP, Register.RBP, Register.ESP, Register.EBP)
@@ -27,7 +23,7 @@ _FIXED = (OpKind.MEMORY_ESDI, OpKind.MEMORY_ESEDI, OpKind.MEMORY_ESRDI)
 _BIT_TESTS = (Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC)
 
 
-def by_stack(cpu: "SoftVcpu") -> bool:
+def by_stack(cpu: GuestCpu) -> bool:
     """Whether the instruction at RIP, which has just met a non-canonical address, met it on the stack."""
     st = cpu.state
     if not is_64(cpu):
@@ -55,7 +51,7 @@ def by_stack(cpu: "SoftVcpu") -> bool:
     return bool(i.is_stack_instruction) and _leaves(st.rsp + below, min(8, abs(i.stack_pointer_increment)))
 
 
-def refuse_wrap(cpu: "SoftVcpu", address: int, size: int) -> None:
+def refuse_wrap(cpu: GuestCpu, address: int, size: int) -> None:
     """On AMD's CPUs #GP(0), or #SS(0) through SS, for an operand that goes on behind the last byte of a segment of 4 GiB.
 
     Translated code does not check such segments where all are flat. `operands.within` has the rule, and where it comes from.

@@ -4,7 +4,6 @@ Sources: SDM vol. 2 under each name; SDM vol. 3, 5.10 (pointer validation), 2.4 
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from iced_x86 import Code, Instruction, Mnemonic, OpKind
 
@@ -28,11 +27,9 @@ from trapgate.soft.exact.segments import Loaded, decode, fetch_system, find, is_
 from trapgate.soft.exact.stack import Stack
 from trapgate.soft.state.core import EFER_LMA, UNUSABLE, SoftCore
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
 from trapgate.soft.state.registers import SEGMENT_NAME
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 MOV_SS_SHADOW = 2
 
@@ -58,7 +55,7 @@ def move_from_segment(cpu: SoftCore, i: Instruction) -> None:
 
 
 @handles(Mnemonic.PUSH)
-def push(cpu: "SoftVcpu", i: Instruction) -> None:
+def push(cpu: GuestCpu, i: Instruction) -> None:
     """PUSH Sreg (and any other register, as a reference)."""
     stack = Stack.current(cpu)
     stack.push(read_operand(cpu, i, 0), -i.stack_pointer_increment)
@@ -66,7 +63,7 @@ def push(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.POP)
-def pop(cpu: "SoftVcpu", i: Instruction) -> None:
+def pop(cpu: GuestCpu, i: Instruction) -> None:
     """POP Sreg: reads 16 bits, moves the pointer by the operand size."""
     stack = Stack.current(cpu)
     size = i.stack_pointer_increment
@@ -83,8 +80,8 @@ def pop(cpu: "SoftVcpu", i: Instruction) -> None:
         shadow_of_ss(cpu)
 
 
-def _load_far(name: str) -> Callable[["SoftVcpu", Instruction], None]:
-    def handler(cpu: "SoftVcpu", i: Instruction) -> None:
+def _load_far(name: str) -> Callable[[GuestCpu, Instruction], None]:
+    def handler(cpu: GuestCpu, i: Instruction) -> None:
         if i.op1_kind != OpKind.MEMORY:
             raise ud()
         size = operand_size(i, 0)
@@ -100,8 +97,8 @@ for _name in ("ds", "es", "fs", "gs", "ss"):
     handles(getattr(Mnemonic, f"L{_name.upper()}"))(_load_far(_name))
 
 
-def _load_table(table: str) -> Callable[["SoftVcpu", Instruction], None]:
-    def handler(cpu: "SoftVcpu", i: Instruction) -> None:
+def _load_table(table: str) -> Callable[[GuestCpu, Instruction], None]:
+    def handler(cpu: GuestCpu, i: Instruction) -> None:
         require_cpl0(cpu)
         wide = is_64(cpu)
         limit = cpu.read(effective_address(cpu, i, 2), 2)
@@ -122,8 +119,8 @@ def require_umip(cpu: SoftCore) -> None:
         raise gp()
 
 
-def _store_table(table: str) -> Callable[["SoftVcpu", Instruction], None]:
-    def handler(cpu: "SoftVcpu", i: Instruction) -> None:
+def _store_table(table: str) -> Callable[[GuestCpu, Instruction], None]:
+    def handler(cpu: GuestCpu, i: Instruction) -> None:
         require_umip(cpu)
         size = 8 if is_64(cpu) else 4
         base, limit = getattr(cpu.state, f"{table}_base"), getattr(cpu.state, f"{table}_limit")
@@ -144,8 +141,8 @@ def _require_protected(cpu: SoftCore) -> None:
         raise ud()
 
 
-def _store_selector(name: str) -> Callable[["SoftVcpu", Instruction], None]:
-    def handler(cpu: "SoftVcpu", i: Instruction) -> None:
+def _store_selector(name: str) -> Callable[[GuestCpu, Instruction], None]:
+    def handler(cpu: GuestCpu, i: Instruction) -> None:
         _require_protected(cpu)
         require_umip(cpu)
         write_operand(cpu, i, 0, getattr(cpu.state, f"{name}_selector"), 2 if is_memory(i, 0) else None)
@@ -158,7 +155,7 @@ handles(Mnemonic.STR)(_store_selector("tr"))
 
 
 @handles(Mnemonic.LLDT)
-def lldt(cpu: "SoftVcpu", i: Instruction) -> None:
+def lldt(cpu: GuestCpu, i: Instruction) -> None:
     """LLDT: a null selector makes the LDT unusable."""
     _require_protected(cpu)
     require_cpl0(cpu)
@@ -171,7 +168,7 @@ def lldt(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.LTR)
-def ltr(cpu: "SoftVcpu", i: Instruction) -> None:
+def ltr(cpu: GuestCpu, i: Instruction) -> None:
     """LTR: the TSS is marked busy in its descriptor and in TR."""
     _require_protected(cpu)
     require_cpl0(cpu)
@@ -235,7 +232,7 @@ def set_flag(cpu: SoftCore, mask: int, on: bool) -> None:
 
 
 @handles(Mnemonic.LAR)
-def lar(cpu: "SoftVcpu", i: Instruction) -> None:
+def lar(cpu: GuestCpu, i: Instruction) -> None:
     """LAR: the access rights of a descriptor, ZF when it is visible."""
     _require_protected(cpu)
     found = _visible(cpu, read_operand(cpu, i, 1, 2), _LAR_LEGACY, _LAR_LONG)
@@ -245,7 +242,7 @@ def lar(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.LSL)
-def lsl(cpu: "SoftVcpu", i: Instruction) -> None:
+def lsl(cpu: GuestCpu, i: Instruction) -> None:
     """LSL: the limit in bytes, ZF when the descriptor is visible."""
     _require_protected(cpu)
     found = _visible(cpu, read_operand(cpu, i, 1, 2), _LSL_LEGACY, _LSL_LONG)
@@ -255,7 +252,7 @@ def lsl(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.VERR, Mnemonic.VERW)
-def verify(cpu: "SoftVcpu", i: Instruction) -> None:
+def verify(cpu: GuestCpu, i: Instruction) -> None:
     """VERR, VERW: ZF says whether the segment may be read, written from here."""
     _require_protected(cpu)
     found = _visible(cpu, read_operand(cpu, i, 0, 2), set(), set())
@@ -267,7 +264,7 @@ def verify(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.ARPL)
-def arpl(cpu: "SoftVcpu", i: Instruction) -> None:
+def arpl(cpu: GuestCpu, i: Instruction) -> None:
     """ARPL: the RPL of the destination is raised to that of the source."""
     _require_protected(cpu)
     value, rpl = read_operand(cpu, i, 0, 2), read_operand(cpu, i, 1, 2) & 3

@@ -4,8 +4,6 @@ Sources: SDM vol. 2, JMP, CALL, RET, SYSCALL, SYSRET, SYSENTER, SYSEXIT; SDM vol
 Task gates and TSS descriptors as targets raise #GP(selector): hardware task switching is not offered.
 """
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Instruction, Mnemonic, OpKind
 
 from trapgate.arch import paging, vectors
@@ -28,10 +26,8 @@ from trapgate.soft.exact.segments import (
 from trapgate.soft.exact.stack import Stack
 from trapgate.soft.state.core import EFER_LMA, SoftCore
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 FLAT = 0xFFFFFFFF
 CODE64, CODE32, DATA = 0xA09B, 0xC09B, 0xC093  # attributes of the flat segments that system calls load, DPL 0
@@ -74,7 +70,7 @@ def _long_target(cpu: SoftCore, code: Loaded) -> bool:
 
 
 @handles(Mnemonic.JMP)
-def jmp_far(cpu: "SoftVcpu", i: Instruction) -> None:
+def jmp_far(cpu: GuestCpu, i: Instruction) -> None:
     """JMP ptr16:16/32 and m16:16/32/64."""
     st = cpu.state
     selector, offset, _ = _far_pointer(cpu, i)
@@ -139,7 +135,7 @@ def _gate_high(cpu: SoftCore, gate: Loaded) -> int:
 
 
 @handles(Mnemonic.CALL)
-def call_far(cpu: "SoftVcpu", i: Instruction) -> None:
+def call_far(cpu: GuestCpu, i: Instruction) -> None:
     """CALL ptr16:16/32 and m16:16/32/64, through call gates too."""
     st = cpu.state
     selector, offset, size = _far_pointer(cpu, i)
@@ -197,7 +193,7 @@ def _call_inner(cpu: SoftCore, code: Loaded, offset: int, gate: Loaded, size: in
 
 
 @handles(Mnemonic.RETF)
-def retf(cpu: "SoftVcpu", i: Instruction) -> None:
+def retf(cpu: GuestCpu, i: Instruction) -> None:
     """RETF and RETF imm16."""
     st = cpu.state
     extra = i.immediate16 if i.op_count else 0
@@ -223,7 +219,7 @@ def _flat_code(cpu: SoftCore, selector: int, attributes: int, stack_selector: in
 
 
 @handles(Mnemonic.SYSCALL)
-def syscall(cpu: "SoftVcpu", i: Instruction) -> None:
+def syscall(cpu: GuestCpu, i: Instruction) -> None:
     """SYSCALL: from 64-bit code; from compatibility and legacy protected mode on AMD only."""
     st, long_mode = cpu.state, bool(cpu.state.efer & EFER_LMA)
     if not st.efer & EFER_SCE or is_real(cpu) or (not is_64(cpu) and not cpu.model.amd):
@@ -246,7 +242,7 @@ SYSRET_FLAGS = STATUS | TF | IF | 1 << 10 | IOPL | NT | AC | VIF | VIP | ID  # 3
 
 
 @handles(Mnemonic.SYSRET, Mnemonic.SYSRETQ)
-def sysret(cpu: "SoftVcpu", i: Instruction) -> None:
+def sysret(cpu: GuestCpu, i: Instruction) -> None:
     """SYSRET: to 64-bit code with REX.W, else to 32-bit code; Intel has it in 64-bit mode only.
 
     A target that is not canonical raises #GP(0) before anything changes on Intel, at CPL 3 from the target on AMD. AMD's load the
@@ -283,7 +279,7 @@ def _require_sysenter(cpu: SoftCore) -> None:
 
 
 @handles(Mnemonic.SYSENTER)
-def sysenter(cpu: "SoftVcpu", i: Instruction) -> None:
+def sysenter(cpu: GuestCpu, i: Instruction) -> None:
     """SYSENTER; #UD in long mode on AMD."""
     st = cpu.state
     _require_sysenter(cpu)
@@ -298,7 +294,7 @@ def sysenter(cpu: "SoftVcpu", i: Instruction) -> None:
 
 
 @handles(Mnemonic.SYSEXIT, Mnemonic.SYSEXITQ)
-def sysexit(cpu: "SoftVcpu", i: Instruction) -> None:
+def sysexit(cpu: GuestCpu, i: Instruction) -> None:
     """SYSEXIT: to RDX with the stack RCX, at CPL 3."""
     st = cpu.state
     _require_sysenter(cpu)

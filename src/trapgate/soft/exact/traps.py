@@ -1,7 +1,5 @@
 """Instructions that interrupt or stop: INT n, INT3, INTO, INT1, UD, BOUND, HLT, and those that this CPU does not have."""
 
-from typing import TYPE_CHECKING
-
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch import vectors
@@ -10,39 +8,37 @@ from trapgate.exits import Exit, Halted
 from trapgate.soft.exact.interrupts import software_interrupt
 from trapgate.soft.exact.operands import effective_address, operand_size, read_operand, require_cpl0, ud
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
 
 
 @handles(Mnemonic.INT)
-def int_n(cpu: "SoftVcpu", i: Instruction) -> None:
+def int_n(cpu: GuestCpu, i: Instruction) -> None:
     """INT n."""
     software_interrupt(cpu, i.immediate8, checked_iopl=True)
 
 
 @handles(Mnemonic.INT3)
-def int3(cpu: "SoftVcpu", i: Instruction) -> None:
+def int3(cpu: GuestCpu, i: Instruction) -> None:
     """INT3: #BP as a trap."""
     software_interrupt(cpu, vectors.BP, checked_iopl=False)
 
 
 @handles(Mnemonic.INTO)
-def into(cpu: "SoftVcpu", i: Instruction) -> None:
+def into(cpu: GuestCpu, i: Instruction) -> None:
     """INTO: #OF when OF is set."""
     if cpu.state.get_rflags() & OF:
         software_interrupt(cpu, vectors.OF, checked_iopl=False)
 
 
 @handles(Mnemonic.INT1)
-def icebp(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def icebp(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """INT1: a #DB without a cause, for the router to place."""
     return cpu.raise_icebp()
 
 
 @handles(Mnemonic.BOUND)
-def bound(cpu: "SoftVcpu", i: Instruction) -> None:
+def bound(cpu: GuestCpu, i: Instruction) -> None:
     """BOUND: #BR when a signed index is outside the pair in memory."""
     size = operand_size(i, 0)
     at = effective_address(cpu, i, 2 * size)
@@ -58,33 +54,20 @@ def _signed(value: int, bits: int) -> int:
 
 
 @handles(Mnemonic.HLT)
-def hlt(cpu: "SoftVcpu", i: Instruction) -> Exit | None:
+def hlt(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """HLT: #GP(0) outside CPL 0."""
     require_cpl0(cpu)
     return Halted()
 
 
 @handles(Mnemonic.SERIALIZE)
-def serialize(cpu: "SoftVcpu", i: Instruction) -> None:
+def serialize(cpu: GuestCpu, i: Instruction) -> None:
     """SERIALIZE: everything here is in order already; #UD without the feature."""
     if not cpu.model.has("serialize"):
         raise ud()
 
 
-@handles(
-    Mnemonic.RDSSPD, Mnemonic.RDSSPQ, Mnemonic.CLDEMOTE, Mnemonic.PREFETCHIT0, Mnemonic.PREFETCHIT1,
-)  # fmt: skip
-def hint(cpu: "SoftVcpu", i: Instruction) -> None:
-    """Encodings of the NOP space whose features no model has: compilers emit RDSSP everywhere (SDM vol. 2, NOP)."""
-
-
-@handles(
-    Mnemonic.UD0, Mnemonic.UD1, Mnemonic.UD2, Mnemonic.RSM, Mnemonic.MONITOR, Mnemonic.MWAIT, Mnemonic.MONITORX, Mnemonic.MWAITX,
-    Mnemonic.VMCALL, Mnemonic.VMLAUNCH, Mnemonic.VMRESUME, Mnemonic.VMXOFF, Mnemonic.VMXON, Mnemonic.VMCLEAR, Mnemonic.VMPTRLD,
-    Mnemonic.VMPTRST, Mnemonic.VMREAD, Mnemonic.VMWRITE, Mnemonic.VMFUNC, Mnemonic.INVEPT, Mnemonic.INVVPID, Mnemonic.VMRUN,
-    Mnemonic.VMMCALL, Mnemonic.VMLOAD, Mnemonic.VMSAVE, Mnemonic.STGI, Mnemonic.CLGI, Mnemonic.SKINIT, Mnemonic.INVLPGA,
-    Mnemonic.INVLPGB, Mnemonic.TLBSYNC, Mnemonic.GETSEC, Mnemonic.XABORT, Mnemonic.XBEGIN, Mnemonic.XEND, Mnemonic.XTEST,
-)  # fmt: skip
-def undefined(cpu: "SoftVcpu", i: Instruction) -> None:
-    """What is undefined by design, and what no model of ours announces: #UD."""
+@handles(Mnemonic.UD0, Mnemonic.UD1, Mnemonic.UD2)
+def undefined(cpu: GuestCpu, i: Instruction) -> None:
+    """What is undefined by design. What a model does not announce never comes here."""
     raise ud()

@@ -42,6 +42,11 @@ class SoftCore:
 
     # --- linear memory
 
+    def linear(self, rip: int) -> int:
+        """The linear address of a place in the running code segment."""
+        st = self.state
+        return int(rip if st.mode & s.MODE_CODE64 else rip + st.cs_base & 0xFFFFFFFF)
+
     def walk(self, linear: int, wanted: int) -> int:
         """The guest-physical address behind a linear one; GuestFault (#PF, #GP) when it is not to be had. `wanted`: ACCESS_*."""
         physical = int(self._walk(self.address, linear, wanted))

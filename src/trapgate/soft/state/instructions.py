@@ -6,16 +6,13 @@ if not None, is an Exit for the machine, taken after the instruction has complet
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from iced_x86 import Instruction
 
 from trapgate.exits import Exit
+from trapgate.soft.state.guest_cpu import GuestCpu
 
-if TYPE_CHECKING:
-    from trapgate.soft.cpu import SoftVcpu
-
-Handler = Callable[["SoftVcpu", Instruction], Exit | None]
+Handler = Callable[[GuestCpu, Instruction], Exit | None]
 HANDLERS: dict[int, Handler] = {}
 REST: list[Handler] = []
 

@@ -1,0 +1,56 @@
+"""The CPU as an instruction written in Python sees it: handlers take this class, and lie below the one that fulfils it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from trapgate.arch.models import CpuModel
+from trapgate.clock import Clock
+from trapgate.exits import Exit
+from trapgate.memory import Ram
+from trapgate.soft.state.apic import LocalApic
+from trapgate.soft.state.armed import Armed, Watch
+from trapgate.soft.state.codebuffer import CodeBuffer
+from trapgate.soft.state.story import new_history
+from trapgate.soft.state.timing import TimedCore
+from trapgate.vcpu import Breakpoint, GuestDebug
+
+
+class GuestCpu(TimedCore, ABC):
+    """State, memory and time, what is armed, and what a handler may ask of whoever runs the guest."""
+
+    def __init__(self, ram: Ram, model: CpuModel, code: CodeBuffer, clock: Clock, lapic: LocalApic | None, tsc_hz: int) -> None:
+        super().__init__(ram, model, code, clock, lapic, tsc_hz)
+        self.deterministic = False
+        """Whether a run must repeat to the last bit: no random number of the host's, no time of its clock."""
+        self.debugger = Armed()
+        self.guest_armed: tuple[Breakpoint, ...] = ()
+        self.watches: tuple[Watch, ...] = ()
+        self.last_debug = GuestDebug(False, False, False, False)
+        self.pending_read: Callable[[int], None] | None = None
+        """What takes the answer of a port read that the machine has been asked for."""
+        self.history = new_history()
+
+    @property
+    @abstractmethod
+    def breakpoints(self) -> frozenset[int]:
+        """Linear addresses at which translated code stops."""
+
+    @abstractmethod
+    def stop_at(self, addresses: frozenset[int]) -> None:
+        """Make translated code stop at these linear addresses, and at no others."""
+
+    @abstractmethod
+    def resume_over(self) -> None:
+        """The next instruction runs without the debugger's execution breakpoints on it."""
+
+    @abstractmethod
+    def raise_icebp(self) -> Exit:
+        """INT1 was executed: what tells the machine of it; RIP is after the instruction."""
+
+    @abstractmethod
+    def kick(self) -> None:
+        """Make the run return soon; from any thread."""
+
+    @abstractmethod
+    def read_virtual(self, address: int, length: int) -> bytes:
+        """Guest memory as a debugger reads it; short where a page is unmapped or not RAM."""

@@ -1,0 +1,49 @@
+"""Every handler in Python can be reached: some encoding, in some mode, is lowered to a call of it. The rest would be dead code."""
+
+from collections.abc import Iterator
+from itertools import product
+
+from iced_x86 import Decoder, Instruction
+
+from trapgate.arch.models import CpuModel
+from trapgate.isa import state as s
+from trapgate.soft.decode.lowering import Lowering
+from trapgate.soft.state.instructions import HANDLERS
+from unit.soft.bench import library
+
+MAPS = ("", "0f", "0f38", "0f3a")
+PREFIXES = ("", "66", "f3", "f2", "48")
+MODRM = ("06", "0e", "16", "1e", "26", "2e", "36", "3e", *(f"{n:02x}" for n in range(0xC0, 0x100)))
+CPL3 = 3 << s.MODE_CPL_SHIFT
+MODES = {
+    16: (s.MODE_REAL, s.MODE_REAL | CPL3),
+    32: (s.MODE_CODE32 | s.MODE_FLAT, s.MODE_CODE32 | CPL3),
+    64: (s.MODE_CODE64, s.MODE_CODE64 | CPL3, s.MODE_CODE64 | s.MODE_SSE_UNMASKED),
+}
+MODELS = ("EPYC-Turin", "SapphireRapids,+invpcid,+serialize")
+FOLLOWING = b"\1" * 8  # displacements, immediates: ENTER is Python's at levels above 0
+
+
+def test_an_encoding_leads_to_each_handler() -> None:
+    missing = set(HANDLERS)
+    lowerings = [Lowering(library(), CpuModel.parse(name)) for name in MODELS]
+    for bits, instruction, raw in _encodings():
+        if instruction.mnemonic in missing and any(_calls(one, raw, mode) for one in lowerings for mode in MODES[bits]):
+            missing.remove(instruction.mnemonic)
+    assert not missing, [HANDLERS[mnemonic].__qualname__ for mnemonic in missing]
+
+
+def _encodings() -> Iterator[tuple[int, Instruction, bytes]]:
+    """One encoding of each iced-x86 `Code` and code size, with few of its operands."""
+    seen = set()
+    for bits, prefix, plane, opcode, modrm in product(MODES, PREFIXES, MAPS, range(256), MODRM):
+        raw = bytes.fromhex(f"{prefix}{plane}{opcode:02x}{modrm}") + FOLLOWING
+        instruction = Decoder(bits, raw).decode()
+        if (key := (bits, instruction.code)) not in seen:
+            seen.add(key)
+            yield bits, instruction, raw[: instruction.len]
+
+
+def _calls(lowering: Lowering, raw: bytes, mode: int) -> bool:
+    """Whether the instruction may leave for its handler: at once, or when a native function finds its case not plain."""
+    return any("Uop" in holes or name.startswith("native.") for name, holes in lowering.lowered(raw, mode).ops)
