@@ -32,14 +32,15 @@ class Mutator:
         self._random = source
         self._integers = tuple(words.integers) or EDGES
         self._texts = tuple(words.texts) or (b"\0",)
-        self._kinds = (self._line, self._line, self._word, self._hex, self._hex, self._byte, self._cut) if lines else ()
-        self._kinds = self._kinds or (self._byte, self._integer, self._integer, self._near, self._text, self._copy, self._cut)
+        changes = [self._byte, self._integer, self._integer, self._near, self._text, self._copy, self._cut]
+        of_lines = [self._line, self._line, self._word, self._hex, self._hex, self._digits, self._byte, self._cut]
+        self._changes = of_lines if lines else changes
 
     def mutated(self, data: bytes, others: Sequence[bytes]) -> bytes:
         """A changed copy, with parts of another input perhaps."""
         out = bytearray(data)
         for _ in range(min(1 + int(self._random.expovariate(0.6)), MOST_AT_ONCE)):
-            self._random.choice(self._kinds)(out, others)
+            self._random.choice(self._changes)(out, others)
         return bytes(out[:LONGEST])
 
     def _place(self, out: bytearray) -> int:
@@ -118,3 +119,11 @@ class Mutator:
             near = int(match.group(), 16) + self._random.choice((1, -1, 8, 0x1000)) if len(match.group()) <= 16 else 0
             value = near if self._random.random() < 0.3 else self._number()
             out[match.start() : match.end()] = b"%x" % (value & (1 << 64) - 1)
+
+    def _digits(self, out: bytearray, others: Sequence[bytes]) -> None:
+        """A byte in hex, amid others perhaps."""
+        found = [match for match in _NUMBER.finditer(out) if len(match.group()) >= 2]
+        if found:
+            match = self._random.choice(found)
+            at = match.start() + self._random.randrange(len(match.group()) // 2) * 2
+            out[at : at + 2] = b"%02x" % (self._number() & 0xFF)

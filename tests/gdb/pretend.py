@@ -185,7 +185,10 @@ class PretendTarget:
             self.write_memory(1, regs["rdi"], bytes((regs["rax"] & 0xFF,)))
             touched = BreakKind.WRITE, regs["rdi"]
         elif code[:2] == b"\x8a\x0f":
-            regs["rcx"] = self.read_memory(1, regs["rdi"], 1)[0]
+            loaded = self.read_memory(1, regs["rdi"], 1)
+            if not loaded:  # a page fault, and nobody to handle it
+                return Exited(regs["rax"] & 0xFF)
+            regs["rcx"] = loaded[0]
             touched = BreakKind.READ, regs["rdi"]
         elif code[:1] == b"\xeb":
             regs["rip"] += int.from_bytes(code[1:2], "little", signed=True)

@@ -98,3 +98,12 @@ def test_too_long_without_an_end_does_not_fill_memory() -> None:
     events = [event for _ in range(50) for event in reader.feed(b"$" + b"a" * 1000)]
     assert len(reader._data) < 3
     assert all(isinstance(event, Refused | Junk) for event in events)
+
+
+@pytest.mark.parametrize("before", [b"$abc#", b"$abc#0", b"$" + b"a" * 40 + b"#", b"$" + b"a" * 40 + b"#0"])
+@pytest.mark.parametrize("piece", [1, 2, 3, 100])
+def test_a_dollar_where_a_checksum_should_be_begins_a_frame(before: bytes, piece: int) -> None:
+    reader, events = Reader(limit=20), []
+    for at in range(0, len(before) + 5, piece):
+        events += reader.feed((before + b"$g#67")[at : at + piece])
+    assert events[-1] == Packet(b"g")

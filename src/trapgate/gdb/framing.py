@@ -86,9 +86,9 @@ def parse(data: bytes | bytearray, *, runs: bool = False, limit: int = PACKET_SI
         assert junk is not None
         return Junk(junk.group()), junk.end()
     end = data.find(b"#", 1, limit - 2)
-    restart = data.rfind(b"$", 1, end if end >= 0 else min(len(data), limit))
+    restart = data.rfind(b"$", 1, end + 3 if end >= 0 else min(len(data), limit))
     if restart > 0:
-        return Junk(bytes(data[:restart])), restart  # a `$` inside a payload is always escaped: this is a new frame
+        return Junk(bytes(data[:restart])), restart  # a `$` is escaped in a payload, and no digit: this is a new frame
     if end < 0:
         if len(data) >= limit:
             return Refused(f"packet longer than {limit:#x} bytes"), limit
@@ -133,7 +133,7 @@ class Reader:
         """Drop the rest of a refused frame: up to its `#cc`, or to the `$` of the next. False while that has not come."""
         if not self._skipping:
             return True
-        end = re.search(rb"\$|#..", self._data, re.DOTALL)
+        end = re.search(rb"\$|#[^$]{2}", self._data)
         if end is None:
             del self._data[: max(0, len(self._data) - 2)]
             return False

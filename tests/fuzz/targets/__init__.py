@@ -5,5 +5,12 @@ A room is a module by its name, or all of a package with a dot behind it. The mo
 
 ROOMS = {
     "elf": ("trapgate.boot.",),
+    "multiboot": ("trapgate.boot.",),
+    "linux": ("trapgate.boot.",),
+    "flat": ("trapgate.boot.",),
+    "initrd": ("trapgate.boot.",),
+    "symbols": ("trapgate.cli.symbols",),
+    "framing": ("trapgate.gdb.framing",),
+    "stub": ("trapgate.gdb.",),
     "agent": ("trapgate.gdb.agent",),
 }

@@ -42,10 +42,14 @@ def options_of(data: bytes) -> BootOptions:
 
 
 def run(data: bytes) -> str:
+    """Plan the start of an image by the options that an input chooses."""
+    return planned(data[CHOICE.size :], options_of(data))
+
+
+def planned(image: bytes, options: BootOptions) -> str:
     """Plan the start of an image."""
-    options = options_of(data)
     try:
-        plan = plan_boot(Image(data[CHOICE.size :]), options)
+        plan = plan_boot(Image(image), options)
     except ImageError as error:
         text = str(error)
         assert text.isprintable(), f"not one line: {text!r}"
