@@ -47,7 +47,8 @@ MakePlan = Callable[[Sequence[Breakpoint]], Plan]  # ValueError when they do not
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """An exception to inject with the next entry. `resume`: the pushed RFLAGS has RF (an instruction breakpoint)."""
+    """An exception to inject with the next entry. `resume`: the pushed RFLAGS has RF, as between two iterations of REP
+    (SDM vol. 3, 18.3.1.1; for an instruction breakpoint it has not)."""
 
     vector: int
     causes: int = 0
@@ -79,6 +80,10 @@ class Arming(Core):
         debug = self.fd.debug_registers()
         slots = ((n, debugregs.slot(debug.dr7, n)) for n in range(debugregs.SLOTS))
         return tuple(Breakpoint(Owner.GUEST, n, Kind(slot.rw), int(debug.db[n]), slot.length) for n, slot in slots if slot.enabled)
+
+    def armed(self) -> Sequence[Breakpoint]:
+        """The guest's enabled breakpoints, then the debugger's."""
+        return (*self.guest_breakpoints(), *self.debugger)
 
     # --- what the CPU holds
 

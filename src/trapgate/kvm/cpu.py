@@ -62,6 +62,8 @@ class KvmVcpu(Debugging):
             return self._sort()
         if self.step_under_way is not None:
             return self._go_on_stepping()
+        if self.port_hits:
+            return self.port_trap()
         if self.halting or (self._look and self._halted_for_good()):
             self.halting = False
             return Halted()
@@ -96,6 +98,7 @@ class KvmVcpu(Debugging):
         self._told_lock = False
         match shared.exit_reason:
             case abi.EXIT_IO:
+                self.note_port()
                 return self.port_exit()
             case abi.EXIT_MMIO:
                 return self.mmio_exit()
@@ -174,6 +177,8 @@ class KvmVcpu(Debugging):
         """Whether an external interrupt would be taken now."""
         if self.chips is not None or self.injection is not None or self.step_under_way is not None or self.items is not None:
             return False
+        if self.port_hits:  # their trap comes first
+            return False
         if self.known_ready:
             return bool(self.shared.ready_for_interrupt_injection and self.shared.if_flag)
         events = self.fd.events()
@@ -203,6 +208,8 @@ class KvmVcpu(Debugging):
     def get(self, register: str) -> int:
         """The value of a register."""
         self.settle()
+        if register == "rflags":
+            return self.own_flags()
         return self.lapic.cr8 if register == "cr8" else self.registers.get(register)
 
     def set(self, register: str, value: int) -> None:
@@ -243,10 +250,6 @@ class KvmVcpu(Debugging):
         self.debugger = tuple(breakpoints)
         self.software = tuple(software)
         self.planted.lift()
-
-    def armed(self) -> Sequence[Breakpoint]:
-        """The guest's enabled breakpoints, then the debugger's."""
-        return (*self.guest_breakpoints(), *self.debugger)
 
     def step(self, on: bool) -> None:
         """While on, `run` returns after one instruction."""

@@ -1,9 +1,10 @@
 """#DB and #BP exits of KVM as DebugException and SoftwareBreakpoint, and what is the guest's given back to it."""
 
-from trapgate.arch.debugregs import DR6_BD, DR6_BS, DR7_GD
+from trapgate.arch.control import CR4_DE
+from trapgate.arch.debugregs import DR6_BD, DR6_BLD, DR6_BS, DR7_GD, covered
 from trapgate.arch.msrs import DEBUGCTL
 from trapgate.exits import Exit, Interrupted, SoftwareBreakpoint
-from trapgate.kvm import abi, convert
+from trapgate.kvm import abi, convert, stepping
 from trapgate.kvm.arming import Injection
 from trapgate.kvm.convert import BP, DB
 from trapgate.kvm.memory import INT3
@@ -38,7 +39,7 @@ class Debugging(Steps):
         step = self.step_under_way
         if meaning.causes & DR6_BD and not self.fd.debug_registers().dr7 & DR7_GD:
             return self._debug_register_access()
-        listed = self._plan.hits(meaning.matched)
+        listed = self._completed(meaning.causes, self._plan.hits(meaning.matched))
         hits = self._by_armed(listed)
         exec_here = any(one.kind is Kind.EXEC and listed >> n & 1 for n, one in enumerate(self._planned))
         if meaning.icebp:
@@ -61,6 +62,41 @@ class Debugging(Steps):
             causes = meaning.causes | (DR6_BS if step.asked else 0)
             return self._event(causes, hits, tf=False, cpl=step.cpl, fault=True)
         return self.finish_step(meaning.causes, hits)
+
+    def _completed(self, causes: int, listed: int) -> int:
+        """The hits less those of execution, if an instruction has completed: their own #DB, a fault, is still to come.
+
+        Some hosts report a breakpoint on the next instruction beside the trap behind the last one, whether RF holds it back or not.
+        """
+        execution = sum(1 << n for n, one in enumerate(self._planned) if one.kind is Kind.EXEC)
+        execution |= -1 << len(self._planned)  # nets, software breakpoints
+        return listed & ~execution if causes & (DR6_BS | DR6_BLD) or listed & ~execution else listed
+
+    def note_port(self) -> None:
+        """KVM has exited for an IN or OUT, so that no CPU has looked whether somebody has a breakpoint on the port."""
+        io = self.shared.exit.io
+        armed = [(n, *covered(one.address, one.length)) for n, one in enumerate(self.armed()) if one.kind is Kind.IO]
+        hits = sum(1 << n for n, first, last in armed if first < io.port + io.size and io.port <= last)
+        if hits and self.registers.system.cr4 & CR4_DE:
+            self.port_hits |= hits
+
+    def port_trap(self) -> Exit | None:
+        """The #DB of breakpoints on the port behind an IN or OUT, with the guest's own single step."""
+        self.settle()
+        if self.unread:  # it is a repeated one, and goes on
+            return None
+        events, causes = self.fd.events(), 0
+        if events.exception_nr == DB and (events.exception_pending or events.exception_injected):  # KVM's, for TF
+            causes = DR6_BS
+            events.exception_pending = events.exception_injected = events.exception_has_payload = 0
+            self.fd.set_events(events)
+        registers = self.registers
+        code = self.read_virtual(registers.linear(registers.rip), stepping.MAX_INSTRUCTION)
+        instruction = stepping.decode(code, registers.bits, registers.rip)
+        self.complete_repetition(instruction)
+        event = self._event(causes, self.take_port_hits(), tf=bool(causes), cpl=registers.cpl)
+        self._resumes = stepping.repeats(instruction) and registers.general.rcx != 0
+        return event
 
     def _by_armed(self, listed: int) -> int:
         """From bits of the list that the debug registers were shared out by, to bits of `armed` as it is now."""
@@ -126,6 +162,6 @@ class Debugging(Steps):
         """Deliver #DB to the guest, with the next entry; at once while the debugger steps."""
         self.settle()
         self.halting = False
-        self.injection = Injection(DB, causes, hits, resume=self._fault_hits and bool(hits))
+        self.injection = Injection(DB, causes, hits, resume=self._resumes and bool(hits))
         if self.stepping:
             self.deliver_now(DB)

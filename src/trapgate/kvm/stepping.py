@@ -24,6 +24,10 @@ _INT = {Mnemonic.INT3: BP, Mnemonic.INTO: OF, Mnemonic.INT1: DB}
 FAULTS = (PF, GP, UD, NM)  # what a plain instruction may raise, the likeliest first
 _DIVIDES = frozenset({Mnemonic.DIV, Mnemonic.IDIV, Mnemonic.AAM})
 _X87 = frozenset({CpuidFeature.FPU, CpuidFeature.FPU287, CpuidFeature.FPU387, CpuidFeature.MMX})
+_ADDRESSES = {  # of string instructions, by width
+    16: {OpKind.MEMORY_SEG_SI, OpKind.MEMORY_SEG_DI, OpKind.MEMORY_ESDI},
+    32: {OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_SEG_EDI, OpKind.MEMORY_ESEDI},
+}
 _FAR = frozenset({Mnemonic.LDS, Mnemonic.LES, Mnemonic.LFS, Mnemonic.LGS, Mnemonic.LSS, Mnemonic.LLDT, Mnemonic.LTR, Mnemonic.RETF})
 
 
@@ -137,6 +141,11 @@ def tf_after(instruction: Instruction | None, before: bool, popped: int | None, 
     return before
 
 
+def traps_by_new_tf(instruction: Instruction | None) -> bool:
+    """SYSCALL and SYSRET: whether a single-step trap follows says the TF behind them, not the one before."""
+    return instruction is not None and instruction.mnemonic in (Mnemonic.SYSCALL, Mnemonic.SYSRET, Mnemonic.SYSRETQ)
+
+
 def saves_flags_in_r11(instruction: Instruction | None) -> bool:
     """SYSCALL."""
     return instruction is not None and instruction.mnemonic == Mnemonic.SYSCALL
@@ -149,6 +158,13 @@ def repeats(instruction: Instruction | None) -> bool:
         and instruction.is_string_instruction
         and (instruction.has_rep_prefix or instruction.has_repne_prefix)
     )
+
+
+def exhausted(instruction: Instruction, rcx: int) -> bool:
+    """Whether it is a repeated string instruction whose count, of its address size, has come to 0."""
+    kinds = {instruction.op_kind(n) for n in range(instruction.op_count)}
+    bits = next((width for width, those in _ADDRESSES.items() if kinds & those), 64)
+    return repeats(instruction) and not rcx & (1 << bits) - 1
 
 
 def branched(instruction: Instruction | None, rip: int, following: int) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BD, DR6_BLD, DR6_BS, DR6_BT
-from trapgate.arch.flags import TF
+from trapgate.arch.flags import RF, TF
 from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import DEBUGCTL
 from trapgate.arch.vectors import NMI
@@ -34,6 +34,7 @@ class Step:
     btf: bool
     cpl: int
     splits: bool  # it locks across a line, and the guest wants to hear of it
+    rcx: int
 
 
 class Steps(Arming):
@@ -44,7 +45,8 @@ class Steps(Arming):
         self.stepping = False
         self.step_under_way: Step | None = None
         self.last_debug = NOT_ARMED
-        self._fault_hits = False
+        self._resumes = False  # the last #DB came between two iterations
+        self.port_hits = 0  # of breakpoints on a port, by the list of `armed`: the IN or OUT is under way
         self.woken_at: int | None = None  # linear address behind a HLT whose interrupt is still to come
 
     def wants_step(self) -> bool:
@@ -79,6 +81,7 @@ class Steps(Arming):
             btf=bool(control & DEBUGCTL_BTF),
             cpl=registers.cpl,
             splits=self._splits(instruction, control),
+            rcx=int(registers.general.rcx),
         )
         if step.btf:  # the host's single step would trap on branches only
             self.fd.set_msr(DEBUGCTL, control & ~DEBUGCTL_BTF)
@@ -195,9 +198,12 @@ class Steps(Arming):
         return self.shared.exit_reason == abi.EXIT_DEBUG and self.registers.linear(self.registers.rip) == one.entry
 
     def step_is_through(self) -> bool:
-        """Whether the instruction of the step has completed although no trap said so: I/O, MMIO, HLT, CR8."""
+        """Whether the instruction of the step has completed although no trap said so: I/O (an iteration), MMIO, HLT, CR8."""
         step = self.step_under_way
-        return step is not None and self.registers.rip != step.rip
+        if step is None:
+            return False
+        iterated = stepping.repeats(step.instruction) and self.registers.general.rcx != step.rcx
+        return iterated or self.registers.rip != step.rip
 
     def _end_step(self, guest_tf: bool) -> None:
         """Take the real TF off, and put the guest's own back."""
@@ -216,10 +222,12 @@ class Steps(Arming):
         """The instruction is complete: correct what it copied of TF, and say what it caused. `hits` by the list of `armed`."""
         step, registers = self.step_under_way, self.registers
         assert step is not None
-        self._skipped(step)
         instruction = step.instruction
-        after = stepping.tf_after(instruction, step.tf, step.popped, int(registers.general.r11), registers.get("sfmask"))
+        hits |= self.take_port_hits()
+        after = self._tf_behind(step)
         self._end_step(after)
+        self.complete_repetition(instruction)
+        self._skipped(step)
         if not step.tf:
             size = stepping.pushed_flags(instruction)
             if size:
@@ -227,7 +235,7 @@ class Steps(Arming):
             elif stepping.saves_flags_in_r11(instruction):
                 registers.general.r11 &= ~TF
                 registers.store_general()
-        tf = step.tf
+        tf = after if stepping.traps_by_new_tf(instruction) else step.tf
         if tf and step.btf:
             length = instruction.len if instruction is not None else 0
             tf = stepping.branched(instruction, registers.rip, step.rip + length)
@@ -235,7 +243,36 @@ class Steps(Arming):
             causes |= DR6_BLD
         asked = step.asked and debugger
         causes = causes & ~DR6_BS | (DR6_BS if asked or tf else 0)
-        return self._event(causes, hits, tf=tf, cpl=step.cpl) if causes or hits else None
+        if not causes and not hits:
+            return None
+        event = self._event(causes, hits, tf=tf, cpl=step.cpl)
+        self._resumes = step.rip == registers.rip and stepping.repeats(instruction)
+        return event
+
+    def _tf_behind(self, step: Step) -> bool:
+        """The guest's own TF behind the step's instruction, which has completed."""
+        r11, sfmask = int(self.registers.general.r11), self.registers.get("sfmask")
+        return stepping.tf_after(step.instruction, step.tf, step.popped, r11, sfmask)
+
+    def own_flags(self) -> int:
+        """RFLAGS with the guest's own TF, which KVM hides while a step is under way."""
+        flags, step = int(self.registers.general.rflags), self.step_under_way
+        if step is None:
+            return flags
+        tf = self._tf_behind(step) if self.step_is_through() else step.tf
+        return flags & ~TF | (TF if tf else 0)
+
+    def take_port_hits(self) -> int:
+        """The hits on ports; forgotten with the asking."""
+        hits, self.port_hits = self.port_hits, 0
+        return hits
+
+    def complete_repetition(self, instruction: Instruction | None) -> None:
+        """Go on behind the instruction at RIP if it is a repeated one that has iterated, to the last: some hosts stay on it."""
+        registers = self.registers
+        if instruction is not None and instruction.ip == registers.rip and stepping.exhausted(instruction, registers.general.rcx):
+            registers.general.rflags &= ~RF
+            registers.rip += instruction.len
 
     def _skipped(self, step: Step) -> None:
         """The instruction that ran without the debugger's breakpoints has run; a repeated one to its end."""
@@ -294,7 +331,7 @@ class Steps(Arming):
 
     def abandon(self) -> None:
         """Somebody moved RIP."""
-        self.skip = None
+        self.skip, self.port_hits = None, 0
         if self.unread and self.shared.exit_reason == abi.EXIT_DEBUG:
             self.unread = False
         if self.step_under_way is not None:
@@ -304,5 +341,5 @@ class Steps(Arming):
         """A DebugException, with what the guest had armed noted beside it."""
         lock = bool(causes & DR6_BLD) and convert.may_bus_lock(self.fd.msr(DEBUGCTL) or 0, cpl)
         self.last_debug = GuestDebug(tf, bool(causes & DR6_BD), bool(causes & DR6_BT), lock)
-        self._fault_hits = fault and bool(hits)
+        self._resumes = False
         return DebugException(causes, hits, icebp, fault)

@@ -157,13 +157,13 @@ def test_hits_are_told_by_the_list_of_armed_breakpoints(vendor: str, monkeypatch
     """The guest's DR3 and the debugger's breakpoint share registers 0 and 1 of the real CPU."""
     cpu, fd = vcpu(monkeypatch, vendor)
     fd.debug.db[3], fd.debug.dr7 = 0x7000, 0x400 | 0x80 | 0xD << 28
-    cpu.arm([EXEC], [])
+    cpu.arm([Breakpoint(Owner.DEBUGGER, 5, Kind.WRITE, 0x7100, 1)], [])
     fd.script.append(debug_exit(NONE | 3, CODE + 8))
     got = verdict(cpu, cpu.run())
     assert (got.debugger.hits, got.guest.hits) == (1 << 5, 1 << 3)
     control, addresses, dr7 = fd.guest_debug[-1]
     assert control == abi.DEBUG_ENABLE | abi.DEBUG_HARDWARE
-    assert (addresses[:2], dr7 & 0xFF) == ((0x7000, CODE + 8), 0xA)
+    assert (addresses[:2], dr7 & 0xFF) == ((0x7000, 0x7100), 0xA)
     assert settled(cpu, fd, got.guest).exception_payload == 8  # the guest sees its own number
 
 
