@@ -3,6 +3,8 @@
 from bisect import bisect_right
 from typing import Protocol
 
+from trapgate.errors import TrapgateError
+
 
 class Device(Protocol):
     """Anything that answers reads and writes at offsets inside its range. `size` is 1, 2, 4 or 8 bytes."""
@@ -16,7 +18,7 @@ class Device(Protocol):
         ...
 
 
-class BusConflict(Exception):
+class BusConflict(TrapgateError):
     """Two devices claim the same address."""
 
 

@@ -8,6 +8,8 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 
+from trapgate.errors import TrapgateError
+
 REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "the whole host has too many files open: end some programs",
@@ -31,7 +33,7 @@ _OURS = frozenset((errno.EBADF, errno.EINVAL, errno.EFAULT, errno.ENOTSOCK))
 _NO_THREAD = "can't start new thread"  # the text of Python's RuntimeError
 
 
-class HostError(Exception):
+class HostError(TrapgateError):
     """The host refused what trapgate needs. The text is one line: the call, the reason and, where one is known, the remedy."""
 
     def __init__(self, call: str, number: int, remedy: str | None = None) -> None:

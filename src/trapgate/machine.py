@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from trapgate.answering import Accesses, culprit, failed
 from trapgate.arch.debugregs import DR6_BS
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
-from trapgate.clock import Clock, HostClock, InstructionClock
+from trapgate.clock import HostClock, InstructionClock
 from trapgate.debug.buslock import EVERY_LEVEL, BusLockLog, Mode
 from trapgate.debug.router import Share, route
 from trapgate.devices.board import Board, Switches
-from trapgate.devices.lapic import LocalApic
 from trapgate.devices.waker import DeadlineThread, InputThread, Mailbox
+from trapgate.engine import Engine, Place
 from trapgate.exits import (
     BusLock,
     DebugException,
@@ -32,7 +32,7 @@ from trapgate.exits import (
 )
 from trapgate.memory import Ram
 from trapgate.stops import STATUS, BreakpointHit, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, SoftwareHit, StepDone, Stop
-from trapgate.vcpu import CountingVcpu, Owner, Vcpu
+from trapgate.vcpu import Owner
 
 RFLAGS_IF = 1 << 9
 FIXED_WALL_START = 1_735_689_600 * 1_000_000_000  # 2025-01-01: where repeatable runs begin
@@ -68,14 +68,6 @@ class MachineConfig:
     stop_when_dead: bool = True  # HLT with interrupts disabled ends the run: nothing can wake the guest
 
 
-class VcpuFactory(Protocol):
-    """Makes the vCPU of a machine. It forwards CR8, IA32_APIC_BASE, x2APIC MSRs and IA32_TSC_DEADLINE to `lapic`."""
-
-    def __call__(self, ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic) -> Vcpu:
-        """A vCPU in its reset state."""
-        ...
-
-
 class Machine:
     """One guest with one vCPU. `resume` runs it until something stops it.
 
@@ -83,11 +75,11 @@ class Machine:
     raises ValueError (its CPU: ModelError) or MemoryError_.
     """
 
-    def __init__(self, config: MachineConfig, make_vcpu: VcpuFactory) -> None:
-        self.config = config
+    def __init__(self, config: MachineConfig, engine: Engine) -> None:
+        self.config, self.engine = config, engine
         self.ram = Ram(config.memory)
         self.model = CpuModel.parse(config.cpu)
-        self._make_vcpu = make_vcpu
+        self._counting = config.clock is ClockKind.INSTRUCTIONS
         self.bus_locks = BusLockLog(
             config.bus_locks, lambda: self.clock.now(), config.bus_lock_limit, levels=config.bus_lock_levels
         )
@@ -103,13 +95,13 @@ class Machine:
     def _power_on(self) -> None:
         """Make all that does not outlast a power cycle: time, devices, CPU, and what is known of the guest."""
         config = self.config
-        self._counting: CountingVcpu | None = None
+        self._executed: Callable[[], int] = lambda: 0
         self.clock: HostClock | InstructionClock
-        if config.clock is ClockKind.HOST:
+        if self._counting:
+            self.clock = InstructionClock(lambda: self._executed())
+        else:
             self.clock = HostClock()
             self.clock.pause()
-        else:
-            self.clock = InstructionClock(lambda: self._counting.executed() if self._counting is not None else 0)
         self.board = Board(
             self.clock,
             self.model,
@@ -119,13 +111,8 @@ class Machine:
             debugcon=config.debugcon,
         )
         self.lapic = self.board.interrupts.lapics[0]
-        self.vcpu = self._make_vcpu(self.ram, model=config.cpu, tsc_hz=self.model.tsc_hz, clock=self.clock, lapic=self.lapic)
-        if config.clock is ClockKind.INSTRUCTIONS:
-            if not (hasattr(self.vcpu, "executed") and hasattr(self.vcpu, "budget")):
-                raise ValueError("this CPU engine does not count instructions; use the host clock")
-            self._counting = self.vcpu  # type: ignore[assignment]
-        if hasattr(self.vcpu, "devices"):
-            self.vcpu.devices = self
+        self.vcpu = self.engine.make(self._place())
+        self._executed = self.vcpu.executed
         self._mailbox.kick = self.vcpu.kick
         self._deadlines = DeadlineThread(self.clock, self.vcpu.kick, self.fail)
         self._accesses = Accesses(self.board, self.lapic)
@@ -150,6 +137,20 @@ class Machine:
         self.ram.clear()
         self.bus_locks.restart()
         self._power_on()
+
+    def _place(self) -> Place:
+        return Place(
+            ram=self.ram,
+            model=self.model,
+            clock=self.clock,
+            lapic=self.lapic,
+            interrupts=self.board.interrupts,
+            devices=self,
+            counting=self._counting,
+            bus_locks=self.config.bus_locks is not Mode.OFF,
+            report=self.config.report,
+            failed=self.fail,
+        )
 
     def _wall_start(self) -> int:
         if self.config.wall_start is not None:
@@ -296,8 +297,8 @@ class Machine:
             return Paused()
         if self._attention and (self._halted or not self._stepping):
             self._inject()
-        if self._counting is not None:
-            self._counting.budget(NO_DEADLINE if deadline is None else max(deadline - self.clock.now(), 1))
+        if self._counting:
+            self.vcpu.budget(NO_DEADLINE if deadline is None else max(deadline - self.clock.now(), 1))
         elif not self._halted:
             self._deadlines.arm(deadline)
         return None

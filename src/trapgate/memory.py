@@ -7,6 +7,7 @@ mapping mirrors that layout (host = base + physical), costs only the pages that 
 from collections.abc import Callable, Iterator
 from typing import NewType
 
+from trapgate.errors import TrapgateError
 from trapgate.mapping import Mapping
 
 GuestPhysical = NewType("GuestPhysical", int)
@@ -19,7 +20,7 @@ HOLE_START = 3 << 30  # RAM, if it reaches so far, is interrupted here
 HOLE_END = 4 << 30  # and goes on here
 
 
-class MemoryError_(Exception):
+class MemoryError_(TrapgateError):
     """An access to guest-physical memory that is not RAM, or a size that RAM cannot have."""
 
 

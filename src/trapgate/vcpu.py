@@ -1,11 +1,15 @@
 """The protocol that both CPUs speak: what a machine, a router and a gdb session may ask of a vCPU."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from trapgate.exits import Exit
+
+RFLAGS_FIXED = 1 << 1  # reads as 1
+TABLES = ("gdt_base", "gdt_limit", "idt_base", "idt_limit", "cr3", "cr4", "efer", "cr0")
+"""What `CpuStart` says of tables and control registers, in the order in which it is set."""
 
 
 class Owner(IntEnum):
@@ -44,6 +48,45 @@ class GuestDebug:
     gd: bool  # DR7.GD
     task_trap: bool  # TSS.T of the task switched to
     bus_lock: bool  # DEBUGCTL[2] = 1 and CPL > 0
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentStart:
+    """A segment register with its hidden part. `limit` is in bytes, the last valid offset.
+
+    `attributes` is the attribute word of `arch.segments` (ATTR_*).
+    """
+
+    selector: int
+    base: int
+    limit: int
+    attributes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CpuStart:
+    """The first registers of the boot processor; registers not named here keep their value at reset (SDM vol. 3, table 10-1)."""
+
+    mode: Literal["real16", "protected32", "long64"]
+    rip: int
+    cr0: int
+    segments: dict[str, SegmentStart]  # cs ds es fs gs ss tr
+    general: dict[str, int] = field(default_factory=dict)  # rax rbx rsi rsp ...; 0 when absent
+    cr3: int = 0
+    cr4: int = 0
+    efer: int = 0
+    rflags: int = RFLAGS_FIXED
+    gdt_base: int = 0
+    gdt_limit: int = 0
+    idt_base: int = 0
+    idt_limit: int = 0
+
+    def registers(self) -> Iterator[tuple[str, int]]:
+        """(name, value) of every general register, RIP and RFLAGS."""
+        for name in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{number}" for number in range(8, 16))):
+            yield name, self.general.get(name, 0)
+        yield "rip", self.rip
+        yield "rflags", self.rflags
 
 
 class Devices(Protocol):
@@ -157,14 +200,26 @@ class Vcpu(Protocol):
         """Deliver #DB to the guest with its share of the last DebugException: causes active high, `hits` bit n = its DR n."""
         ...
 
-
-class CountingVcpu(Vcpu, Protocol):
-    """What an instruction clock asks of a vCPU besides."""
+    def start(self, first: CpuStart) -> None:
+        """Come from the reset state to the first registers that a loader chose, hidden parts of the segments included."""
+        ...
 
     def executed(self) -> int:
-        """Instructions executed so far."""
+        """Instructions executed so far; for a vCPU whose `engine.Place` is `counting`."""
         ...
 
     def budget(self, instructions: int) -> None:
-        """`run` returns Interrupted after so many more instructions (or sooner)."""
+        """`run` returns Interrupted after so many more instructions (or sooner); the same holds."""
         ...
+
+
+class Uncounted:
+    """A vCPU whose instructions nobody counts."""
+
+    def executed(self) -> int:
+        """Nobody asks."""
+        raise NotImplementedError
+
+    def budget(self, instructions: int) -> None:
+        """Nobody asks."""
+        raise NotImplementedError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from behaviour.image import disk as make_disk
 from behaviour.image import only
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.build import load_guest, make_machine
 from trapgate.kvm.ioctl import KvmError
 from trapgate.machine import ClockKind, MachineConfig
 

@@ -12,7 +12,7 @@ from behaviour import runners
 from behaviour.catalog import rows
 from behaviour.row import GP0, RUNS, Row, fault, runs
 from behaviour.runners import DIED, RIGHT, SKIPPED, WRONG, Outcome
-from trapgate.cli.guest_kvm import default_cpu
+from trapgate.build import default_cpu
 from trapgate.kvm import probe
 
 pytestmark = pytest.mark.skipif(bool(images.missing_tools()), reason=f"not installed: {images.missing_tools()}")
@@ -58,7 +58,7 @@ def test_software_cpu_otherwise(image: Path, cpu: str, options: dict[str, object
 @pytest.mark.kvm
 def test_kvm(image: Path) -> None:
     """Where the host executes the guest: a KVM within a virtual machine may emulate it, and not all of it."""
-    text, end = runners.on_trapgate(image, "kvm", default_cpu())
+    text, end = runners.on_trapgate(image, "kvm", default_cpu("kvm"))
     outcome = runners.read(text)
     wrong = [f"{rows()[n].name}: {outcome.texts[n]}" for n in outcome.rows(WRONG)]
     lacking = [one.name for one in (probe.int1(), probe.int3(), probe.watchpoint(), probe.iret()) if not one.holds]

@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from trapgate.arch.debugregs import DR6_BS
 from trapgate.arch.msrs import MsrError
 from trapgate.arch.registers import TABLE
-from trapgate.clock import Clock
-from trapgate.devices.lapic import LocalApic
+from trapgate.engine import Place
 from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortWrite, Shutdown, SoftwareBreakpoint
-from trapgate.memory import Ram
-from trapgate.vcpu import Breakpoint, GuestDebug, Kind
+from trapgate.vcpu import Breakpoint, CpuStart, GuestDebug, Kind, Uncounted
 
 UNMAPPED = 0x10000
 
 
-class PretendVcpu:
+class PretendVcpu(Uncounted):
     """Executes nop; inc rax; mov [rdi],al; mov cl,[rdi]; jmp; hlt; out imm8,al; int1; xlat as a bus lock. All else: shutdown."""
 
-    def __init__(self, ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic) -> None:
-        self.ram = ram
+    def __init__(self, place: Place) -> None:
+        self.ram = place.ram
         self.regs = {register.name: 0 for register in TABLE if register.name != "xcr0"}
         self.regs.update(rip=0x1000, rdi=0x2000, rflags=0x202, cs=8, cs_attributes=0x209B, cr0=0x80000011, efer=0x500)
         self.kicked = threading.Event()
@@ -106,6 +104,9 @@ class PretendVcpu:
 
     def nmi(self) -> None:
         pass
+
+    def start(self, first: CpuStart) -> None:
+        self.regs.update(first.registers())
 
     def get(self, register: str) -> int:
         return self.regs[register]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from engine import TestEngine
 from gdb.pretend_vcpu import UNMAPPED, PretendVcpu
 from gdb.test_real_gdb import run_gdb
 from trapgate.debug.buslock import Mode
@@ -29,7 +30,7 @@ class Rig:
     """A machine with a stub on a thread of its own."""
 
     def __init__(self, code: bytes, wait: bool, **config: Any) -> None:
-        self.machine = Machine(MachineConfig(memory=1 << 20, **config), PretendVcpu)
+        self.machine = Machine(MachineConfig(memory=1 << 20, **config), TestEngine(PretendVcpu))
         self.machine.ram.write(0x1000, code)
         vcpu = self.machine.vcpu
         assert isinstance(vcpu, PretendVcpu)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from system.gdb_session import image
 from trapgate.arch import msrs
 from trapgate.arch.models import MODELS
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.build import load_guest, make_machine
 from trapgate.gdb.adapter import MachineTarget
 from trapgate.gdb.context import State
 from trapgate.gdb.description import WIDE, size

@@ -8,7 +8,7 @@ import pytest
 from bench.build import BUS_LOCK, BUS_LOCK_DR6, DETECTION, DEVICES, EMPTY, GUESTS, INT3, BenchError, Guest, build
 from bench.engines import EXIT_OK, QEMU_IMAGE, Engine, run_image
 from trapgate.boot import BootOptions, plan_boot, read_image
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.build import load_guest, make_machine
 from trapgate.machine import MachineConfig
 
 MISSING = [name for name in ("qemu-system-x86_64", "gcc") if shutil.which(name) is None]

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import ClassVar
 
 import pytest
@@ -16,17 +16,12 @@ from iced_x86 import Decoder
 
 from silicon.assemble import assemble
 from trapgate.arch.models import DEFAULT_MODEL
-from trapgate.boot import CpuStart
-from trapgate.boot.plan import SegmentStart
-from trapgate.cli import guest_kvm
-from trapgate.cli.guest import start
-from trapgate.debug import slots
+from trapgate.build import Hearing, make_machine
+from trapgate.build.kvm import KvmEngine
 from trapgate.kvm import cpu as kvm
-from trapgate.machine import Machine, MachineConfig, VcpuFactory
-from trapgate.soft import cpu as soft
-from trapgate.stencil.cache import Cache
-from trapgate.stencil.library import Library, load_library
+from trapgate.machine import Machine, MachineConfig
 from trapgate.stops import MachineExit, Stop
+from trapgate.vcpu import CpuStart, SegmentStart
 
 PML4, PDPT, PD, GDT, IDT, LOG, DATA, STACK, HANDLERS, CASE = (0x1000 * n for n in (1, 2, 3, 4, 5, 6, 8, 0xC, 0x10, 0x20))
 DR6 = 0xFFFF0FF0
@@ -103,12 +98,6 @@ class Log:
     dr7: int
 
 
-@cache
-def library() -> Library:
-    """The stencils of the software CPU."""
-    return load_library(Cache())
-
-
 FLAT = SegmentStart(16, 0, 0xFFFFFFFF, 0xC093)
 START = CpuStart(
     "long64", CASE, 0x80000011,
@@ -117,10 +106,11 @@ START = CpuStart(
 )  # fmt: skip
 
 
-def _factory(engine: str) -> VcpuFactory:
+def empty(engine: str, config: MachineConfig) -> Machine:
+    """A machine that nothing is loaded into; the interrupt controllers of "kvm" are ours."""
     if engine == "soft":
-        return partial(soft.make, library=library())
-    return partial(kvm.make, plan=slots.plan, chips=engine == CHIPS)
+        return opened(make_machine(config))
+    return opened(Machine(config, KvmEngine(Hearing(), chips=engine == CHIPS)))
 
 
 _opened: list[Machine] = []
@@ -144,12 +134,11 @@ class Loaded:
     def __init__(
         self, text: str, engine: str, serial: Callable[[bytes], None] = lambda data: None, cpu: str = DEFAULT_MODEL
     ) -> None:
-        self.machine = opened(Machine(MachineConfig(memory=2 << 20, cpu=cpu, serial=serial), _factory(engine)))
+        self.machine = empty(engine, MachineConfig(memory=2 << 20, cpu=cpu, serial=serial))
         if engine == CHIPS:
             chips = self.machine.vcpu.chips  # type: ignore[attr-defined]
             if chips is None:
                 pytest.skip("this host's KVM has no interrupt controllers of its own, or cannot keep them out of a step")
-            self.machine.board.interrupts.lead_to(chips.drive)
         code = machine_code(text)
         self.starts = [one.ip for one in Decoder(64, code, ip=CASE)]
         ram = self.machine.ram
@@ -164,12 +153,7 @@ class Loaded:
         ram.write(HANDLERS, handlers())
         ram.write(CASE, code)
         ram.write_int(LOG, 8, LOG + 64)
-        vcpu = self.machine.vcpu
-        if isinstance(vcpu, kvm.KvmVcpu):
-            guest_kvm.start(vcpu, START)
-        else:
-            assert isinstance(vcpu, soft.SoftVcpu)
-            start(vcpu, START)
+        self.machine.vcpu.start(START)
 
     def run(self, step: bool = False, limit: int = 200) -> list[tuple[Stop, int]]:
         """Resume until the guest ends; every stop before that, with RIP."""

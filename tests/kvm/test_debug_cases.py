@@ -4,11 +4,11 @@ The guest is laid out by the software CPU's harness and copied. It ends with OUT
 """
 
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 
 import pytest
 
-from kvm.guest import KVM, Guest, opened
+from kvm.guest import KVM, Guest, empty
 from kvm.states import Hidden, copy, differences, registers
 from programs.debug import harness
 from programs.debug.cases import CASES, Case
@@ -97,14 +97,9 @@ def needs(case: Case, how: str) -> Iterator[str]:
 @cache
 def host(cpu: str) -> tuple[bool, bool]:
     """Whether KVM's CPU is AMD's, and whether a guest with this model has bus-lock traps."""
-    vcpu = empty(cpu).vcpu
+    vcpu = empty("kvm", MachineConfig(memory=2 << 20, cpu=cpu)).vcpu
     assert isinstance(vcpu, kvm.KvmVcpu)
     return vcpu.amd_host, "bus-lock-detect" not in vcpu.lost_features
-
-
-def empty(cpu: str) -> Machine:
-    """A machine on KVM that nothing is loaded into."""
-    return opened(Machine(MachineConfig(memory=2 << 20, cpu=cpu), partial(kvm.make, plan=slots.plan)))
 
 
 def skip_for_another_cpu(case: Case) -> None:
@@ -118,7 +113,7 @@ def skip_for_another_cpu(case: Case) -> None:
 
 def on_kvm(case: Case, guest: harness.Guest) -> Machine:
     """The same guest on KVM."""
-    machine = empty(case.cpu)
+    machine = empty("kvm", MachineConfig(memory=2 << 20, cpu=case.cpu))
     vcpu = machine.vcpu
     assert isinstance(vcpu, kvm.KvmVcpu)
     machine.ram.write(0, guest.memory)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trapgate.cli.guest import load_guest, make_machine
-from trapgate.cli.guest_kvm import default_cpu
+from trapgate.build import default_cpu, load_guest, make_machine
 from trapgate.kvm.ioctl import KvmError
 from trapgate.machine import MachineConfig
 from trapgate.stops import ExitKind, MachineExit
@@ -26,7 +25,7 @@ def test_debians_kernel_runs_a_program_and_powers_off() -> None:
     except (GuestError, OSError) as error:
         pytest.skip(f"no Linux guest: {error}")
     sent: list[bytes] = []
-    machine = make_machine(MachineConfig(memory=512 << 20, cpu=default_cpu(), serial=sent.append), "kvm")
+    machine = make_machine(MachineConfig(memory=512 << 20, cpu=default_cpu("kvm"), serial=sent.append), "kvm")
     load_guest(machine, str(kernel), "console=ttyS0 earlyprintk=ttyS0,115200 panic=-1 trapgate.run=splitlock,2", str(initramfs))
     machine.clock.at(LIMIT, machine.pause)
     gave_up = ""

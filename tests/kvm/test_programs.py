@@ -9,8 +9,7 @@ from kvm.states import GENERAL, differences, left_open, pages, registers
 from programs import build
 from trapgate import guests
 from trapgate.arch.flags import RF
-from trapgate.cli.guest import load_guest, make_machine
-from trapgate.cli.guest_kvm import default_cpu
+from trapgate.build import default_cpu, load_guest, make_machine
 from trapgate.kvm import probe, probe_machine
 from trapgate.kvm.cpu import KvmVcpu
 from trapgate.kvm.cpuid import OF_THE_APIC
@@ -124,7 +123,7 @@ def test_program(program: build.Program, tmp_path: Path, emulated: str) -> None:
 
 def test_the_demos_guest(emulated: str) -> None:
     """The bundled guest, whose cases tell what each exception left in DR6."""
-    cpu = default_cpu()
+    cpu = default_cpu("kvm")
     _, end, _, lost = run(guests.DEMO, cpu)
     if isinstance(end, Paused) or (isinstance(end, MachineExit) and end.status != 1 and (emulated or lost)):
         pytest.skip(emulated or f"this host lacks features of the guest's CPU: {', '.join(lost)}")

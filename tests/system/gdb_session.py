@@ -9,8 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
 
-from trapgate.cli.guest import make_machine, plan_guest, put_guest, restart
-from trapgate.cli.guest_kvm import default_cpu
+from trapgate.build import default_cpu, make_machine, plan_guest, put_guest, restart
 from trapgate.gdb.address import Address, TcpAddress
 from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.host import DebugHost
@@ -44,7 +43,7 @@ class GuestUnderGdb:
     ) -> None:  # fmt: skip
         config = MachineConfig(memory=memory << 20)
         if engine == "kvm":
-            config = replace(config, cpu=default_cpu())
+            config = replace(config, cpu=default_cpu("kvm"))
         if clock is not None:
             config = replace(config, clock=clock)
         self.machine = make_machine(config, engine)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.build import load_guest, make_machine
 from trapgate.machine import ClockKind, MachineConfig
 from trapgate.stops import ExitKind
 

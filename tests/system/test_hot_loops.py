@@ -8,7 +8,7 @@ import pytest
 from bench.build import GUESTS, build
 from bench.engines import EXIT_OK
 from system.test_linux import guest as linux
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.build import load_guest, make_machine
 from trapgate.machine import Machine, MachineConfig
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.loops import hot

@@ -9,7 +9,7 @@ import pytest
 
 from programs import build
 from system.test_linux import guest
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.build import load_guest, make_machine
 from trapgate.isa.native import placing as p
 from trapgate.isa.state import MODE_CODE
 from trapgate.machine import Machine, MachineConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from programs import build
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.build import load_guest, make_machine
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.soft.cpu import SoftVcpu
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trapgate.arch import features
+from trapgate.errors import TrapgateError
 
 Vendor = Literal["intel", "amd"]
 
@@ -11,7 +12,7 @@ PHYSICAL_BITS = 40
 VIRTUAL_BITS = 48
 
 
-class ModelError(ValueError):
+class ModelError(TrapgateError, ValueError):
     """A CPU or feature name that we do not know or cannot offer; the text is one line for the user."""
 
 

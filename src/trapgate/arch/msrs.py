@@ -9,6 +9,7 @@ from enum import Enum
 
 from trapgate.arch import control, debugregs, paging
 from trapgate.arch.models import CpuModel
+from trapgate.errors import TrapgateError
 
 TSC = 0x10
 PLATFORM_ID = 0x17
@@ -123,7 +124,7 @@ MEMORY_TYPE_UC_MINUS = 7  # PAT only
 _MTRR_TYPES = (MEMORY_TYPE_UC, MEMORY_TYPE_WC, MEMORY_TYPE_WT, MEMORY_TYPE_WP, MEMORY_TYPE_WB)
 
 
-class MsrError(Exception):
+class MsrError(TrapgateError):
     """RDMSR or WRMSR of this MSR raises #GP(0). `missing`: there is no such MSR; else it refuses to be read, or this value.
 
     Everything that reads or writes MSRs raises it and nothing else: vCPUs, local APICs, the table of a model.

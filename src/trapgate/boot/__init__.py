@@ -2,18 +2,16 @@
 
 from trapgate.boot.image import Image, ImageError, read_image
 from trapgate.boot.loader import plan_boot
-from trapgate.boot.plan import BootOptions, BootPlan, CpuStart, MapEntry, Module, Piece, SegmentStart, load
+from trapgate.boot.plan import BootOptions, BootPlan, MapEntry, Module, Piece, load
 
 __all__ = [
     "BootOptions",
     "BootPlan",
-    "CpuStart",
     "Image",
     "ImageError",
     "MapEntry",
     "Module",
     "Piece",
-    "SegmentStart",
     "load",
     "plan_boot",
     "read_image",

@@ -3,8 +3,9 @@
 from trapgate.arch.control import CR0_ET
 from trapgate.boot import acpi
 from trapgate.boot.image import Image
-from trapgate.boot.plan import BootOptions, BootPlan, CpuStart, Piece, SegmentStart
+from trapgate.boot.plan import BootOptions, BootPlan, Piece
 from trapgate.boot.regions import Regions, memory_map
+from trapgate.vcpu import CpuStart, SegmentStart
 
 BOOT_SECTOR = 0x7C00
 REAL_MODE_END = 0x10_0000

@@ -6,12 +6,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from trapgate.errors import TrapgateError
 from trapgate.hostcall import SCARCE, HostError, NotAFile, open_file
 
 MAX_IMAGE_BYTES = 1 << 32  # nothing larger could be loaded below 4 GiB
 
 
-class ImageError(Exception):
+class ImageError(TrapgateError):
     """An image, an initrd or a command line that cannot be booted; the text is one line that says what is wrong."""
 
 

@@ -1,18 +1,14 @@
 """What a loader decides, as a value: which bytes go where in guest-physical memory, and the boot processor's first registers."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from trapgate.arch import paging
 from trapgate.arch.control import CR0_ET, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME
 from trapgate.arch.segments import Descriptor
 from trapgate.boot.image import Image
 from trapgate.memory import Ram
-
-Mode = Literal["real16", "protected32", "long64"]
-
-RFLAGS_FIXED = 1 << 1  # reads as 1
+from trapgate.vcpu import CpuStart, SegmentStart
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,45 +51,6 @@ class MapEntry:
     start: int
     size: int
     kind: int
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentStart:
-    """A segment register with its hidden part. `limit` is in bytes, the last valid offset.
-
-    `attributes` is the attribute word of `arch.segments` (ATTR_*).
-    """
-
-    selector: int
-    base: int
-    limit: int
-    attributes: int
-
-
-@dataclass(frozen=True, slots=True)
-class CpuStart:
-    """The first registers of the boot processor; registers not named here keep their value at reset (SDM vol. 3, table 10-1)."""
-
-    mode: Mode
-    rip: int
-    cr0: int
-    segments: dict[str, SegmentStart]  # cs ds es fs gs ss tr
-    general: dict[str, int] = field(default_factory=dict)  # rax rbx rsi rsp ...; 0 when absent
-    cr3: int = 0
-    cr4: int = 0
-    efer: int = 0
-    rflags: int = RFLAGS_FIXED
-    gdt_base: int = 0
-    gdt_limit: int = 0
-    idt_base: int = 0
-    idt_limit: int = 0
-
-    def registers(self) -> Iterator[tuple[str, int]]:
-        """(name, value) of every general register, RIP and RFLAGS."""
-        for name in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{number}" for number in range(8, 16))):
-            yield name, self.general.get(name, 0)
-        yield "rip", self.rip
-        yield "rflags", self.rflags
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,14 +48,11 @@ def entries(kind: str, directory: Path | None = None) -> Iterator[Entry]:
 
 def show() -> int:
     """Print the directory, and for each kind the number of files and bytes."""
-    try:
-        click.echo(f"cache directory: {default_directory()}")
-        for kind, meaning in KINDS.items():
-            found = list(entries(kind))
-            size = decimal(sum(entry.size for entry in found))
-            click.echo(f"  {kind:<14}{len(found):>4} file{'s' if len(found) != 1 else ' '}  {size:>10}  ({meaning})")
-    except CacheError as error:
-        raise Failure(str(error)) from error
+    click.echo(f"cache directory: {default_directory()}")
+    for kind, meaning in KINDS.items():
+        found = list(entries(kind))
+        size = decimal(sum(entry.size for entry in found))
+        click.echo(f"  {kind:<14}{len(found):>4} file{'s' if len(found) != 1 else ' '}  {size:>10}  ({meaning})")
     return OK
 
 
@@ -69,8 +66,6 @@ def clear(stencils: bool, translations: bool) -> int:
                 entry.path.unlink(missing_ok=True)
                 count, size = count + 1, size + entry.size
             click.echo(f"{kind}: {count} file{'s' * (count != 1)} deleted, {decimal(size)}")
-    except CacheError as error:
-        raise Failure(str(error)) from error
     except OSError as error:
         raise Failure(f"{error.filename} cannot be deleted: {error.strerror}") from error
     return OK

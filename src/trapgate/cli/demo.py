@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 from trapgate import guests
+from trapgate.build import Hearing, load_guest, make_machine
 from trapgate.cli import demo_debugger, errors
 from trapgate.cli.demo_guest import DemoGuest, Results
 from trapgate.cli.demo_table import Row, main_table, others_table, own_db, rows
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.cli.guest import Compiling, tell_once
 from trapgate.cli.screen import Screen
 from trapgate.gdb.address import AddressError, UnixAddress
 from trapgate.gdb.host import DebugHost
@@ -26,7 +27,8 @@ PATIENCE = 10.0  # seconds for the guest to end once the debugger has let it go
 
 def new_machine() -> Machine:
     """A machine with the demo guest in it, before its first instruction."""
-    machine = make_machine(MachineConfig(memory=MEMORY), "soft")
+    with Compiling() as progress:
+        machine = make_machine(MachineConfig(memory=MEMORY), hearing=Hearing(progress, tell_once))
     load_guest(machine, str(guests.DEMO))
     return machine
 

@@ -2,6 +2,7 @@
 
 import signal
 
+from trapgate.errors import TrapgateError
 from trapgate.stops import STATUS, ExitKind
 
 OK = 0  # the guest powered itself off
@@ -26,7 +27,7 @@ STATUSES = (
 """What `trapgate run` ends with, and what each means: the table in its help."""
 
 
-class Failure(Exception):
+class Failure(TrapgateError):
     """The command cannot go on. The text is one line: what was wrong and what to do about it."""
 
     def __init__(self, text: str, status: int = USAGE) -> None:

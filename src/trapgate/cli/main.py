@@ -11,7 +11,8 @@ import click
 from trapgate.cli import errors, habits, streams
 from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, GdbArchitecture, PhysicalAddress, Size, Where, WhereChoice
 from trapgate.debug.buslock import Mode
-from trapgate.hostcall import refusal
+from trapgate.errors import TrapgateError
+from trapgate.hostcall import HostError, refusal
 from trapgate.kvm.ioctl import KvmError
 
 if TYPE_CHECKING:
@@ -263,8 +264,10 @@ def status_of(arguments: list[str] | None) -> int:
         return _fail(error.format_message(), errors.USAGE)
     except errors.Failure as error:
         return _fail(str(error), error.status)
-    except KvmError as error:
+    except (HostError, KvmError) as error:
         return _fail(str(error), errors.HOST_FAILURE)
+    except TrapgateError as error:
+        return _fail(str(error), errors.USAGE)
     except (click.Abort, KeyboardInterrupt):
         return errors.INTERRUPTED
     except BrokenPipeError:  # the reader of our output left; so do we, without another complaint at exit

@@ -3,18 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from trapgate.cli.symbols import Symbols, symbols_of
 from trapgate.machine import Machine
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.profile import Figures, Place, Profile, Spent
 from trapgate.stops import Stop
+from trapgate.symbols import Symbols, symbols_of
 
 MOST_EXITS, MOST_PLACES = 15, 15
 WORTH_TELLING = 1_000_000_000  # ns of a run until a debugger's stop tells the profile again
 
 
 class Profiler:
-    """Profiles a machine with the software CPU. `symbols`: an ELF file to take names from, else `image` if it has any. Failure."""
+    """Profiles a machine with the software CPU. `symbols`: a file to take names from, else `image` if it has any. SymbolsError."""
 
     def __init__(self, machine: Machine, image: str, symbols: str | None, tell: Callable[[str], None]) -> None:
         self._tell, self._told = tell, 0

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
-from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.boot import BootPlan
+from trapgate.build import Hearing, default_cpu, make_machine, plan_guest, put_guest, restart
 from trapgate.cli import errors
 from trapgate.cli.gathering import Gathered
-from trapgate.cli.guest import keep_translations, make_machine, plan_guest, put_guest, restart
+from trapgate.cli.guest import Compiling, tell_once
 from trapgate.cli.options import BusLockChoice, WhereChoice
 from trapgate.cli.serial import OutputFile, SerialPty
 from trapgate.cli.terminal import Terminal, settings
 from trapgate.debug.buslock import Mode
+from trapgate.errors import TrapgateError
 from trapgate.hostcall import Helper
 from trapgate.machine import ClockKind, Machine, MachineConfig
-from trapgate.soft.cpu import SoftVcpu
 from trapgate.stops import ExitKind, MachineExit
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     report: Callable[[str], None] = lambda text: reports.write(_lines(text).encode())  # noqa: E731
     config = MachineConfig(
         memory=request.memory,
-        cpu=request.cpu or _default_cpu(request.engine),
+        cpu=request.cpu or default_cpu(request.engine),
         clock=ClockKind(request.clock),
         serial=output.write,
         debugcon=console.write,
@@ -135,14 +135,14 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         bus_lock_levels=request.bus_locks.levels,
         report=report,
     )
-    machine = make_machine(config, request.engine)
+    with Compiling() as progress:
+        machine = make_machine(config, request.engine, Hearing(progress, tell_once))
     plan = _plan(machine, request)
     put_guest(machine, plan)
     if request.bus_locks.mode is not Mode.OFF:
         machine.bus_locks.describe = _places(request)
     profiler = _profiler(machine, request, report, stack)
-    crashes_leave = settings()  # the terminal, before it is raw
-    runner = _runner(machine, request, plan.code, profiler, crashes_leave)
+    runner = _runner(machine, request, plan.code, profiler)
     terminal = Terminal(
         on_input=lambda data: machine.post(lambda: machine.board.uart.feed(data)),
         on_quit=runner.quit,
@@ -159,7 +159,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         gathered.lead_to(sink, partial(machine.hold, gathered.name), machine.fail)
         stack.callback(gathered.close)
     stack.callback(machine.close)  # before anything that its threads use
-    _leave_on_crash(machine, crashes_leave)
+    machine.engine.catch_crashes(settings())
     with terminal:
         if request.serial.kind == "stdio" and not os.isatty(0):
             machine.attach_input(0)
@@ -175,29 +175,15 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     if runner.stuck:
         tell("the machine does not stop; it is ended by force")
         os._exit(status)
-    keep_translations(machine)
+    machine.engine.keep()
     return status
 
 
 def _plan(machine: Machine, request: Request) -> BootPlan:
-    """How the image that the user named starts, as it is now. Failure."""
+    """How the image that the user named starts, as it is now. ImageError."""
     return plan_guest(
         machine.ram, request.image, request.command_line, request.initrd, request.cpus, request.modules, request.load_at
     )
-
-
-def _leave_on_crash(machine: Machine, terminal: bytes | None) -> None:
-    """Have a crash of translated code leave the terminal with these settings."""
-    if isinstance(machine.vcpu, SoftVcpu) and machine.vcpu.crashes is not None:
-        machine.vcpu.crashes.terminal(terminal)
-
-
-def _default_cpu(engine: str) -> str:
-    if engine != "kvm":
-        return DEFAULT_MODEL
-    from trapgate.cli import guest_kvm  # each engine is loaded only where it is used
-
-    return guest_kvm.default_cpu()
 
 
 def _to_stream(stream: TextIO, data: bytes) -> None:
@@ -207,8 +193,8 @@ def _to_stream(stream: TextIO, data: bytes) -> None:
 
 
 def _places(request: Request) -> Callable[[int], str]:
-    """Names for addresses in reports. Failure when there is no reading the symbols that the user named."""
-    from trapgate.cli.symbols import symbols_of  # most runs report no bus locks
+    """Names for addresses in reports. SymbolsError when there is no reading those that the user named."""
+    from trapgate.symbols import symbols_of  # most runs report no bus locks
 
     symbols = symbols_of(request.image, request.symbols)
 
@@ -229,8 +215,8 @@ def _profiler(machine: Machine, request: Request, report: Callable[[str], None],
     return profiler
 
 
-def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler | None", terminal: bytes | None) -> Runner:
-    """What runs the machine: it alone, or with a stub for gdb. `terminal`: as a crash is to leave it."""
+def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler | None") -> Runner:
+    """What runs the machine: it alone, or with a stub for gdb."""
     if request.gdb is None:
         return Runner(machine.run, machine.pause)
     from trapgate.gdb.address import AddressError, is_exposed
@@ -240,11 +226,10 @@ def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler |
     def reset() -> int:
         try:
             plan = _plan(machine, request)
-        except errors.Failure as error:
+        except TrapgateError as error:
             tell(f"the guest cannot be started again: {error}")  # gdb's `run` does not show what it is told
             raise TargetError(str(error)) from error
         restart(machine, plan)
-        _leave_on_crash(machine, terminal)
         if profiler is not None:
             profiler.follow()
         return plan.code

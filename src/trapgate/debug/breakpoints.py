@@ -6,13 +6,14 @@ breakpoints stay while they are armed, so that a hit names the same breakpoint b
 
 from dataclasses import dataclass, field
 
+from trapgate.errors import TrapgateError
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
 MAX_LENGTH = 1 << 16  # bytes one watchpoint may cover; more is a mistake
 MAX_POINTS = 4096  # of each sort: a client must not grow our memory without bound
 
 
-class BreakpointError(ValueError):
+class BreakpointError(TrapgateError, ValueError):
     """A breakpoint that cannot be; the text is one line for the user."""
 
 

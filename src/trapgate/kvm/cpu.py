@@ -19,7 +19,7 @@ from trapgate.kvm.core import LocalApic, Setup
 from trapgate.kvm.debugging import Debugging
 from trapgate.kvm.ioctl import KvmError
 from trapgate.memory import Ram
-from trapgate.vcpu import Breakpoint, GuestDebug
+from trapgate.vcpu import TABLES, Breakpoint, CpuStart, GuestDebug, Uncounted
 
 IF = 1 << 9
 APIC_MSRS = frozenset({0x1B, 0x6E0, *range(0x800, 0x900)})
@@ -33,7 +33,7 @@ INTERNAL = {
 }
 
 
-class KvmVcpu(Debugging):
+class KvmVcpu(Debugging, Uncounted):
     """A vCPU of the KVM engine."""
 
     clock: HostClock | None = None  # the machine's
@@ -223,6 +223,17 @@ class KvmVcpu(Debugging):
         self.known_ready = False
         self.registers.set(register, value)
 
+    def start(self, first: CpuStart) -> None:
+        """From the reset state to the first registers that a loader chose, hidden parts of the segments included."""
+        registers = self.registers
+        with registers.together():
+            for name in TABLES:
+                registers.set(name, getattr(first, name))
+            for name, segment in first.segments.items():
+                registers.put_segment(name, segment.selector, segment.base, segment.limit, segment.attributes)
+        for name, value in first.registers():
+            self.set(name, value)
+
     def read_msr(self, index: int) -> int:
         """The value of an MSR; MsrError when there is none."""
         if index in APIC_MSRS:
@@ -278,8 +289,7 @@ class KvmVcpu(Debugging):
 def make(
     ram: Ram,
     *,
-    model: str,
-    tsc_hz: int,
+    model: CpuModel,
     clock: Clock,
     lapic: LocalApic | None,
     plan: MakePlan,
@@ -290,7 +300,7 @@ def make(
 
     With `chips`, and where the host has them, interrupt controllers and PIT are the kernel's: devices must drive `chips.drive`.
     """
-    vcpu = KvmVcpu(ram, CpuModel.parse(model), lapic, plan, Setup(tsc_hz, bus_locks, chips))
+    vcpu = KvmVcpu(ram, model, lapic, plan, Setup(0, bus_locks, chips))
     if isinstance(clock, HostClock):
         vcpu.clock = clock
     if vcpu.chips is not None:

@@ -5,6 +5,8 @@ import errno
 import os
 from typing import TypeVar
 
+from trapgate.errors import TrapgateError
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 _libc.ioctl.restype = ctypes.c_int
@@ -20,7 +22,7 @@ REMEDIES = {
 }
 
 
-class KvmError(OSError):
+class KvmError(TrapgateError, OSError):
     """A call to KVM failed. The text names the call, the reason and, where one is known, the remedy."""
 
     def __init__(self, call: str, number: int, remedy: str | None = None) -> None:

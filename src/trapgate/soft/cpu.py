@@ -464,6 +464,11 @@ class SoftVcpu(RunningCpu):
     read_virtual = inspection.read_virtual
     write_virtual = inspection.write_virtual
     translate = inspection.translate
+    start = inspection.start
+
+    def report_bus_locks(self, on: bool) -> None:
+        """Whether `run` returns every bus lock."""
+        self.state.bus_lock_report = on
 
     def abandon(self) -> None:
         """Somebody moved RIP: an access that waits for a device is not resumed."""
@@ -491,8 +496,6 @@ class SoftVcpu(RunningCpu):
         return self.last_debug
 
 
-def make(
-    ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic | None, library: Library, counting: bool = False
-) -> SoftVcpu:
+def make(ram: Ram, *, model: CpuModel, clock: Clock, lapic: LocalApic | None, library: Library, counting: bool = False) -> SoftVcpu:
     """A vCPU for `trapgate.machine`."""
-    return SoftVcpu(ram, CpuModel.parse(model), library, clock, lapic, tsc_hz, counting)
+    return SoftVcpu(ram, model, library, clock, lapic, counting=counting)

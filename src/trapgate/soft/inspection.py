@@ -4,10 +4,11 @@ from trapgate.arch import control
 from trapgate.isa import state as s
 from trapgate.memory import virtual_parts
 from trapgate.soft.exact import debugging, floating, msr
-from trapgate.soft.exact.segments import ATTRIBUTES, load_segment, put_paragraph
+from trapgate.soft.exact.segments import ATTRIBUTES, load_segment, put_paragraph, put_segment
 from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.core import NOWHERE
 from trapgate.soft.state.fault import GuestFault
+from trapgate.vcpu import TABLES, CpuStart
 
 _PLAIN = {*s.GENERAL, "rip", "cr2", "star", "lstar", "cstar", "sfmask", "xcr0", "gdt_base", "gdt_limit", "idt_base", "idt_limit"}
 _ALIAS = {"k_gs_base": "kernel_gs_base"}
@@ -123,3 +124,14 @@ def write_virtual(cpu: RunningCpu, address: int, data: bytes) -> bool:
         cpu.ram.write(physical, data[:size])
         data = data[size:]
     return True
+
+
+def start(cpu: RunningCpu, first: CpuStart) -> None:
+    """From the reset state to the first registers that a loader chose, hidden parts of the segments included."""
+    for name in TABLES:
+        set_(cpu, name, getattr(first, name))
+    for name, segment in first.segments.items():
+        put_segment(cpu, name, segment.selector, segment.base, segment.limit, segment.attributes)
+    for name, value in first.registers():
+        set_(cpu, name, value)
+    cpu.update_mode()

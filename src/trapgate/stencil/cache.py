@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trapgate.errors import TrapgateError
 from trapgate.hostcall import SCARCE, HostError
 
 DIGEST_BYTES = 32
@@ -20,7 +21,7 @@ LITTER = 24 * 3600  # seconds until a file that nobody finished writing is taken
 T = TypeVar("T")
 
 
-class CacheError(Exception):
+class CacheError(TrapgateError):
     """The cache directory cannot be trusted: it belongs to another user, or others may write to it."""
 
 

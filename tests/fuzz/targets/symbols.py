@@ -7,8 +7,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from fuzz.target import Target, without_numbers
-from trapgate.cli import symbols
-from trapgate.cli.errors import Failure
+from trapgate import symbols
 
 _FILE = Path(mkdtemp(prefix="trapgate-fuzz-")) / "symbols"
 atexit.register(shutil.rmtree, _FILE.parent)
@@ -38,7 +37,7 @@ def run(data: bytes) -> str:
     _FILE.write_bytes(data)
     try:
         found = symbols.read_symbols(str(_FILE))
-    except Failure as error:
+    except symbols.SymbolsError as error:
         text = str(error)
         assert text.isprintable()
         return without_numbers(text.replace(str(_FILE), "it"))

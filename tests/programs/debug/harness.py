@@ -5,17 +5,16 @@ a record of eight quadwords: vector, error code, pushed RIP, CS, RFLAGS and RSP,
 """
 
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 
 from iced_x86 import Decoder
 
 from silicon.assemble import assemble
-from trapgate.machine import ClockKind, Machine, MachineConfig
+from trapgate.build import make_machine
+from trapgate.machine import ClockKind, MachineConfig
 from trapgate.soft import cpu as soft
 from trapgate.soft.exact.segments import put_segment, refresh_rights
 from trapgate.soft.state.core import UNUSABLE
-from trapgate.stencil.cache import Cache
-from trapgate.stencil.library import Library, load_library
 from trapgate.stops import ExitKind, MachineExit, Stop
 
 PML4, PDPT, PD, PT, GDT, IDT, PARAMETERS, LOG, TSS = (0x1000 * n for n in range(1, 10))
@@ -138,12 +137,6 @@ def _kernel() -> bytes:
 
 
 @cache
-def library() -> Library:
-    """The stencils."""
-    return load_library(Cache())
-
-
-@cache
 def machine_code(text: str) -> bytes:
     """A case's instructions, with the end behind them."""
     return assemble(text + "\nint 0x30")
@@ -191,7 +184,7 @@ class Guest:
 
     def __init__(self, text: str, armed: Armed, cpu: str = "EPYC-Turin", resume_at: int = -1) -> None:
         config = MachineConfig(memory=2 << 20, cpu=cpu, clock=ClockKind.INSTRUCTIONS)
-        self.machine = Machine(config, partial(soft.make, library=library(), counting=True))
+        self.machine = make_machine(config)
         vcpu = self.machine.vcpu
         assert isinstance(vcpu, soft.SoftVcpu)
         self.vcpu, self.code = vcpu, machine_code(text)

@@ -1,13 +1,11 @@
 """What the table has no row for: HLT, kicks and clocks amid steps, many watchpoints, real mode, a debugger's own stops."""
 
-from functools import partial
-
 import pytest
 
 from programs.debug.cases import BLD, DB, NONE, PF, arm
-from programs.debug.harness import CASE, DATA, PT, RF, TF, Armed, Guest, handler, library
-from trapgate.machine import ClockKind, Machine, MachineConfig
-from trapgate.soft import cpu as soft
+from programs.debug.harness import CASE, DATA, PT, RF, TF, Armed, Guest, handler
+from trapgate.build import make_machine
+from trapgate.machine import ClockKind, MachineConfig
 from trapgate.stops import BreakpointHit, ExitKind, MachineExit, Paused, SoftwareHit, StepDone
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
@@ -153,7 +151,7 @@ def test_a_debug_exception_without_a_handler_is_a_shutdown() -> None:
 def test_real_mode_with_a_segment_base() -> None:
     """Breakpoints are linear addresses (SDM vol. 3, 18.2.1), whatever CS holds."""
     config = MachineConfig(memory=1 << 20, clock=ClockKind.INSTRUCTIONS)
-    machine = Machine(config, partial(soft.make, library=library(), counting=True))
+    machine = make_machine(config)
     machine.ram.write(0x12340, bytes.fromhex("90 41 49 a30010 90 ebfe"))  # nop; inc cx; dec cx; mov [1000h], ax; nop; jmp .
     vcpu = machine.vcpu
     for name, value in (("cs", 0x1234), ("ds", 0x100), ("ss", 0), ("rip", 0), ("rsp", 0x7000)):

@@ -1,13 +1,12 @@
 """Implicit accesses beyond the table: NMIs, #DBs without end, page walks, real mode, and who is stopped where."""
 
 from collections.abc import Callable
-from functools import partial
 
 from programs.debug.cases import BS, DB, NONE, UD, WRITE, arm
-from programs.debug.harness import CASE, GDT, IDT, IF, PD, PML4, PT, TF, TSS, U32, Armed, Guest, handler, library
+from programs.debug.harness import CASE, GDT, IDT, IF, PD, PML4, PT, TF, TSS, U32, Armed, Guest, handler
 from programs.debug.implicit import FRAME0, FRAME3
-from trapgate.machine import ClockKind, Machine, MachineConfig
-from trapgate.soft import cpu as soft
+from trapgate.build import make_machine
+from trapgate.machine import ClockKind, MachineConfig
 from trapgate.stops import BreakpointHit, ExitKind, MachineExit, Paused, SoftwareHit, StepDone
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
@@ -120,7 +119,7 @@ def test_a_segment_that_the_debugger_loads_hits_nothing() -> None:
 
 def test_real_mode_vectors_and_frames() -> None:
     config = MachineConfig(memory=1 << 20, clock=ClockKind.INSTRUCTIONS)
-    machine = Machine(config, partial(soft.make, library=library(), counting=True))
+    machine = make_machine(config)
     machine.ram.write(0x1000, bytes.fromhex("cd20 ebfe"))  # int 20h; jmp .
     machine.ram.write(4 * 0x20, (0x2000).to_bytes(4, "little"))
     machine.ram.write(0x2000, b"\xcf")  # iret

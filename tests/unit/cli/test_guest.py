@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from trapgate.build import Hearing, make_machine, soft
 from trapgate.cli import guest
-from trapgate.stencil.cache import Cache
+from trapgate.machine import MachineConfig
+from unit.soft.bench import library
 
 
 def test_what_the_cache_could_not_do_is_told_once(
@@ -14,8 +16,11 @@ def test_what_the_cache_could_not_do_is_told_once(
     """A run opens it at its start and at its end."""
     monkeypatch.setattr(guest, "_told", set())
     (tmp_path / "file").write_text("")
-    for _ in range(2):
-        guest.tell_notes(Cache(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("TRAPGATE_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(soft, "load_library", lambda cache, progress: library())
+    machine = make_machine(MachineConfig(memory=1 << 20), hearing=Hearing(note=guest.tell_once))
+    machine.engine.keep()
+    machine.close()
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "cannot be used, nothing will be kept" in told

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from trapgate import guests
-from trapgate.cli.errors import Failure
 from trapgate.cli.profile import MOST_EXITS, Profiler, lines
-from trapgate.cli.symbols import FURTHEST, Symbols, read_symbols
 from trapgate.soft.profile import Figures, Place, Spent
+from trapgate.symbols import FURTHEST, Symbols, SymbolsError, read_symbols
 
 
 def figures() -> Figures:
@@ -59,7 +58,7 @@ def test_symbols_by_address() -> None:
 
 def test_nobody_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(Failure, match="it is not a file"):
+    with pytest.raises(SymbolsError, match="it is not a file"):
         read_symbols(str(tmp_path / "pipe"))
 
 
@@ -79,7 +78,7 @@ def test_symbols_of_a_system_map(tmp_path: Path) -> None:
     assert symbols._names == ["_text", "early", "weak"]
     assert symbols.find(0xFFFFFFFF81000050) == ("early", 0x10)
     path.write_text("ffffffff81000000 T _text\nnonsense T name\n")
-    with pytest.raises(Failure, match=r"neither a whole ELF file nor a System\.map"):
+    with pytest.raises(SymbolsError, match=r"neither a whole ELF file nor a System\.map"):
         read_symbols(str(path))
 
 
@@ -96,12 +95,12 @@ def test_symbols_that_cannot_be_read(content: bytes | None, reason: str, tmp_pat
     path = tmp_path / "vmlinux"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(Failure, match=reason):
+    with pytest.raises(SymbolsError, match=reason):
         read_symbols(str(path))
 
 
 def test_a_damaged_elf_file_ends_in_one_line(tmp_path: Path) -> None:
-    """Every cut, and every byte of the headers changed: names, none, or a Failure, never anything else."""
+    """Every cut, and every byte of the headers changed: names, none, or a SymbolsError, never anything else."""
     whole = guests.DEMO.read_bytes()
     path = tmp_path / "damaged"
     cuts = [whole[:n] for n in range(0, len(whole), len(whole) // 40)]
@@ -109,7 +108,7 @@ def test_a_damaged_elf_file_ends_in_one_line(tmp_path: Path) -> None:
     changed = [whole[:at] + bytes((whole[at] ^ 0xFF,)) + whole[at + 1 :] for at in headers]
     for data in (*cuts, *changed):
         path.write_bytes(data)
-        with contextlib.suppress(Failure):
+        with contextlib.suppress(SymbolsError):
             read_symbols(str(path))
 
 

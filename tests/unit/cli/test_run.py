@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from trapgate.cli import run as module
-from trapgate.cli.errors import Failure
 from trapgate.cli.options import BusLockChoice, WhereChoice
 from trapgate.cli.run import Request, Runner, run
 from trapgate.debug.buslock import Mode
+from trapgate.errors import TrapgateError
 from trapgate.stops import ExitKind, MachineExit
 
 REQUEST = Request(
@@ -82,5 +82,5 @@ def test_statuses(end: MachineExit, status: int, told: str, capsys: pytest.Captu
     [({"cpus": 2}, "leave the option out"), ({"engine": "kvm", "clock": "instructions"}, "KVM does not count|open /dev/kvm")],
 )
 def test_what_cannot_be_is_said(change: dict[str, object], words: str) -> None:
-    with pytest.raises(Failure, match=words):
+    with pytest.raises(TrapgateError, match=words):
         run(replace(REQUEST, **change))  # type: ignore[arg-type]

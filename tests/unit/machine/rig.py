@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from engine import TestEngine
 from trapgate.arch import layout
-from trapgate.clock import Clock
-from trapgate.devices.lapic import LVT_TIMER, SVR, TIMER_DIVIDE, TIMER_INITIAL, LocalApic
+from trapgate.devices.lapic import LVT_TIMER, SVR, TIMER_DIVIDE, TIMER_INITIAL
+from trapgate.engine import Place
 from trapgate.exits import (
     Exit,
     Interrupted,
@@ -16,8 +17,7 @@ from trapgate.exits import (
     PortWrite,
 )
 from trapgate.machine import Machine, MachineConfig
-from trapgate.memory import Ram
-from trapgate.vcpu import Breakpoint, GuestDebug
+from trapgate.vcpu import Breakpoint, CpuStart, GuestDebug
 
 IF = 1 << 9
 POWER_OFF = PortWrite(layout.PM1_CONTROL_PORT, 2, 0x2000)
@@ -27,8 +27,8 @@ Step = Exit | Callable[["ScriptedVcpu"], Exit | None]
 class ScriptedVcpu:
     """Plays exits in order; an empty script is a guest that computes until kicked. Each step counts as 100 instructions."""
 
-    def __init__(self, ram: Ram, *, model: str, tsc_hz: int, clock: Clock, lapic: LocalApic) -> None:
-        self.ram, self.model, self.lapic = ram, model, lapic
+    def __init__(self, place: Place) -> None:
+        self.ram, self.model, self.lapic = place.ram, place.model, place.lapic
         self.script: deque[Step] = deque()
         self.registers = {"rip": 0x1000, "rflags": IF}
         self.completed: list[int] = []
@@ -122,6 +122,9 @@ class ScriptedVcpu:
     def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
         self.log.append(f"#DB causes={causes:#x} hits={hits:#x} icebp={icebp}")
 
+    def start(self, first: CpuStart) -> None:
+        self.registers.update(first.registers())
+
     def executed(self) -> int:
         return self.count
 
@@ -135,7 +138,7 @@ class Rig:
     def __init__(self, *script: Step, **config: object) -> None:
         self.serial, self.lines = bytearray(), list[str]()
         settings: dict[str, object] = {"memory": 1 << 20, "serial": self.serial.extend, "report": self.lines.append} | config
-        self.machine = Machine(MachineConfig(**settings), ScriptedVcpu)  # type: ignore[arg-type]
+        self.machine = Machine(MachineConfig(**settings), TestEngine(ScriptedVcpu))  # type: ignore[arg-type]
         vcpu = self.machine.vcpu
         assert isinstance(vcpu, ScriptedVcpu)
         self.vcpu = vcpu

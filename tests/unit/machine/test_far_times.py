@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trapgate.arch import layout
 from trapgate.arch.msrs import TSC_DEADLINE
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.build import load_guest, make_machine
 from trapgate.clock import FAR, InstructionClock
 from trapgate.devices import lapic as l
 from trapgate.exits import Halted

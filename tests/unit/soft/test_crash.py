@@ -23,7 +23,7 @@ WHERE = "guest RIP 0x10000 or behind it, 64-bit code, CPL 0, CS base 0x0; bytes 
 # A guest that crashes the CPU at once, run as the command line does: UD2 is put where native code dispatches blocks.
 COMMAND = """
 import ctypes, sys
-from trapgate.cli import guest, main
+from trapgate.cli import main
 from trapgate.soft import cpu
 make, outside = cpu.make, sys.argv[1] == "outside"
 def broken(*words, **more):
@@ -47,10 +47,11 @@ def crashed(text: str) -> "subprocess.CompletedProcess[str]":
 def test_signals_find_their_stack_when_the_machine_is_gone() -> None:
     program = """
 import gc, os, signal, threading, time
-from trapgate.cli.guest import make_machine
+from trapgate.build import make_machine
 from trapgate.machine import MachineConfig
 def run():
     machine = make_machine(MachineConfig(memory=1 << 20), "soft")
+    machine.engine.catch_crashes(None)
     machine.clock.at(100_000_000, machine.pause)
     machine.run()
     machine.close()

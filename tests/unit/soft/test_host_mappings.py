@@ -14,7 +14,7 @@ MEMORY = 16 << 20
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.build import load_guest, make_machine
 from trapgate.machine import MachineConfig
 from trapgate.stencil.compile import Compiler
 seen = []

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from trapgate.cli import guest_kvm
-from trapgate.cli.errors import Failure
-from trapgate.cli.guest import load_guest, make_machine
+from trapgate.build import default_cpu, load_guest, make_machine
 from trapgate.cli.main import status_of
 from trapgate.debug.buslock import Mode
+from trapgate.engine import EngineError
 from trapgate.kvm import abi, handles
 from trapgate.kvm.ioctl import KvmError
-from trapgate.machine import MachineConfig
+from trapgate.machine import ClockKind, MachineConfig
 from trapgate.stops import ExitKind
 
 LEAVE = bytes.fromhex("b003 e6f4 f4")  # MOV AL, 3; OUT F4h, AL; HLT
@@ -35,10 +34,10 @@ def no_device(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
 )
 def test_a_host_without_kvm_is_one_line_with_a_remedy(error: OSError, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     no_device(monkeypatch, error)
-    with pytest.raises(Failure, match=words):
+    with pytest.raises(KvmError, match=words):
         make_machine(MachineConfig(memory=1 << 20), "kvm")
-    with pytest.raises(Failure, match=words):
-        guest_kvm.default_cpu()
+    with pytest.raises(KvmError, match=words):
+        default_cpu("kvm")
 
 
 def test_bus_locks_where_the_host_cannot_see_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +48,7 @@ def test_bus_locks_where_the_host_cannot_see_them(monkeypatch: pytest.MonkeyPatc
         pytest.skip(str(error))
     if not lacking:
         pytest.skip("this host has bus-lock exits")
-    with pytest.raises(Failure, match="no bus-lock exits"):
+    with pytest.raises(EngineError, match="no bus-lock exits"):
         make_machine(MachineConfig(memory=1 << 20, bus_locks=Mode.REPORT), "kvm")
 
 
@@ -71,3 +70,9 @@ def test_a_kvm_that_gives_up_amid_a_run_is_one_line(monkeypatch: pytest.MonkeyPa
     assert status_of(["run", "--engine", "kvm", "image"]) == 1
     told = capsys.readouterr().err
     assert told == "trapgate: error: KVM_RUN: this host's KVM gave up at RIP 0x10; run this guest with --engine soft\n"
+
+
+@pytest.mark.kvm
+def test_no_instruction_clock() -> None:
+    with pytest.raises(EngineError, match="KVM does not count instructions"):
+        make_machine(MachineConfig(memory=1 << 20, clock=ClockKind.INSTRUCTIONS), "kvm")

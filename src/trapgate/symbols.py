@@ -10,7 +10,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
 
-from trapgate.cli.errors import Failure
+from trapgate.errors import TrapgateError
 from trapgate.hostcall import open_file
 
 LISTED = re.compile(rb"[0-9a-fA-F]{8,16} [A-Za-z] \S")  # the first line of a System.map
@@ -20,6 +20,10 @@ FUNCTION_OR_LABEL = (0, 2)  # STT_NOTYPE, STT_FUNC
 RESERVED = 0xFF00  # SHN_LORESERVE: absolute and common symbols name no code
 EXECUTABLE = 4  # SHF_EXECINSTR
 FURTHEST = 1 << 20  # an address further behind the last symbol than this belongs to something without a name
+
+
+class SymbolsError(TrapgateError):
+    """A file that no symbols can be had from."""
 
 
 class Symbols:
@@ -42,7 +46,7 @@ class Symbols:
 
 
 def read_symbols(path: str) -> Symbols:
-    """The symbols of an ELF file, none when it has been stripped, or of a System.map (as `nm` prints it). Failure for all else."""
+    """The symbols of an ELF file, none when it has been stripped, or of a System.map (`nm` prints one). All else: SymbolsError."""
     try:
         with os.fdopen(open_file(path), "rb") as file:
             if LISTED.match(file.read(LONGEST_LINE)):
@@ -50,21 +54,21 @@ def read_symbols(path: str) -> Symbols:
                 return Symbols(_listed(file.read(MOST_LISTED)))
             return Symbols(_named(file))
     except OSError as error:
-        raise Failure(f"cannot read symbols from {path}: {error.strerror}") from error
+        raise SymbolsError(f"cannot read symbols from {path}: {error.strerror}") from error
     except (ELFError, struct.error, LookupError, ValueError, ArithmeticError, AttributeError, TypeError) as error:
-        raise Failure(f"{path} holds no symbols that can be read: it is neither a whole ELF file nor a System.map") from error
+        raise SymbolsError(f"{path} holds no symbols that can be read: it is neither a whole ELF file nor a System.map") from error
 
 
 def symbols_of(image: str, given: str | None) -> Symbols:
-    """The symbols of the file that the user gave, or of the image when it has any. Failure when those given cannot be had."""
+    """The symbols of the file that the user gave, or of the image when it has any. SymbolsError when those given cannot be had."""
     if given is None:
         try:
             return read_symbols(image)
-        except Failure:
+        except SymbolsError:
             return Symbols([])  # most images are no ELF files
     symbols = read_symbols(given)
     if not symbols:
-        raise Failure(f"{given} has been stripped of its symbols")
+        raise SymbolsError(f"{given} has been stripped of its symbols")
     return symbols
 
 
