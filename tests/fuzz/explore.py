@@ -37,7 +37,7 @@ class Explorer:
         self._announce = announce
         self._random = random.Random(seed)
         self._target = target
-        words = Words(sorted(probes.integers), sorted({*probes.texts, *target.words}))
+        words = Words(sorted(probes.integers), sorted(probes.texts), target.words)
         self._mutator = Mutator(self._random, words, target.lines)
         self._seen = 0  # a bit for each probe that ran
         self._ends = set[str]()

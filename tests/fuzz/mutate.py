@@ -19,10 +19,11 @@ _NUMBER = re.compile(rb"[0-9a-fA-F]+")
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a target's code compares with, and what the target adds."""
+    """What a target's code compares with; `own`: what the target adds."""
 
     integers: Sequence[int]
     texts: Sequence[bytes]
+    own: Sequence[bytes] = ()
 
 
 class Mutator:
@@ -32,6 +33,7 @@ class Mutator:
         self._random = source
         self._integers = tuple(words.integers) or EDGES
         self._texts = tuple(words.texts) or (b"\0",)
+        self._own = tuple(words.own) or self._texts
         changes = [self._byte, self._integer, self._integer, self._near, self._text, self._copy, self._cut]
         of_lines = [self._line, self._line, self._word, self._hex, self._hex, self._digits, self._byte, self._cut]
         self._changes = of_lines if lines else changes
@@ -51,6 +53,9 @@ class Mutator:
         at = self._place(out)
         out[at : at if self._random.random() < inserted else at + len(data)] = data
 
+    def _some_text(self) -> bytes:
+        return self._random.choice(self._own if self._random.random() < 0.5 else self._texts)
+
     def _number(self) -> int:
         value = self._random.choice(EDGES if self._random.random() < 0.5 else self._integers)
         return value + self._random.choice((0, 0, 0, 1, -1))
@@ -69,7 +74,7 @@ class Mutator:
         out[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
 
     def _text(self, out: bytearray, others: Sequence[bytes]) -> None:
-        self._put(out, self._random.choice(self._texts))
+        self._put(out, self._some_text())
 
     def _copy(self, out: bytearray, others: Sequence[bytes]) -> None:
         """A piece of this input or another, put elsewhere."""
@@ -103,7 +108,7 @@ class Mutator:
 
     def _word(self, out: bytearray, others: Sequence[bytes]) -> None:
         """A word where a line begins, or anywhere."""
-        word = self._random.choice(self._texts)
+        word = self._some_text()
         if self._random.random() < 0.5:
             starts = [0, *(match.end() for match in re.finditer(rb"\n", out))]
             at = self._random.choice(starts)

@@ -12,5 +12,7 @@ ROOMS = {
     "symbols": ("trapgate.cli.symbols",),
     "framing": ("trapgate.gdb.framing",),
     "stub": ("trapgate.gdb.",),
+    "devices": ("trapgate.devices.",),
+    "kept": ("trapgate.stencil.cache", "trapgate.stencil.library", "trapgate.soft.loops.kept", "trapgate.soft.blocks.known"),
     "agent": ("trapgate.gdb.agent",),
 }

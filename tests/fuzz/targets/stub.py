@@ -41,13 +41,14 @@ class Conversation:
 
     def say(self, line: bytes) -> None:
         """One line; what it was owes the one reply that it has."""
-        whole, self._whole = self._whole, not line.startswith(b"~")
         if line.startswith(b"~"):
+            self._whole = False
             self._hear(self.session.receive(line[1:]))
             return
         if line == b"^":
             self._hear(self.session.receive(b"\x03"))
             return
+        whole, self._whole = self._whole, True
         word = b"monitor "
         payload = b"qRcmd," + line[len(word) :].hex().encode() if line.startswith(word) else line
         before, count = self.session.state, len(self.heard)
