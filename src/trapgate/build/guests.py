@@ -1,0 +1,53 @@
+"""Guests into machines: images from files, with what belongs to them."""
+
+import gc
+from collections.abc import Sequence
+
+from trapgate.boot import BootOptions, BootPlan, Module, load, plan_boot, read_image
+from trapgate.machine import Machine
+from trapgate.memory import Ram
+
+
+def plan_guest(
+    ram: Ram,
+    image: str,
+    command_line: str = "",
+    initrd: str | None = None,
+    cpus: int = 1,
+    modules: Sequence[str] = (),
+    load_address: int | None = None,
+) -> BootPlan:
+    """Read an image and decide how it starts in a machine with such RAM. ImageError when it cannot be booted.
+
+    Each of `modules` is a path and, after a space, the text that the module gets. `load_address` is where a flat binary goes and
+    starts; None: 7C00h.
+    """
+    extra = read_image(initrd) if initrd is not None else None
+    options = BootOptions(tuple(ram.regions()), command_line, extra, _modules(modules), cpus, load_address)
+    return plan_boot(read_image(image), options)
+
+
+def _modules(words: Sequence[str]) -> tuple[Module, ...]:
+    parts = (word.partition(" ") for word in words)
+    return tuple(Module(read_image(path), text.strip()) for path, _, text in parts)
+
+
+def put_guest(machine: Machine, plan: BootPlan) -> None:
+    """Put a guest into a machine whose RAM is zero, and set the boot processor on its entry. MemoryError_: RAM is too small."""
+    load(plan, machine.ram)
+    machine.vcpu.start(plan.start)
+
+
+def load_guest(machine: Machine, image: str, command_line: str = "", initrd: str | None = None) -> BootPlan:
+    """`plan_guest` and `put_guest` in one."""
+    plan = plan_guest(machine.ram, image, command_line, initrd)
+    put_guest(machine, plan)
+    return plan
+
+
+def restart(machine: Machine, plan: BootPlan) -> None:
+    """Switch a machine off and on, with a guest in it as `plan` says. HostError."""
+    machine.engine.keep()
+    machine.power_cycle()
+    gc.collect()  # the CPU of before, which refers to itself, holds many MiB
+    put_guest(machine, plan)

@@ -1,0 +1,58 @@
+"""The engine on /dev/kvm: the host's CPU, as far as its KVM goes."""
+
+from trapgate.arch.models import DEFAULT_MODEL
+from trapgate.build.hearing import Hearing
+from trapgate.debug import slots
+from trapgate.engine import EngineError, Place
+from trapgate.kvm.core import host_is_amd
+from trapgate.kvm.cpu import KvmVcpu, make
+from trapgate.kvm.cpuid import OF_THE_APIC
+from trapgate.kvm.handles import System
+
+INTEL_MODEL = "SapphireRapids"
+
+
+def default_cpu() -> str:
+    """The model whose vendor is the host's: KVM cannot change how SYSCALL and debug exceptions of the other one behave."""
+    return DEFAULT_MODEL if host_is_amd(System().supported_cpuid()) else INTEL_MODEL
+
+
+class KvmEngine:
+    """Makes `KvmVcpu`s. `hearing` is told which features the host's KVM cannot give.
+
+    With `chips`, interrupt controllers and PIT are the kernel's, where it has them.
+    """
+
+    def __init__(self, hearing: Hearing, chips: bool = True) -> None:
+        self._hearing, self._chips = hearing, chips
+
+    def make(self, place: Place) -> KvmVcpu:
+        """A vCPU of the host's KVM. KvmError when the host does not let us."""
+        if place.counting:
+            raise EngineError("--clock instructions needs --engine soft: KVM does not count instructions")
+        vcpu = make(
+            place.ram,
+            model=place.model,
+            clock=place.clock,
+            lapic=place.lapic,
+            plan=slots.plan,
+            bus_locks=place.bus_locks,
+            chips=self._chips,
+        )
+        if place.bus_locks and not vcpu.bus_lock_exits:
+            vcpu.close()
+            raise EngineError(
+                "--bus-locks: this host's KVM or CPU has no bus-lock exits (KVM_CAP_X86_BUS_LOCK_EXIT); use --engine soft"
+            )
+        if vcpu.chips is not None:
+            place.interrupts.lead_to(vcpu.chips.drive)
+        if lost := [name for name in vcpu.lost_features if name not in OF_THE_APIC]:
+            self._hearing.note(f"CPU features that this host's KVM cannot give: {', '.join(lost)}")
+        vcpu.note = place.report
+        return vcpu
+
+    def catch_crashes(self, terminal: bytes | None) -> None:
+        """Nothing: no code of ours runs in place of the guest's."""
+
+    def keep(self) -> None:
+        """Nothing: KVM translates nothing."""
