@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test quick test-long check bench linux test-linux linux-guests silicon-record test-kvm soak fuzz differences guests format clean
+.PHONY: setup run test quick test-long test-dist check dist bench linux test-linux linux-guests silicon-record test-kvm soak fuzz differences guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -26,6 +26,10 @@ test: check
 # For the loop of edit and try: the rooms that need neither LLVM nor a guest.
 quick: $(READY)
 	$(BIN)/python -m pytest tests/unit tests/gdb/test_transcripts.py $(addprefix --ignore=tests/unit/,soft isa stencil)
+
+# The packages as a user gets them: built, installed into an empty environment, run from there.
+test-dist: $(READY)
+	$(BIN)/python -m pytest -m long tests/system/test_distributions.py
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long --timeout 3600
@@ -54,6 +58,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+dist: $(READY)
+	$(BIN)/python -m build --outdir build/dist
 
 bench: $(READY)
 	$(BIN)/python bench/run.py
