@@ -205,9 +205,10 @@ class PretendMachine:
         self, address: Address | None = None, patience: float = 10.0, program: bytes = LOOP, cpus: int = 1, waiting: bool = False
     ) -> None:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.told: list[str] = []
         self.target = PretendTarget(program=program, cpus=cpus)
         self.target.running = not waiting
-        self.stub = Stub(address or TcpAddress("127.0.0.1", 0), self.target, self._inbox.put, patience)
+        self.stub = Stub(address or TcpAddress("127.0.0.1", 0), self.target, self._inbox.put, patience, tell=self.told.append)
         self.target.on_stop = self._stopped
         self.errors: list[BaseException] = []
         self._thread = threading.Thread(target=self._main, daemon=True)

@@ -91,11 +91,17 @@ class GuestUnderGdb:
     ) -> str:
         """What gdb prints for these commands after it attached to a `target` of this kind; `first` come before that."""
         where = str(self.host.address).removeprefix("unix:")
-        arguments = ["gdb", "-nx", "-nh", "-batch"]
-        for command in ("set confirm off", "set pagination off", *first, f"target {target} {where}", *commands):
-            arguments += ["-ex", command]
-        done = subprocess.run(
-            [*arguments, *([self.file] if symbols else [])], capture_output=True, text=True, timeout=timeout, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        return done.stdout + done.stderr
+        connect = f"target {target} {where}"
+        return run_gdb(*first, connect, *commands, file=self.file if symbols else None, timeout=timeout)
+
+
+def run_gdb(*commands: str, file: str | None = None, timeout: float = 60) -> str:
+    """What gdb prints for these commands, with symbols from a file."""
+    arguments = ["gdb", "-nx", "-nh", "-batch"]
+    for command in ("set confirm off", "set pagination off", *commands):
+        arguments += ["-ex", command]
+    done = subprocess.run(
+        [*arguments, *([file] if file else [])], capture_output=True, text=True, timeout=timeout, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    return done.stdout + done.stderr

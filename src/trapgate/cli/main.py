@@ -33,6 +33,8 @@ to the guest.
 Examples:
   A bare-metal guest:
     trapgate run kernel.elf
+  The same, started by gdb:
+    gdb kernel.elf -ex 'target remote | trapgate run kernel.elf --gdb stdio'
   The same, stopped at its first instruction; gdb joins from another terminal:
     trapgate run kernel.elf --gdb :1234 --wait
     gdb kernel.elf -ex 'target remote :1234'
@@ -103,7 +105,11 @@ def cli() -> None:
     show_default=True,
     help="The CPU: our own, or the host's through /dev/kvm.",
 )
-@click.option("--gdb", type=GdbAddress(), help="Listen for gdb: [HOST]:PORT or unix:PATH; :PORT is for this host only.")
+@click.option(
+    "--gdb",
+    type=GdbAddress(),
+    help="Listen for gdb: [HOST]:PORT or unix:PATH; :PORT is for this host only. stdio: for gdb's 'target remote | trapgate ...'.",
+)
 @click.option(
     "--gdb-arch",
     type=GdbArchitecture(),

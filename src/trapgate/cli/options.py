@@ -41,7 +41,7 @@ class Size(click.ParamType[int]):
 
 
 class GdbAddress(click.ParamType["Address"]):
-    """[HOST]:PORT or unix:PATH. Without a host it is the loopback."""
+    """[HOST]:PORT, unix:PATH or stdio. Without a host it is the loopback."""
 
     name = "address"
 

@@ -5,13 +5,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from trapgate.boot import BootPlan
 from trapgate.build import Hearing, default_cpu, make_machine, plan_guest, put_guest, restart
-from trapgate.cli import errors
+from trapgate.cli import errors, streams
 from trapgate.cli.gathering import Gathered
 from trapgate.cli.guest import Compiling, tell_once
 from trapgate.cli.options import BusLockChoice, WhereChoice
@@ -118,7 +118,19 @@ def run(request: Request) -> int:
     if request.cpus != 1:
         raise errors.Failure(f"--cpus {request.cpus}: this version runs guests with one vCPU; leave the option out")
     with contextlib.ExitStack() as stack:
-        return _run(request, stack)
+        return _run(request if request.gdb is None else _streams_for_gdb(request, request.gdb), stack)
+
+
+def _streams_for_gdb(request: Request, address: "Address") -> Request:
+    """With gdb on standard input and output, those are its alone, and as nobody else can come, the guest waits for it. Failure."""
+    from trapgate.gdb.address import StdioAddress
+
+    if not isinstance(address, StdioAddress):
+        return request
+    if os.isatty(0) or os.isatty(1):
+        started = "target remote | trapgate run IMAGE --gdb stdio"
+        raise errors.Failure(f"--gdb stdio: standard input and output are a terminal; let gdb start it: {started}")
+    return replace(request, gdb=StdioAddress(*streams.give_away()), wait=True)
 
 
 def _run(request: Request, stack: contextlib.ExitStack) -> int:
@@ -142,7 +154,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     if request.bus_locks.mode is not Mode.OFF:
         machine.bus_locks.describe = _places(request)
     profiler = _profiler(machine, request, report, stack)
-    runner = _runner(machine, request, plan.code, profiler)
+    runner = _runner(machine, request, plan.code, profiler, report)
     terminal = Terminal(
         on_input=lambda data: machine.post(lambda: machine.board.uart.feed(data)),
         on_quit=runner.quit,
@@ -215,11 +227,11 @@ def _profiler(machine: Machine, request: Request, report: Callable[[str], None],
     return profiler
 
 
-def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler | None") -> Runner:
+def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler | None", report: Callable[[str], None]) -> Runner:
     """What runs the machine: it alone, or with a stub for gdb."""
     if request.gdb is None:
         return Runner(machine.run, machine.pause)
-    from trapgate.gdb.address import AddressError, is_exposed
+    from trapgate.gdb.address import AddressError, StdioAddress, is_exposed
     from trapgate.gdb.host import DebugHost  # most runs have no debugger: they start without loading the stub
     from trapgate.gdb.target import TargetError
 
@@ -236,11 +248,23 @@ def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler |
 
     try:
         seen = None if profiler is None else profiler.stopped
-        host = DebugHost(machine, request.gdb, wait=request.wait, reset=reset, seen=seen, architecture=request.gdb_arch, code=code)
+        host = DebugHost(
+            machine,
+            request.gdb,
+            wait=request.wait,
+            reset=reset,
+            seen=seen,
+            architecture=request.gdb_arch,
+            code=code,
+            tell=report,
+        )
     except AddressError as error:
         raise errors.Failure(str(error)) from error
-    where = str(host.address).removeprefix("unix:")
-    tell(f"listening for gdb; connect with: gdb -ex 'target remote {where}'" + (" (the guest waits)" if request.wait else ""))
+    if isinstance(host.address, StdioAddress):
+        tell("gdb has standard input and output; what the guest would write there goes to standard error")
+    else:
+        where = str(host.address).removeprefix("unix:")
+        tell(f"listening for gdb; connect with: gdb -ex 'target remote {where}'" + (" (the guest waits)" if request.wait else ""))
     if is_exposed(host.address):
         tell("whoever can connect there, from other hosts too, owns the guest; --gdb unix:PATH is for you alone")
     return Runner(host.run, lambda: host.post(host.target.kill))

@@ -6,6 +6,8 @@ Otherwise whatever is opened next takes their number: the guest's output would g
 import os
 import sys
 
+from trapgate.hostcall import asking
+
 STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
@@ -17,3 +19,17 @@ def fill() -> None:
     for number, (name, mode) in enumerate(STREAMS):
         if getattr(sys, name) is None:  # as Python leaves it where the descriptor was closed
             setattr(sys, name, os.fdopen(number, mode, closefd=False, errors="replace"))
+
+
+def give_away() -> tuple[int, int]:
+    """Descriptors of standard input and output for somebody who is to have them alone. HostError.
+
+    Whoever reads standard input finds its end from now on, and what is written to standard output goes to standard error.
+    """
+    with asking("copies of standard input and output (dup)"):
+        taken = os.dup(0), os.dup(1)
+        os.dup2(2, 1)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+    return taken

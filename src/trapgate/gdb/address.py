@@ -1,4 +1,4 @@
-"""Where the stub listens: `[HOST]:PORT` (loopback when no host is given) or `unix:PATH`."""
+"""Where the debugger is met: at `[HOST]:PORT` (loopback when no host is given), at `unix:PATH`, or on `stdio`."""
 
 import contextlib
 import errno
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from trapgate.hostcall import SCARCE, HostError
 
 LOOPBACK = "127.0.0.1"
+_BACKLOG = 16  # connections that wait to be accepted
 
 
 class AddressError(Exception):
@@ -39,11 +40,24 @@ class UnixAddress:
         return f"unix:{self.path}"
 
 
-Address = TcpAddress | UnixAddress
+@dataclass(frozen=True, slots=True)
+class StdioAddress:
+    """Two descriptors that the debugger holds the other ends of: standard input and output, or copies of them."""
+
+    reader: int = 0
+    writer: int = 1
+
+    def __str__(self) -> str:
+        return "stdio"
+
+
+Address = TcpAddress | UnixAddress | StdioAddress
 
 
 def parse_address(text: str) -> Address:
     """An address as given by the user; AddressError when it is none. An IPv6 host stands in brackets."""
+    if text == "stdio":
+        return StdioAddress()
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path or "\0" in path or len(os.fsencode(path)) > 100:
@@ -51,7 +65,7 @@ def parse_address(text: str) -> Address:
         return UnixAddress(path)
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise AddressError(f"{text!r} is no address for gdb: give [HOST]:PORT with a port up to 65535, or unix:PATH")
+        raise AddressError(f"{text!r} is no address for gdb: give [HOST]:PORT with a port up to 65535, unix:PATH or stdio")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
@@ -61,7 +75,7 @@ def parse_address(text: str) -> Address:
 
 def is_exposed(address: Address) -> bool:
     """Whether other hosts may connect."""
-    if isinstance(address, UnixAddress):
+    if not isinstance(address, TcpAddress):
         return False
     try:
         return not ipaddress.ip_address(address.host).is_loopback
@@ -69,13 +83,13 @@ def is_exposed(address: Address) -> bool:
         return address.host != "localhost"
 
 
-def listen(address: Address) -> tuple[socket.socket, Address]:
+def listen(address: TcpAddress | UnixAddress) -> tuple[socket.socket, TcpAddress | UnixAddress]:
     """A listening socket and its address as it came out (with the port that the host chose); AddressError, HostError."""
     try:
         if isinstance(address, UnixAddress):
             return _listen_unix(address)
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        listener = socket.create_server((address.host, address.port), family=family, backlog=4)
+        listener = socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
         return listener, TcpAddress(address.host, listener.getsockname()[1])
     except OSError as error:
         if error.errno in SCARCE:
@@ -93,7 +107,7 @@ def _listen_unix(address: UnixAddress) -> tuple[socket.socket, UnixAddress]:
         listener.bind(path)
         os.chmod(path, 0o600)  # before listen: until then nobody can connect
         made = os.lstat(path)
-        listener.listen(4)
+        listener.listen(_BACKLOG)
     except BaseException:
         listener.close()
         raise
@@ -112,7 +126,7 @@ def _remove_stale(path: str) -> None:
                     os.unlink(path)
 
 
-def forget(address: Address) -> None:
+def forget(address: TcpAddress | UnixAddress) -> None:
     """Remove what listening left on the disk, if it lies there still: whatever took its place is somebody else's."""
     if isinstance(address, UnixAddress) and address.file is not None:
         with contextlib.suppress(OSError):

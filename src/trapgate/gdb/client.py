@@ -6,7 +6,7 @@ from collections import deque
 from typing import Self
 
 from trapgate.gdb import framing
-from trapgate.gdb.address import Address, UnixAddress
+from trapgate.gdb.address import Address, TcpAddress, UnixAddress
 from trapgate.gdb.description import NUMBERS, PC, WIDE, size
 from trapgate.gdb.target import BreakKind, Exited, Killed, Stop, Stopped, Why
 
@@ -19,12 +19,14 @@ class Client:
     """A connection to a stub: `timeout` seconds for every answer. ClientError when one fails or does not come."""
 
     def __init__(self, address: Address, timeout: float = 10.0) -> None:
-        family = socket.AF_INET
         where: object
-        if isinstance(address, UnixAddress):
-            family, where = socket.AF_UNIX, address.path
-        else:
-            family, where = socket.AF_INET6 if ":" in address.host else family, (address.host, address.port)
+        match address:
+            case UnixAddress(path=path):
+                family, where = socket.AF_UNIX, path
+            case TcpAddress(host=host, port=port):
+                family, where = socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port)
+            case _:
+                raise ClientError(f"{address} is nothing to connect to")
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
         self._timeout = timeout
@@ -35,7 +37,7 @@ class Client:
         """What the stub told the user so far."""
         try:
             self._socket.connect(where)
-            self.features = self._ask(b"qSupported:swbreak+;hwbreak+;vContSupported+;error-message+").decode().split(";")
+            self.features = self.ask(b"qSupported:swbreak+;hwbreak+;vContSupported+;error-message+").decode().split(";")
             if "QStartNoAckMode+" in self.features and self._ask(b"QStartNoAckMode") == b"OK":
                 self._acks = False
         except OSError as error:

@@ -20,7 +20,7 @@ class DebugHost:
     """A machine with a stub. It listens from the start; AddressError when it cannot.
 
     With `wait` the guest does not run before a debugger lets it. `reset`, `architecture`, `code`: see `MachineTarget`. `seen` is
-    called on the machine's thread at each stop that a debugger sees.
+    called on the machine's thread at each stop that a debugger sees. `tell` takes lines for the user, on any thread.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class DebugHost:
         seen: Callable[[], None] | None = None,
         architecture: Architecture | None = None,
         code: int = 0,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._machine = machine
         self._seen = seen or (lambda: None)
@@ -43,7 +44,7 @@ class DebugHost:
         begin_again = None if reset is None else self._begin_again
         self.target = MachineTarget(machine, going=not wait, reset=begin_again, architecture=architecture, code=code)
         machine.on_failure = lambda: self._inbox.put(lambda: None)  # `run` looks then
-        self._stub = Stub(address, self.target, self.post, failed=machine.fail)
+        self._stub = Stub(address, self.target, self.post, failed=machine.fail, tell=tell)
 
     @property
     def address(self) -> Address:

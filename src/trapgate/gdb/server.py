@@ -1,4 +1,4 @@
-"""The only file that talks through sockets: one thread moves bytes between one gdb client and the machine's own thread.
+"""One thread that moves bytes between one gdb client and the machine's own thread.
 
 The machine's thread never waits for a client, and the client's session runs on the machine's thread alone: bytes that arrive are
 handed over with `post`, bytes to be sent are queued. A client that does not read for `PATIENCE` seconds is dropped.
@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from trapgate.gdb.address import Address, forget, listen
-from trapgate.hostcall import SCARCE, Helper, asking, poll_selector
+from trapgate.gdb.address import Address, StdioAddress
+from trapgate.gdb.door import Door
+from trapgate.gdb.stream import PipeStream, Stream, happened, watch
+from trapgate.hostcall import Helper, asking, poll_selector
 
 PATIENCE = 10.0
 """Seconds that a client may leave its replies unread."""
@@ -26,15 +28,13 @@ _ENOUGH_QUEUED = 1 << 20  # bytes of replies: before more is asked, these have t
 _MOST_QUEUED = 64 << 20
 _FAREWELL = 1.0
 _LOOK = 1.0  # seconds until the queue is looked at although nobody was woken: the host may refuse even that
-_SCARCE = 0.1  # seconds until a client is let in for whom there was no descriptor
-_KEEPALIVE = 60  # seconds of silence before a peer is asked whether it is still there
 
 
 class Connection(Protocol):
     """What the machine does with a client. Every method is called on the machine's own thread."""
 
     def connected(self) -> None:
-        """A client is there; stop the guest for it."""
+        """A debugger is there; stop the guest for it."""
         ...
 
     def received(self, data: bytes) -> None:
@@ -47,11 +47,11 @@ class Connection(Protocol):
 
 
 class Server:
-    """Listens at once (AddressError when it cannot) and serves one client after another until `close`.
+    """Listens at once (AddressError when it cannot) and serves one client after another until `close`; on stdio just one.
 
     `post` hands a callable to the machine's thread, soon, also while the guest runs; it may be called from any thread.
-    `failed` gets what goes wrong on the server's own thread; the client is gone then. HostError when the host has no sockets or
-    threads for it.
+    `failed` gets what goes wrong on the server's own thread; the client is gone then. `tell` takes lines for the user, on that
+    thread. HostError when the host has no sockets or threads for it.
     """
 
     def __init__(
@@ -61,20 +61,21 @@ class Server:
         post: Callable[[Callable[[], None]], None],
         patience: float = PATIENCE,
         failed: Callable[[BaseException], None] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         with asking("a pair of sockets for gdb (socketpair)"):
             self._wake_reader, self._wake_writer = socket.socketpair()
         try:
-            self._listener, self.address = listen(address)
+            self._door = None if isinstance(address, StdioAddress) else Door(address, tell)
         except BaseException:
             self._close_wakers()
             raise
-        self._listener.setblocking(False)
+        self.address = address if self._door is None else self._door.address
         self._connection = connection
         self._post = post
         self._patience = patience
         self._lock = threading.Lock()
-        self._client: socket.socket | None = None
+        self._client: Stream | None = None
         self._accepted = 0  # how many clients there were: the number of the present one
         self._greeted = 0  # the number of the client that the machine's thread deals with
         self._queue: collections.deque[bytes] = collections.deque()
@@ -87,6 +88,8 @@ class Server:
         self._wake_writer.setblocking(False)
         self._thread = Helper("gdb", self._serve, failed)
         try:
+            if isinstance(address, StdioAddress):
+                self._admit(PipeStream(address.reader, address.writer, "gdb"))
             self._thread.start()
         except BaseException:
             self._close_all()
@@ -106,7 +109,7 @@ class Server:
     def hang_up(self) -> None:
         """Close the client's connection once everything queued is sent."""
         with self._lock:
-            self._hang_up = self._greeted == self._accepted
+            self._hang_up = self._client is not None and self._greeted == self._accepted  # it may have left already
         self._wake()
 
     def close(self) -> None:
@@ -136,8 +139,8 @@ class Server:
             self._close_all()
 
     def _close_all(self) -> None:
-        self._listener.close()
-        forget(self.address)
+        if self._door is not None:
+            self._door.close()
         self._close_wakers()
 
     def _close_wakers(self) -> None:
@@ -148,23 +151,30 @@ class Server:
         """Sleep until a socket can be served, and serve it."""
         with poll_selector() as selector:
             selector.register(self._wake_reader, selectors.EVENT_READ)
-            selector.register(self._listener, selectors.EVENT_READ)
+            if self._door is not None and self._open():
+                self._door.watch(selector)
             client = self._client
             if client is not None:
                 wanted = selectors.EVENT_READ if self._unhandled < _MOST_UNHANDLED and self._queued < _ENOUGH_QUEUED else 0
                 wanted |= selectors.EVENT_WRITE if self._queue else 0
-                if wanted:
-                    selector.register(client, wanted)
-            ready = {key.fileobj: events for key, events in selector.select(0.2 if self._queue or self._closing else _LOOK)}
-        if self._wake_reader in ready:
+                watch(selector, client, wanted)
+            ready = {key.fd: events for key, events in selector.select(0.2 if self._queue or self._closing else _LOOK)}
+        if self._wake_reader.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
                 self._wake_reader.recv(_CHUNK_OUT)
         if client is not None:
-            self._serve_client(client, ready.get(client, 0))
-        if self._listener in ready:
-            self._accept()
+            self._serve_client(client, happened(ready, client))
+        if self._door is not None and self._open():
+            newest = self._door.serve(ready, None if self._client is None else self._client.who)
+            if newest is not None:
+                self._admit(newest[0])
+                self._hand_over(newest[1])
 
-    def _serve_client(self, client: socket.socket, events: int) -> None:
+    def _open(self) -> bool:
+        """Whether newcomers are heard: one who comes while the last one is being let go of has to wait for that."""
+        return not self._closing and not self._hang_up
+
+    def _serve_client(self, client: Stream, events: int) -> None:
         try:
             if events & selectors.EVENT_WRITE:
                 self._write(client)
@@ -180,7 +190,7 @@ class Server:
         if slow or self._queued > _MOST_QUEUED or (self._hang_up and not self._queue):
             self._drop()
 
-    def _write(self, client: socket.socket) -> None:
+    def _write(self, client: Stream) -> None:
         with self._lock:
             data = self._queue[0]
         sent = client.send(data[:_CHUNK_OUT])
@@ -192,12 +202,10 @@ class Server:
             else:
                 self._queue.popleft()
 
-    def _read(self, client: socket.socket) -> bool:
-        data = client.recv(_CHUNK_IN)
+    def _read(self, client: Stream) -> bool:
+        data = client.receive(_CHUNK_IN)
         if data:
-            with self._lock:
-                self._unhandled += 1
-            self._post(lambda: self._handle(data))
+            self._hand_over(data)
         return bool(data)
 
     def _handle(self, data: bytes) -> None:
@@ -214,22 +222,8 @@ class Server:
         self._greeted = number
         self._connection.connected()
 
-    def _accept(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except OSError as error:
-            if error.errno in SCARCE:  # who knocks does so until there is a descriptor for it
-                time.sleep(_SCARCE)
-            return
-        if self._client is not None or self._closing:
-            client.close()
-            return
-        client.setblocking(False)
-        if client.family != socket.AF_UNIX:
-            with contextlib.suppress(OSError):
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that vanished must not keep the guest stopped
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE)
+    def _admit(self, client: Stream) -> None:
+        """Have the machine's thread deal with a client from now on."""
         with self._lock:
             self._queue.clear()
             self._queued = 0
@@ -239,9 +233,14 @@ class Server:
             number = self._accepted
         self._post(lambda: self._greet(number))
 
+    def _hand_over(self, data: bytes) -> None:
+        with self._lock:
+            self._unhandled += 1
+        self._post(lambda: self._handle(data))
+
     def _drop(self, tell: bool = True) -> None:
         with self._lock:
-            client, self._client = self._client, None
+            client, self._client, self._hang_up = self._client, None, False
             self._queue.clear()
             self._queued = 0
         if client is None:

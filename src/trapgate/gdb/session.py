@@ -16,18 +16,14 @@ _GONE = b"E03"
 
 
 class Session:
-    """A client that has just connected. With its first valid packet it is a debugger: the guest is attached to, and stops.
-
-    Whoever connects and says nothing of the kind (a scan of ports, a browser) changes nothing. Call `disconnected` when the
-    connection is gone.
-    """
+    """A debugger that has just come: the guest is attached to, and stops. Call `disconnected` when the connection is gone."""
 
     def __init__(self, target: Target, stop: Stop | None = None) -> None:
         self._context = Context(target, last_stop=stop or Stopped(target.threads()[0]))
         self._reader = framing.Reader()
         self._last_frame = b""
-        self.joined = False
-        """Whether a valid packet has come."""
+        self._greeting: bytes | None = None  # qSupported, if it came first, for as long as its piece is read
+        target.attach()
 
     @property
     def state(self) -> State:
@@ -44,6 +40,7 @@ class Session:
             if not (again and asked_again):  # once is enough, however often it is asked for in one piece
                 out += self._react(event)
             asked_again = again
+        self._greeting = None
         return bytes(out)
 
     def stopped(self, stop: Stop) -> bytes:
@@ -80,19 +77,14 @@ class Session:
         if before is State.ENDED:
             self._context.target.kill()
         elif before is not State.DISCONNECTED:
-            if self.joined:
-                self._context.target.detach()
+            self._context.target.detach()
 
     def _react(self, event: framing.Event) -> bytes:
-        if isinstance(event, framing.Junk):
-            if not self.joined:  # not gdb: perhaps a browser that was made to talk to this port
-                self.disconnected()
-            return b""
         if isinstance(event, framing.Interrupt):
             if self.state is State.RUNNING:
                 self._context.target.interrupt()
             return b""
-        if isinstance(event, framing.Ack):
+        if isinstance(event, framing.Ack | framing.Junk):
             return b""
         if isinstance(event, framing.Nack):
             return self._last_frame
@@ -101,9 +93,10 @@ class Session:
         ack = b"+" if self._context.acks else b""
         if isinstance(event, framing.Refused):
             return ack + self._send(self._context.failure(MALFORMED, event.reason))
-        if not self.joined:
-            self.joined = True
-            self._context.target.attach()
+        if event.payload == self._greeting:  # sent anew by a client that has waited for us to start: one answer is enough
+            return ack
+        if not self._last_frame and event.payload.startswith(b"qSupported"):
+            self._greeting = event.payload
         return ack + self._answer(event.payload)
 
     def _answer(self, payload: bytes) -> bytes:

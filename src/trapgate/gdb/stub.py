@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from trapgate.gdb.address import Address
+from trapgate.gdb.address import Address, StdioAddress
 from trapgate.gdb.context import State
 from trapgate.gdb.server import PATIENCE, Server
 from trapgate.gdb.session import Session
@@ -12,7 +12,7 @@ from trapgate.gdb.target import Stop, Target
 class Stub:
     """Listens from the start; AddressError when it cannot. `post` hands a callable to the machine's thread, whatever that does.
 
-    `failed` gets what goes wrong on the server's thread.
+    `failed` gets what goes wrong on the server's thread, `tell` lines for the user. On stdio the machine ends with its debugger.
     """
 
     def __init__(
@@ -22,10 +22,11 @@ class Stub:
         post: Callable[[Callable[[], None]], None],
         patience: float = PATIENCE,
         failed: Callable[[BaseException], None] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._target = target
         self._session: Session | None = None
-        self._server = Server(address, self, post, patience, failed)
+        self._server = Server(address, self, post, patience, failed, tell)
 
     @property
     def address(self) -> Address:
@@ -35,7 +36,7 @@ class Stub:
     @property
     def attached(self) -> bool:
         """Whether a debugger is there."""
-        return self._session is not None and self._session.joined and self._session.state is not State.DISCONNECTED
+        return self._session is not None and self._session.state is not State.DISCONNECTED
 
     @property
     def outlived(self) -> bool:
@@ -43,7 +44,7 @@ class Stub:
         return self._session is not None and self._session.state is State.ENDED
 
     def connected(self) -> None:
-        """A client is there, of whatever kind."""
+        """A debugger is there."""
         self._session = Session(self._target)
 
     def received(self, data: bytes) -> None:
@@ -56,6 +57,8 @@ class Stub:
         if self._session is not None:
             self._session.disconnected()
         self._session = None
+        if isinstance(self.address, StdioAddress):  # nobody else can come
+            self._target.kill()
 
     def stopped(self, stop: Stop) -> None:
         """The target stopped."""
