@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import judges
+from trapgate.stencil import library
 
 
 @pytest.fixture
@@ -22,6 +23,22 @@ def open_files() -> Iterator[None]:
     before = set(os.listdir("/proc/self/fd"))
     yield
     assert set(os.listdir("/proc/self/fd")) <= before, "file descriptors are left open"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make quick` leaves out whatever would have to compile the software CPU or load it."""
+    parser.addoption("--quick", action="store_true", help="skip the tests that need the stencils")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With --quick, asking for the stencils skips the test that asks, whichever it is."""
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.skip("needs the stencils: not for --quick")
+
+    if config.getoption("quick"):
+        for name in ("load_library", "build_library"):
+            setattr(library, name, refuse)
 
 
 def pytest_report_header() -> str:
