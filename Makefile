@@ -29,7 +29,7 @@ quick: $(READY)
 
 # The packages as a user gets them: built, installed into an empty environment, run from there.
 test-dist: $(READY)
-	$(BIN)/python -m pytest -m long tests/system/test_distributions.py
+	$(BIN)/python -m pytest -m long tests/house/test_distributions.py
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long --timeout 3600
