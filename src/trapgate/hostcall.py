@@ -20,8 +20,8 @@ REMEDIES = {
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.EROFS: "choose a place that can be written",
     errno.ENOSYS: "the host's kernel does not have it, or a filter forbids it",
-    errno.EPERM: "a filter, a container or SELinux forbids it: allow it for this process",
-    errno.EACCES: "the host forbids it: allow it for this process",
+    errno.EPERM: "a filter, a container or SELinux forbids it: allow it for this process; if it is our sandbox: --no-sandbox",
+    errno.EACCES: "the host forbids it: allow it for this process; if it is our sandbox: --no-sandbox",
 }
 
 
@@ -85,6 +85,24 @@ def open_file(path: str | os.PathLike[str]) -> int:
     return descriptor
 
 
+_waiting: "list[Helper] | None" = None  # what `held_back` has to start
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Helpers that are started meanwhile, by this one thread, start when all is ready, in order; none where it fails. HostError."""
+    global _waiting
+    assert _waiting is None, "held back twice"
+    waiting: list[Helper] = []
+    _waiting = waiting
+    try:
+        yield
+    finally:
+        _waiting = None
+    for one in waiting:
+        one.start()
+
+
 class Helper(threading.Thread):
     """A thread beside the one that matters. What its body raises goes to `failed`, on that thread: nobody relies on it for ever.
 
@@ -96,11 +114,19 @@ class Helper(threading.Thread):
         self._body, self._failed = body, failed
 
     def start(self) -> None:
-        """Start it; HostError when there can be no more threads."""
+        """Start it, or have `held_back` do so; HostError when there can be no more threads."""
+        if _waiting is not None:
+            _waiting.append(self)
+            return
         try:
             super().start()
         except RuntimeError as error:  # what Python makes of a pthread_create that failed; which errno, it does not tell
             raise HostError(f"a thread for {self.name}", errno.EAGAIN) from error
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it ends, if it was started."""
+        if self.ident is not None:
+            super().join(timeout)
 
     def run(self) -> None:
         """The body, until it returns or fails."""

@@ -20,6 +20,7 @@ class SoftEngine:
     def __init__(self, hearing: Hearing) -> None:
         self._hearing = hearing
         self._vcpu: cpu.SoftVcpu | None = None
+        self._cache: Cache | None = None
         self._catching = False
         self._terminal: bytes | None = None
 
@@ -27,7 +28,7 @@ class SoftEngine:
         """A vCPU that knows what earlier runs translated. CacheError when the cache cannot be trusted."""
         if self._vcpu is None and (lacked := borrowed.lacked(place.model)):
             self._hearing.note(f"this host's CPU lacks {', '.join(lacked)}: the guest's does, too")
-        cache = Cache()
+        self._cache = cache = self._cache or Cache()
         library = self._library(cache)
         vcpu = cpu.SoftVcpu(place.ram, place.model, library, place.clock, place.lapic, counting=place.counting)
         self._vcpu = vcpu
@@ -64,11 +65,10 @@ class SoftEngine:
         vcpu.crashes.catch()
 
     def keep(self) -> None:
-        """Write back translations and loops. CacheError when the cache cannot be trusted."""
-        vcpu = self._vcpu
-        if vcpu is None or vcpu.translator.counting:
+        """Write back translations and loops."""
+        vcpu, cache = self._vcpu, self._cache
+        if vcpu is None or cache is None or vcpu.translator.counting:
             return
-        cache = Cache()
         TranslationCache(cache, vcpu.model).store(vcpu.translator.known_blocks)
         if vcpu.hot is not None:
             vcpu.hot.known.store(cache)

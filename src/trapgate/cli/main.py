@@ -145,6 +145,7 @@ def cli() -> None:
 @click.option(
     "--symbols", metavar="FILE", help="ELF file or System.map with names for --profile, --bus-locks; else those of IMAGE."
 )
+@click.option("--no-sandbox", is_flag=True, help="Do not bar this process from what no guest needs of the host (SECURITY.md).")
 def run(
     image: str,
     initrd: str | None,
@@ -164,6 +165,7 @@ def run(
     clock: str,
     profile: bool,
     symbols: str | None,
+    no_sandbox: bool,
 ) -> int:
     """Check what options mean together, then run."""
     if gdb_arch is not None and gdb is None:
@@ -199,6 +201,7 @@ def run(
         symbols,
         load_at,
         gdb_arch,
+        not no_sandbox,
     )
     return runner.run(request)
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trapgate.boot import BootPlan
@@ -19,8 +20,12 @@ from trapgate.cli.serial import OutputFile, SerialPty
 from trapgate.cli.terminal import Terminal, settings
 from trapgate.debug.buslock import Mode
 from trapgate.errors import TrapgateError
-from trapgate.hostcall import Helper
+from trapgate.hostcall import Helper, held_back
 from trapgate.machine import ClockKind, Machine, MachineConfig
+from trapgate.sandbox.confine import confine
+from trapgate.sandbox.landlock import DEVICE, KEEP, Right
+from trapgate.sandbox.policy import Needs
+from trapgate.stencil.cache import default_directory
 from trapgate.stops import ExitKind, MachineExit
 
 if TYPE_CHECKING:
@@ -54,6 +59,8 @@ class Request:
     symbols: str | None = None
     load_at: int | None = None
     gdb_arch: "Architecture | None" = None
+    sandbox: bool = False
+    """For the whole process and for good: only a command that does nothing else asks for it."""
 
 
 def tell(text: str) -> None:
@@ -134,6 +141,42 @@ def _streams_for_gdb(request: Request, address: "Address") -> Request:
 
 
 def _run(request: Request, stack: contextlib.ExitStack) -> int:
+    with held_back():  # no thread is to be older than the sandbox
+        run = _set_up(request, stack)
+        if request.sandbox:
+            _confine(request)
+    with run.terminal:
+        if request.serial.kind == "stdio" and not os.isatty(0):
+            run.machine.attach_input(0)
+        end = run.runner.run()
+        for gathered in run.outputs:
+            if not gathered.close(run.runner.quitting) and run.runner.asked is not None:
+                end = run.runner.asked
+    for line in run.machine.bus_locks.summary():
+        tell(line)
+    status = end if isinstance(end, int) else _status(end)
+    if run.profiler is not None:
+        run.profiler.report()
+    if run.runner.stuck:
+        tell("the machine does not stop; it is ended by force")
+        os._exit(status)
+    run.machine.engine.keep()
+    return status
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """All that takes part in a run."""
+
+    machine: Machine
+    runner: Runner
+    terminal: Terminal
+    outputs: tuple[Gathered, ...]
+    profiler: "Profiler | None"
+
+
+def _set_up(request: Request, stack: contextlib.ExitStack) -> _Run:
+    """Open, load and make everything that a run takes; `stack` undoes it."""
     output, console, reports = Gathered(), Gathered("debug console"), Gathered("reports")
     report: Callable[[str], None] = lambda text: reports.write(_lines(text).encode())  # noqa: E731
     config = MachineConfig(
@@ -154,7 +197,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     if request.bus_locks.mode is not Mode.OFF:
         machine.bus_locks.describe = _places(request)
     profiler = _profiler(machine, request, report, stack)
-    runner = _runner(machine, request, plan.code, profiler, report)
+    runner = _runner(machine, request, plan.code, profiler, report, stack)
     terminal = Terminal(
         on_input=lambda data: machine.post(lambda: machine.board.uart.feed(data)),
         on_quit=runner.quit,
@@ -172,23 +215,28 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         stack.callback(gathered.close)
     stack.callback(machine.close)  # before anything that its threads use
     machine.engine.catch_crashes(settings())
-    with terminal:
-        if request.serial.kind == "stdio" and not os.isatty(0):
-            machine.attach_input(0)
-        end = runner.run()
-        for gathered, _ in sinks:
-            if not gathered.close(runner.quitting) and runner.asked is not None:
-                end = runner.asked
-    for line in machine.bus_locks.summary():
-        tell(line)
-    status = end if isinstance(end, int) else _status(end)
-    if profiler is not None:
-        profiler.report()
-    if runner.stuck:
-        tell("the machine does not stop; it is ended by force")
-        os._exit(status)
-    machine.engine.keep()
-    return status
+    return _Run(machine, runner, terminal, tuple(gathered for gathered, _ in sinks), profiler)
+
+
+def _confine(request: Request) -> None:
+    """From now on this process opens nothing but its cache, and asks the host for what a run takes alone."""
+    allowed = [(default_directory(), KEEP)] if request.engine == "soft" else []
+    if request.gdb is not None:  # a debugger may have the guest started again, from its image as it is then
+        from trapgate.gdb.address import UnixAddress
+
+        files = (request.image, request.initrd, *(module.partition(" ")[0] for module in request.modules))
+        allowed += [(_replaced(file), Right.READ_FILE) for file in files if file is not None]
+        if isinstance(request.gdb, UnixAddress):  # the socket is removed at the end
+            allowed.append((Path(request.gdb.path).absolute().parent, Right.REMOVE_FILE))
+        if request.engine == "kvm":
+            allowed.append((Path("/dev/kvm"), DEVICE))
+    confine(Needs(debugger=request.gdb is not None, kvm=request.engine == "kvm"), allowed)
+
+
+def _replaced(file: str) -> Path:
+    """What has to be readable so that a file can be read again when another has its name: its directory, unless that is all."""
+    path = Path(file).resolve()
+    return path if path.parent == path.parent.parent else path.parent
 
 
 def _plan(machine: Machine, request: Request) -> BootPlan:
@@ -227,7 +275,14 @@ def _profiler(machine: Machine, request: Request, report: Callable[[str], None],
     return profiler
 
 
-def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler | None", report: Callable[[str], None]) -> Runner:
+def _runner(
+    machine: Machine,
+    request: Request,
+    code: int,
+    profiler: "Profiler | None",
+    report: Callable[[str], None],
+    stack: contextlib.ExitStack,
+) -> Runner:
     """What runs the machine: it alone, or with a stub for gdb."""
     if request.gdb is None:
         return Runner(machine.run, machine.pause)
@@ -260,6 +315,7 @@ def _runner(machine: Machine, request: Request, code: int, profiler: "Profiler |
         )
     except AddressError as error:
         raise errors.Failure(str(error)) from error
+    stack.callback(host.close)
     if isinstance(host.address, StdioAddress):
         tell("gdb has standard input and output; what the guest would write there goes to standard error")
     else:

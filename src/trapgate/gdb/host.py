@@ -89,6 +89,10 @@ class DebugHost:
         self._looked, self._end = False, None
         return code
 
+    def close(self) -> None:
+        """No longer listen; again, and after `run`, is harmless."""
+        self._stub.close()
+
     def _take_calls(self) -> None:
         """Amid a run, on the machine's thread: until one of the calls stops the guest. The rest waits for `run`."""
         while self.target.going and not self._inbox.empty():

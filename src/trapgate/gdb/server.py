@@ -116,7 +116,9 @@ class Server:
         """Send what is queued (for a second at the most), close everything, end the thread."""
         self._closing = True
         self._wake()
-        if threading.current_thread() is not self._thread:
+        if self._thread.ident is None:  # it was never started
+            self._close_all()
+        elif threading.current_thread() is not self._thread:
             self._thread.join(_FAREWELL + 5)
 
     def _wake(self) -> None:

@@ -1,14 +1,15 @@
 """Puts this process under what `policy` and `landlock` allow, as far as the host has them, and says what it has."""
 
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from trapgate.sandbox import kernel, landlock
-from trapgate.sandbox.landlock import READ, Right
+from trapgate.sandbox.landlock import DEVICE, READ, Right
 from trapgate.sandbox.policy import Needs, filter_program
 
 _MAPS = Path("/proc/self/maps")
@@ -29,15 +30,15 @@ def offered() -> Hold:
     return _hold(landlock.version, kernel.has_filters)
 
 
-def confine(needs: Needs, folders: Mapping[Path, Right]) -> Hold:
-    """From now on this process makes the system calls of a run only, and opens `folders` and what Python loads; what holds it.
+def confine(needs: Needs, opened: Iterable[tuple[Path, Right]]) -> Hold:
+    """From now on this process makes a run's system calls only, and opens what is `opened` and what Python loads; what holds it.
 
     For good, and for all threads with filters; with Landlock for this one and those that it starts: it is to be the only one.
     What the host does not have is done without.
     """
     with suppress(OSError):
         kernel.no_new_privileges()
-    allowed = dict.fromkeys(libraries(), READ) | {Path("/dev/null"): Right.READ_FILE | Right.WRITE_FILE} | dict(folders)
+    allowed = [*((path, READ) for path in libraries()), (Path(os.devnull), DEVICE), *opened]
     return _hold(lambda: landlock.restrict(allowed), lambda: kernel.install_filter(filter_program(needs)))
 
 

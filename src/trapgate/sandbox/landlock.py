@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable
 from enum import IntFlag
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Right(IntFlag):
 READ = Right.READ_FILE | Right.READ_DIR
 KEEP = READ | Right.WRITE_FILE | Right.MAKE_REG | Right.REMOVE_FILE | Right.TRUNCATE
 """What a directory of files that are read, replaced and removed takes."""
+DEVICE = Right.READ_FILE | Right.WRITE_FILE | Right.IOCTL_DEV
 _OF_FILES = Right.EXECUTE | Right.WRITE_FILE | Right.READ_FILE | Right.TRUNCATE | Right.IOCTL_DEV
 _SINCE = {Right.REFER: 2, Right.TRUNCATE: 3, Right.IOCTL_DEV: 5}  # ABI; all others: 1
 _NET, _NET_SINCE = 0b11, 4  # binding and connecting TCP sockets
@@ -56,11 +57,11 @@ def handled(abi: int) -> Right:
     return Right(sum(right for right in Right if _SINCE.get(right, 1) <= abi))
 
 
-def restrict(allowed: Mapping[Path, Right]) -> int:
+def restrict(allowed: Iterable[tuple[Path, Right]]) -> int:
     """From now on this thread opens what is `allowed` below each path, and nothing else; the ABI. OSError where that cannot be had.
 
-    Paths that are not there are left out. TCP connections, signals to other processes and abstract UNIX sockets are refused where
-    the kernel knows how.
+    A path may come more than once; those that are not there are left out. TCP connections, signals to other processes and abstract
+    UNIX sockets are refused where the kernel knows how.
     """
     abi = version()
     rights = handled(abi)
@@ -68,7 +69,7 @@ def restrict(allowed: Mapping[Path, Right]) -> int:
     attributes = struct.pack("<QQQ", rights, net, scope)  # an older kernel takes zeros for what it does not know
     ruleset = call("landlock_create_ruleset", attributes, len(attributes), 0)
     try:
-        for path, wanted in allowed.items():
+        for path, wanted in allowed:
             _allow(ruleset, path, wanted & rights)
         call("landlock_restrict_self", ruleset, 0)
     finally:

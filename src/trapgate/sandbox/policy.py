@@ -28,7 +28,7 @@ FACTS = """
     uname getrandom
 """
 CLIENTS = "accept accept4 recvfrom sendto shutdown getsockname getpeername getsockopt"
-"""What a stub does with the socket that listens already, and with those that came from it."""
+"""What a stub does with the socket that listens already, and with those that come from it."""
 HOSTILE = """
     execve execveat ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd kcmp perf_event_open bpf userfaultfd
     io_uring_setup io_uring_enter io_uring_register init_module finit_module delete_module kexec_load kexec_file_load reboot
@@ -53,17 +53,17 @@ _MAKING = (0xAE01, 0xAE41, 0xC00CAEE0)  # KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_CR
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What differs from run to run: `clients`, a stub whose socket listens; `kvm`, a VM that is made."""
+    """What differs from run to run: `kvm`, a VM; `debugger`, whose stub listens already, and who may have the machine made anew."""
 
-    clients: bool = False
+    debugger: bool = False
     kvm: bool = False
 
 
 def rules(needs: Needs) -> dict[str, tuple[Row, ...]]:
     """What is decided about each call by name, `bpf.program` says how."""
-    plain = " ".join((FILES, MEMORY, THREADS, TIME, FACTS, CLIENTS if needs.clients else "")).split()
+    plain = " ".join((FILES, MEMORY, THREADS, TIME, FACTS, CLIENTS if needs.debugger else "")).split()
     found = {
-        "ioctl": _ioctl(needs.kvm),
+        "ioctl": _ioctl(needs),
         "mmap": (
             Row(Action.REFUSED, (Check(2, _WRITE_AND_RUN, _WRITE_AND_RUN),)),
             Row(Action.REFUSED, (Check(2, _RUN, _RUN), Check(3, _ANONYMOUS, _ANONYMOUS))),
@@ -77,7 +77,7 @@ def rules(needs: Needs) -> dict[str, tuple[Row, ...]]:
         "tgkill": _any(0, (os.getpid(),)),
         "prlimit64": (Row(Action.ALLOW, (Check(2, 0), Check(2, 0, high=True))),),  # without new limits
     }
-    if needs.clients:
+    if needs.debugger:
         found["setsockopt"] = _any(1, (_SOCKET, _TCP))
     return found | dict.fromkeys(plain, (Row(Action.ALLOW),)) | dict.fromkeys(HOSTILE.split(), (Row(Action.KILL),))
 
@@ -86,12 +86,12 @@ def _any(argument: int, values: tuple[int, ...]) -> tuple[Row, ...]:
     return tuple(Row(Action.ALLOW, (Check(argument, value),)) for value in values)
 
 
-def _ioctl(kvm: bool) -> tuple[Row, ...]:
-    rows = _any(1, (*FLAGS, *TERMINAL))
-    if kvm:
-        made = tuple(Row(Action.REFUSED, (Check(1, request),)) for request in _MAKING)
-        rows = (*made, Row(Action.ALLOW, (_KVM,)), *rows)  # first what a vCPU asks for most
-    return rows
+def _ioctl(needs: Needs) -> tuple[Row, ...]:
+    plain = _any(1, (*FLAGS, *TERMINAL))
+    if not needs.kvm:
+        return plain
+    made = () if needs.debugger else tuple(Row(Action.REFUSED, (Check(1, request),)) for request in _MAKING)
+    return (*made, Row(Action.ALLOW, (_KVM,)), *plain)  # first what a vCPU asks for most
 
 
 def filter_program(needs: Needs) -> bytes:

@@ -15,9 +15,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from iced_x86 import Mnemonic
 
+from trapgate.hostcall import Helper
 from trapgate.isa import state as s
 from trapgate.soft.blocks.placed import Block
 from trapgate.soft.cpu import SoftVcpu
@@ -108,7 +110,7 @@ class Profile:
             cpu._answers[reason] = self._answered(reason, answer)
         self._running = False
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._sample, args=(interval,), name="trapgate profile", daemon=True)
+        self._thread = Helper("trapgate profile", partial(self._sample, interval))
         if not cpu.translator.counting:  # to be asked to leave changes what the instruction clock counts
             self._thread.start()
 
@@ -125,8 +127,7 @@ class Profile:
     def close(self) -> None:
         """End the sampling thread."""
         self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
 
     def _settle(self, now: int) -> None:
         """Book the time since native code was left."""

@@ -139,7 +139,7 @@ def tried(attempt: Callable[[], object]) -> str:
         try:
             earlier = threading.Thread(target=ask_for_a_socket, daemon=True)
             earlier.start()
-            confine(Needs(clients=True), {inside: KEEP})
+            confine(Needs(debugger=True), [(inside, KEEP)])
             os.write(writer, outcome(attempt).encode())
         except BaseException as error:
             os.write(writer, repr(error).encode())
@@ -157,7 +157,7 @@ def main() -> None:
     (outside / "file").touch()
     if len(sys.argv) > 3:
         without(Action.MISSING if sys.argv[3] == "ENOSYS" else Action.REFUSED)
-        hold: Hold = confine(Needs(), {inside: KEEP})
+        hold: Hold = confine(Needs(), [(inside, KEEP)])
         print(json.dumps(asdict(hold) | {"read outside": outcome(ATTEMPTS["read outside"])}))
     else:
         print(json.dumps({name: tried(attempt) for name, attempt in ATTEMPTS.items()}))

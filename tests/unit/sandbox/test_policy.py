@@ -12,7 +12,7 @@ from trapgate.sandbox.policy import CLIENTS, HOSTILE, Needs, filter_program, rul
 from unit.sandbox.judge import judged
 
 HEADER = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
-PLAIN, ALL = filter_program(Needs()), filter_program(Needs(clients=True, kvm=True))
+PLAIN, ALL = filter_program(Needs()), filter_program(Needs(debugger=True, kvm=True))
 HERE, READ, WRITE, RUN, ANONYMOUS = os.getpid(), 1, 2, 4, 0x22
 SHOWN = (  # call, arguments, what becomes of it without a stub and KVM, and with both
     ("mmap", (0, 4096, READ | WRITE, ANONYMOUS), Action.ALLOW, Action.ALLOW),
@@ -34,7 +34,7 @@ SHOWN = (  # call, arguments, what becomes of it without a stub and KVM, and wit
     ("ioctl", (0, 0x5401), Action.ALLOW, Action.ALLOW),  # TCGETS
     ("ioctl", (0, 0x5412), Action.REFUSED, Action.REFUSED),  # TIOCSTI
     ("ioctl", (9, 0xAE80), Action.REFUSED, Action.ALLOW),  # KVM_RUN
-    ("ioctl", (9, 0xAE41), Action.REFUSED, Action.REFUSED),  # KVM_CREATE_VCPU
+    ("ioctl", (9, 0xAE41), Action.REFUSED, Action.ALLOW),  # KVM_CREATE_VCPU
     ("fcntl", (0, 4, 0x800), Action.ALLOW, Action.ALLOW),  # F_SETFL
     ("fcntl", (0, 8, 1), Action.REFUSED, Action.REFUSED),  # F_SETOWN
     ("prctl", (15,), Action.ALLOW, Action.ALLOW),  # PR_SET_NAME
@@ -58,13 +58,19 @@ def test_what_the_arguments_decide(name: str, arguments: tuple[int, ...], plain:
 
 @pytest.mark.parametrize("made", [PLAIN, ALL])
 def test_every_number_that_there_is(made: bytes) -> None:
-    named = {NUMBERS[name]: name for name in rules(Needs(clients=True, kvm=True))}
+    named = {NUMBERS[name]: name for name in rules(Needs(debugger=True, kvm=True))}
     for number in range(1000):
         if number not in named:
             assert judged(made, number) == (Action.REFUSED if number <= NEWEST else Action.MISSING), number
     for name in HOSTILE.split():
         assert judged(made, NUMBERS[name]) == Action.KILL, name
     assert not any(judged(made, number) == Action.ALLOW for number in NEVER.values())
+
+
+def test_a_vm_is_made_again_for_a_debugger_only() -> None:
+    made = filter_program(Needs(kvm=True))
+    assert judged(made, NUMBERS["ioctl"], (9, 0xAE80)) == Action.ALLOW  # KVM_RUN
+    assert {judged(made, NUMBERS["ioctl"], (9, request)) for request in (0xAE01, 0xAE41)} == {Action.REFUSED}
 
 
 def test_a_run_without_a_stub_has_no_sockets() -> None:
