@@ -21,6 +21,7 @@ from trapgate.cli.demo_debugger import find_gdb
 from trapgate.cli.screen import Screen
 from trapgate.kvm import probe
 from trapgate.kvm.ioctl import KvmError
+from trapgate.sandbox import confine
 from trapgate.soft import borrowed
 from trapgate.stencil.cache import Cache, CacheError
 
@@ -79,6 +80,20 @@ def executable_memory() -> Finding:
     return Finding("executable memory", Verdict.GOOD, "two views of one memfd, writable and executable")
 
 
+def sandbox() -> Finding:
+    """What keeps a run from the rest of the host."""
+    found = confine.offered()
+    have = (f"Landlock ABI {found.landlock}",) * bool(found.landlock) + ("seccomp",) * found.filters
+    if not found.reasons:
+        return Finding("sandbox", Verdict.GOOD, ", ".join(have))
+    less = [] if found.filters else ["may make any system call"]
+    less += [] if found.landlock else ["may open any file of yours"]
+    text = (
+        f"{', '.join(have) or 'none'} ({'; '.join(found.reasons)}): a run {' and '.join(less)}; let the kernel or container have it"
+    )
+    return Finding("sandbox", Verdict.LACKING, text)
+
+
 def gdb() -> Finding:
     """The debugger that `trapgate demo` uses."""
     path = find_gdb()
@@ -135,6 +150,7 @@ def findings() -> Iterator[Finding]:
     yield host_cpu()
     yield from packages()
     yield executable_memory()
+    yield sandbox()
     yield gdb()
     yield kvm()
     yield from kvm_abilities()

@@ -222,7 +222,7 @@ def demo(quiet: bool) -> int:
 
 @cli.command(short_help="What this host offers.")
 def doctor() -> int:
-    """What this host offers: LLVM, gdb, executable memory, /dev/kvm and what its KVM can do, caches.
+    """What this host offers: LLVM, executable memory, what a sandbox takes, gdb, /dev/kvm and what its KVM can do, caches.
 
     Exit status: 0 when guests can run here, 1 when something that they need is missing.
     """

@@ -13,7 +13,7 @@ from trapgate.sandbox.landlock import DEVICE, READ, Right
 from trapgate.sandbox.policy import Needs, filter_program
 
 _MAPS = Path("/proc/self/maps")
-_LATE = ("llvmlite", "iced_x86", "rich", "trapgate")  # packages of which parts are loaded late
+_LATE = ("llvmlite", "rich")  # loaded late, if at all: looked for where nothing else may be
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from trapgate.cli import doctor, hostkvm
 from trapgate.cli.doctor import Verdict
 from trapgate.cli.main import status_of
 from trapgate.kvm.ioctl import KvmError
+from trapgate.sandbox import confine
+from trapgate.sandbox.confine import Hold
 
 
 def test_report_on_this_host(private_caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,6 +21,7 @@ def test_report_on_this_host(private_caches: Path, capsys: pytest.CaptureFixture
         "LLVM",
         "decoder",
         "executable memory",
+        "sandbox",
         "gdb",
         "/dev/kvm",
         "cache",
@@ -39,6 +42,22 @@ def test_denied_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = doctor.executable_memory()
     assert finding.verdict is Verdict.MISSING
     assert "Permission denied" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("hold", "verdict", "words"),
+    [
+        (Hold(7, True), Verdict.GOOD, "Landlock ABI 7, seccomp"),
+        (Hold(0, True, ("Landlock: Function not implemented",)), Verdict.LACKING, "a run may open any file of yours"),
+        (Hold(3, False, ("seccomp: Operation not permitted",)), Verdict.LACKING, "a run may make any system call"),
+        (Hold(0, False, ("Landlock: x", "seccomp: y")), Verdict.LACKING, "none (Landlock: x; seccomp: y)"),
+    ],
+)
+def test_what_keeps_a_run_from_the_host(monkeypatch: pytest.MonkeyPatch, hold: Hold, verdict: Verdict, words: str) -> None:
+    monkeypatch.setattr(confine, "offered", lambda: hold)
+    finding = doctor.sandbox()
+    assert finding.verdict is verdict
+    assert words in finding.text
 
 
 def test_no_gdb_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
