@@ -4,7 +4,19 @@ from collections.abc import Callable, Iterator
 
 from trapgate.isa.families import arith, bits, branch, fpstate, memory, move, shift, sse, stack, string, system, x87
 from trapgate.isa.forms import Form
-from trapgate.isa.native import adopting, composing, exceptions, flows, forgetting, gathering, locks, paging, placing, timing
+from trapgate.isa.native import (
+    adopting,
+    composing,
+    exceptions,
+    flows,
+    forgetting,
+    gathering,
+    locks,
+    paging,
+    placing,
+    timing,
+    watching,
+)
 from trapgate.isa.vocabulary import Trace
 
 FAMILIES = (memory, move, arith, shift, bits, stack, branch, string, system, sse, x87, fpstate)
@@ -23,5 +35,5 @@ def native_flows() -> dict[str, Callable[[Trace], None]]:
 
 def native_functions() -> dict[str, tuple[Callable[[Trace], None], int, int]]:
     """Native functions that are called: body, width of the result, number of 64-bit arguments."""
-    rooms = (paging, placing, forgetting, gathering, composing, adopting, exceptions, x87)
+    rooms = (paging, watching, placing, forgetting, gathering, composing, adopting, exceptions, x87)
     return {name: function for room in rooms for name, function in room.FUNCTIONS.items()}

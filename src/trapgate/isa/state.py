@@ -17,6 +17,7 @@ TLB_ENTRY_BYTES = 32  # tag_read, tag_write, tag_fetch, addend (host address - g
 TLB_BYTES = TLB_ENTRIES * TLB_ENTRY_BYTES
 TLB_KERNEL, TLB_USER, TLB_KERNEL_AC = range(3)  # rights at CPL 0-2, at CPL 3, at CPL 0-2 with SMAP overridden by AC
 TLB_INVALID = (1 << 64) - 1
+TLB_WATCHED, TLB_CODE = 1, 2  # marks in a tag, which no probe matches then: `access` looks for a data breakpoint, for code (stores)
 JUMP_ENTRIES = 2048  # of 16 bytes: tag (RIP low 48 bits | mode << 48), host code
 JUMP_BYTES = JUMP_ENTRIES * 16
 JUMP_FILTER_BYTES = 512  # a bit for each code page, by the low 12 bits of its number
@@ -61,18 +62,14 @@ MODE_FLOATING = MODE_NO_X87 | MODE_NO_SSE | MODE_SSE_UNMASKED  # what packed and
 
 REACH = 1 << 40  # in the place of a distance from RIP: the farthest offset that a block fetches from or branches to
 
-FLAG_GLOBAL, FLAG_LARGE, FLAG_CODE, FLAG_LOCAL = (
-    1,
-    2,
-    4,
-    8,
-)  # of a TLB entry, none for an unused one; FLAG_CODE: may be written, but holds translated code
+FLAG_GLOBAL, FLAG_LARGE, FLAG_LOCAL = 1, 2, 8  # of a TLB entry, none for an unused one
 
 PORT_OUT = 1 << 24
 NATIVE_FALLBACK = 0xFFFF0000  # EXIT_INSTRUCTION with such a number and above: a native function whose case is not plain
 
 # What an access wants: the argument of the native `access` and `access_kind`.
 ACCESS_WRITE, ACCESS_FETCH, ACCESS_USER, ACCESS_AC, ACCESS_PEEK = 1, 2, 4, 8, 16
+ACCESS_READ = 32  # beside ACCESS_WRITE: it reads as well
 NOT_CANONICAL = 2  # in `fault_has_error`: #GP(0), or #SS(0), as Python finds out
 KIND_LOAD, KIND_STORE, KIND_MODIFY, KIND_LOCK, KIND_REFERENCE, KIND_COMMIT = range(6)
 # Results of `access` below 4096 are no host addresses.
@@ -179,8 +176,9 @@ def _layout() -> dict[str, Field]:
     add("walk_physical", 8)  # results of the native page walk
     add("walk_page_end", 8)
     add("walk_rights", 8)
-    add("watch_count", 8)  # armed data breakpoints: pages that hold one never enter the TLB
-    add("watch_pages", 8 * 64)
+    for name in ("reads", "writes"):  # host addresses of what data breakpoints watch: `isa.native.watching`
+        add(f"watched_{name}", 8)
+        add(f"watched_{name}_end", 8)
     add("walk_entry", 8)
     # What is not write-back memory, where a locked access locks the bus: `arch.memtypes` says it all.
     add("pat_uncached", 8)  # one bit for each entry of the PAT

@@ -114,7 +114,7 @@ def slow_store(m: Trace, width: int) -> None:
 
 def slow_modify(m: Trace, width: int) -> None:
     """Behind `modify`."""
-    host = reach(m, m.const(width // 8, 64), s.ACCESS_WRITE, s.KIND_MODIFY)
+    host = reach(m, m.const(width // 8, 64), s.ACCESS_WRITE | s.ACCESS_READ, s.KIND_MODIFY)
     m["HOST"] = host
     m["T0"] = m.load(host, width).zext(64)
     m.jump_to(m["RESUME"])

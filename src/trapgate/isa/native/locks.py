@@ -1,7 +1,7 @@
 """Locked accesses that lock the bus, and the #DB that follows, plainly: inside one page of RAM, the trap the only cause.
 
 What is not plain leaves for Python (`soft.accesses`, `exact.debugging`) before anything has changed: an operand in two pages, a
-device, a watched page, code; a run that reports bus locks; split locks that raise #AC; a step. One vCPU: the read-modify-write
+device, a data breakpoint, code; a run that reports bus locks; split locks that raise #AC; a step. One vCPU: the read-modify-write
 itself needs no care. Sources: SDM vol. 3, 18.3.1.6; APM vol. 2, 13.1.3.6; what DR6 becomes says `arch.dr6`.
 """
 
@@ -38,7 +38,7 @@ def note_lock(m: Trace, kind: int, size: Value) -> None:
 def reach_locked(m: Trace, size: Value, kind: int) -> Value:
     """The host address of the locked operand at EA, by a page walk: uncached pages are never writable in the TLB."""
     m.put("walk_rights", m.const(0, 64))  # a page of translated code may be found without a walk; such a page is cached
-    host = reach(m, size, s.ACCESS_WRITE, kind)
+    host = reach(m, size, s.ACCESS_WRITE | s.ACCESS_READ, kind)
     with m.when((m.get("walk_rights", 64) & s.RIGHT_UNCACHED) != 0, likely=False):
         note_lock(m, kind, size)
     return host
@@ -54,7 +54,7 @@ def slow_lock(m: Trace, width: int) -> None:
             entry = tlb_slot(m, m["EA"], present_rights(m)) << 5
             host = m.variable(64, m["EA"] + m.get_at("tlb", entry + 24, 64))
             with m.when(m.get_at("tlb", entry + 8, 64) != (m["EA"] & ~m.const(0xFFF, 64)), likely=False):
-                host.set(reach(m, size, s.ACCESS_WRITE, s.KIND_LOCK))
+                host.set(reach(m, size, s.ACCESS_WRITE | s.ACCESS_READ, s.KIND_LOCK))
             note_lock(m, s.KIND_LOCK, size)
             take(m, host.value, width)
     take(m, reach_locked(m, size, s.KIND_LOCK), width)
@@ -68,7 +68,7 @@ def take(m: Trace, host: Value, width: int) -> None:
 
 
 def slow_reference(m: Trace) -> None:
-    """Behind `reference`: X = size, bit 16 write, bit 18 locked, bit 19: Python sees to a fault."""
+    """Behind `reference`: X = size, bit 16 write, bit 17 read, bit 18 locked, bit 19: Python sees to a fault."""
     size = m["X"] & 0xFFFF
     with m.when(m["X"].bit(18), likely=False):
         m["HOST"] = reach_locked(m, size, s.KIND_REFERENCE)
@@ -76,7 +76,8 @@ def slow_reference(m: Trace) -> None:
     with m.when(m["X"].bit(19), likely=False):
         m["HOST"] = reach(m, size, s.ACCESS_WRITE, s.KIND_REFERENCE, faults_in_python=True)
         m.jump_to(m["RESUME"])
-    m["HOST"] = reach(m, size, (m["X"] >> 16) & 1, s.KIND_REFERENCE)
+    wanted = ((m["X"] >> 16) & 1) * s.ACCESS_WRITE | ((m["X"] >> 17) & 1) * s.ACCESS_READ
+    m["HOST"] = reach(m, size, wanted, s.KIND_REFERENCE)
     m.jump_to(m["RESUME"])
 
 

@@ -2,13 +2,14 @@
 
 `walk` translates one guest-virtual address, sets accessed and dirty bits, and leaves `walk_physical` and `walk_rights`.
 `access` puts the page into the TLB of the present rights and answers the host address, or ACCESS_FAULT with the #PF or #GP
-prepared, or ACCESS_HARD when Python must do it: two pages, or (`walk_physical` says where) a device, a watched page, a write into
-translated code that `overwrite` does not settle.
+prepared, or ACCESS_HARD when Python must do it: two pages, or (`walk_physical` says where) a device, a hit data breakpoint, a write
+into translated code that `overwrite` does not settle. A page that holds breakpoints or code is in the TLB with a mark, see `TLB_*`.
 """
 
 from trapgate.isa import state as s
 from trapgate.isa.native.memtypes import mtrr_uncached, pat_uncached
 from trapgate.isa.native.placing import touched_lines
+from trapgate.isa.native.watching import hit, marks
 from trapgate.isa.vocabulary import Trace, Value
 
 PRESENT, WRITABLE, USER, _, _, ACCESSED, DIRTY, LARGE, GLOBAL = (1 << n for n in range(9))
@@ -169,50 +170,33 @@ def access(m: Trace) -> None:
     page = address & ~m.const(0xFFF, 64)
     slot = tlb_slot(m, address, wanted)
     entry = slot << 5
-    known = (m.get_at("tlb", entry, 64) == page) & ((m.get_at("tlb_flags", slot, 8) & s.FLAG_CODE) != 0)
-    with m.when(known & ((wanted & s.ACCESS_WRITE) != 0)):  # a store into a page of code that is in the TLB but for writing
-        m.put("count_code_stores", m.get("count_code_stores", 64) + 1)
-        host = address + m.get_at("tlb", entry + 24, 64)
-        physical = host - m.get("ram_base", 64)
-        translated = m.load(m.get("code_lines", 64) + ((physical >> 12) << 3), 64)
-        with m.when(translated != 0):
-            m.put("walk_physical", physical)
-            forget_written(m, physical, size, translated)
-            m.result(host)
+    writing, fetching = (wanted & s.ACCESS_WRITE) != 0, (wanted & s.ACCESS_FETCH) != 0
+    mark = m.get_at("tlb", entry + ((wanted & s.ACCESS_WRITE) << 3), 64) - page
+    with m.when((mark - 1).ult(s.TLB_WATCHED | s.TLB_CODE) & ~fetching):
+        marked_access(m, address, size, wanted, mark, m.get_at("tlb", entry + 24, 64))
     m.put("count_walks", m.get("count_walks", 64) + 1)
     physical = m.call("walk", 64, address, wanted)
     with m.when(physical == NOWHERE, likely=False):
         m.result(s.ACCESS_FAULT)
     physical_page = physical & ~m.const(0xFFF, 64)
-    fetching = (wanted & s.ACCESS_FETCH) != 0
     with m.when(~in_ram(m, physical_page, 4096), likely=False):
         m.put("walk_physical", physical)
         m.result(s.ACCESS_HARD)
     m.put("walk_physical", physical)
     rights = m.get("walk_rights", 64)
-    watched = m.variable(1, 0)
-    with m.when(m.get("watch_count", 64) != 0, likely=False):
-        turn = m.variable(64, 0)
-        with m.loop():
-            with m.when(turn.value == m.get("watch_count", 64)):
-                m.leave()
-            with m.when(m.get_at("watch_pages", turn.value << 3, 64) == page):
-                watched.set(1)
-            turn.set(turn.value + 1)
+    read_mark, write_mark = marks(m, page)
     lines_at = m.get("code_lines", 64) + ((physical_page >> 12) << 3)
     lines = m.load(lines_at, 64)
+    code_mark = (lines != 0).select(m.const(s.TLB_CODE, 64), m.const(0, 64))
     none = m.const(s.TLB_INVALID, 64)
-    open_ = ~watched.value
     plain = (rights & s.RIGHT_UNCACHED) == 0
-    m.put_at("tlb", entry, (((rights & s.RIGHT_READ) != 0) & open_).select(page, none))
-    m.put_at("tlb", entry + 8, (((rights & s.RIGHT_WRITE) != 0) & open_ & plain & (lines == 0)).select(page, none))
+    m.put_at("tlb", entry, ((rights & s.RIGHT_READ) != 0).select(page | read_mark, none))
+    m.put_at("tlb", entry + 8, (((rights & s.RIGHT_WRITE) != 0) & plain).select(page | write_mark | code_mark, none))
     m.put_at("tlb", entry + 16, ((rights & s.RIGHT_FETCH) != 0).select(page, none))
     addend = m.get("ram_base", 64) + physical_page - page
     m.put_at("tlb", entry + 24, addend)
     local = ((rights & s.RIGHT_GLOBAL) == 0).select(m.const(s.FLAG_LOCAL, 64), m.const(s.FLAG_GLOBAL, 64))
     flags = local | ((rights & s.RIGHT_LARGE) >> 4)
-    code_page = ((rights & s.RIGHT_WRITE) != 0) & open_ & plain & (lines != 0)
-    flags = flags | code_page.select(m.const(s.FLAG_CODE, 64), m.const(0, 64))
     m.put_at("tlb_flags", slot, flags.trunc(8))
     with m.when((rights & s.RIGHT_GLOBAL) == 0):
         word, group = (slot >> s.TLB_BITS) << 3, (slot & (s.TLB_ENTRIES - 1)) >> s.TLB_GROUP_BITS
@@ -227,11 +211,32 @@ def access(m: Trace) -> None:
             m.put("large_end", page)
     with m.when(fetching & address.sign & ((rights & s.RIGHT_GLOBAL) == 0), likely=False):
         m.put("nonglobal_code", m.const(1, 64))
-    with m.when(watched.value & ~fetching, likely=False):
-        m.result(s.ACCESS_HARD)
-    with m.when(((wanted & s.ACCESS_WRITE) != 0) & (lines != 0), likely=False):
+    with m.when((writing.select(write_mark, read_mark) != 0) & ~fetching, likely=False):
+        with m.when(hit(m, address, size, wanted), likely=False):
+            m.result(s.ACCESS_HARD)
+    with m.when(writing & (lines != 0), likely=False):
         forget_written(m, physical, size, lines)
     m.result(address + addend)
+
+
+def marked_access(m: Trace, address: Value, size: Value, wanted: Value, mark: Value, addend: Value) -> None:
+    """In `access`, where the page is in the TLB with a mark: ends there, unless the page is neither watched nor code any more."""
+    host = address + addend
+    physical = host - m.get("ram_base", 64)
+    watches = (mark & s.TLB_WATCHED) != 0
+    with m.when(watches):
+        with m.when(hit(m, address, size, wanted), likely=False):
+            m.put("walk_physical", physical)
+            m.result(s.ACCESS_HARD)
+    lines = m.variable(64, 0)
+    with m.when((wanted & s.ACCESS_WRITE) != 0):
+        lines.set(m.load(m.get("code_lines", 64) + ((physical >> 12) << 3), 64))
+        with m.when(lines.value != 0):
+            m.put("count_code_stores", m.get("count_code_stores", 64) + 1)
+            m.put("walk_physical", physical)
+            forget_written(m, physical, size, lines.value)
+    with m.when(watches | (lines.value != 0)):
+        m.result(host)
 
 
 def forget_written(m: Trace, physical: Value, size: Value, lines: Value) -> None:
@@ -339,7 +344,8 @@ def flush_page(m: Trace) -> None:
         place = ((address >> 12) & (s.TLB_ENTRIES - 1)) + table * s.TLB_ENTRIES
         same = m.variable(1, 0)
         for tag in range(3):
-            same.set(same.value | (m.get_at("tlb", (place << 5) + 8 * tag, 64) == page))
+            held = m.get_at("tlb", (place << 5) + 8 * tag, 64) & ~m.const(s.TLB_WATCHED | s.TLB_CODE, 64)
+            same.set(same.value | (held == page))
         with m.when(same.value):
             _invalidate(m, place)
     word, bit = jump_filter(m, address)
@@ -355,7 +361,7 @@ def _invalidate(m: Trace, slot: Value) -> None:
 
 
 def protect(m: Trace) -> None:
-    """protect(physical_page): a page holds translated code now: stores to it must be seen."""
+    """protect(physical_page): a page holds translated code now: stores to it must be seen, as those to marked pages are."""
     (physical,) = m.arguments
     slot = m.variable(64, 0)
     with m.loop():

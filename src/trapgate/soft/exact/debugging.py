@@ -1,7 +1,7 @@
 """Debug registers and breakpoints of the software CPU: what is armed, what an access or an address hits, how a #DB is delivered.
 
 Breakpoints of guest and debugger never share a slot: the guest's live in DR0-DR7, the debugger's in a list of any length; `armed`
-shows both, and `DebugException.hits` counts by it. Watched pages stay out of the TLB, blocks stop at watched addresses.
+shows both, and `DebugException.hits` counts by it. Native code finds in two lists what is watched, blocks stop at breakpoints.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,6 @@ from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.vcpu import Breakpoint, GuestDebug, Kind, Owner
 
 DEBUG_VECTOR = 1
-MAX_WATCHED_PAGES = 64
-DEBUGGER_PAGES = MAX_WATCHED_PAGES - debugregs.SLOTS  # the rest is the guest's: its MOV to DR0-DR7 cannot fail for want of room
 # Whose single-step trap goes by TF behind the instruction. Interrupts clear it on their way into the handler (SDM 18.3.1.4);
 # SYSCALL masked by SFMASK traps only once SYSRET has brought TF back, and that at once.
 TF_AFTER = (Mnemonic.SYSCALL, Mnemonic.SYSRET, Mnemonic.SYSRETQ, Mnemonic.INT, Mnemonic.INT3, Mnemonic.INTO)
@@ -41,14 +39,10 @@ assert [i.code for i in NATIVE_FALLBACKS] == [Code.IRETQ, Code.SYSCALL, Code.SYS
 
 
 def arm(cpu: GuestCpu, breakpoints: Sequence[Breakpoint], software: Sequence[int]) -> None:
-    """The debugger's breakpoints from now on. ValueError when they watch more pages than can be watched."""
-    old = cpu.debugger
+    """The debugger's breakpoints from now on."""
+    before = armed(cpu)
     cpu.debugger = Armed(tuple(breakpoints), frozenset(software))
-    try:
-        refresh(cpu, (*cpu.guest_armed, *old.hardware))
-    except ValueError:
-        cpu.debugger = old
-        raise
+    refresh(cpu, before)
 
 
 def armed(cpu: GuestCpu) -> Sequence[Breakpoint]:
@@ -68,10 +62,9 @@ def guest_breakpoints(cpu: GuestCpu) -> tuple[Breakpoint, ...]:
 
 
 def refresh(cpu: GuestCpu, before: Sequence[Breakpoint]) -> None:
-    """Work out watched pages and block ends again: DR0-DR7 or the debugger's breakpoints changed. `before`: what was `armed`."""
+    """Work out what is watched and block ends again: DR0-DR7 or the debugger's breakpoints changed. `before`: what was `armed`."""
     guest = guest_breakpoints(cpu)
-    watches, pages = [], set[int]()
-    ours = set[int]()
+    watches = []
     stops = set(cpu.debugger.software)
     for index, one in enumerate((*guest, *cpu.debugger.hardware)):
         if one.kind is Kind.EXEC:
@@ -81,19 +74,14 @@ def refresh(cpu: GuestCpu, before: Sequence[Breakpoint]) -> None:
         if one.owner is Owner.GUEST:
             first, last = debugregs.covered(one.address, one.length)
         watches.append(Watch(first, last, one.kind, index))
-        if one.kind is not Kind.IO:
-            (ours if one.owner is Owner.DEBUGGER else pages).update(range(first & ~4095, (last & ~4095) + 1, 4096))
-    if len(ours) > DEBUGGER_PAGES:
-        raise ValueError(f"watchpoints may lie in {DEBUGGER_PAGES} pages at most, not {len(ours)}")
-    pages |= ours
     cpu.guest_armed, cpu.watches = guest, tuple(watches)
     if cpu.pending_hits:  # held by MOV SS: `hits` counts by the list as it is when the exception arises
         now = armed(cpu)
         held = [one for n, one in enumerate(before) if cpu.pending_hits >> n & 1]
         cpu.pending_hits = sum(1 << n for n, one in enumerate(now) if one in held)
     st = cpu.state
-    st.watch_count = len(pages)
-    st.watch_pages[:] = b"".join(page.to_bytes(8, "little") for page in sorted(pages)).ljust(8 * MAX_WATCHED_PAGES, b"\0")
+    st.watched_reads, st.watched_reads_end = cpu.watched_reads.put(one for one in watches if one.matches(write=False))
+    st.watched_writes, st.watched_writes_end = cpu.watched_writes.put(one for one in watches if one.matches(write=True))
     cpu.stop_at(frozenset(stops))
     cpu.flush_all()
 
@@ -101,18 +89,13 @@ def refresh(cpu: GuestCpu, before: Sequence[Breakpoint]) -> None:
 # --- hits
 
 
-def _matches(watch: Watch, write: bool) -> bool:
-    if watch.kind is Kind.WRITE:
-        return write
-    return watch.kind is Kind.ACCESS or (watch.kind is Kind.READ and not write)
-
-
 def watched(cpu: GuestCpu, address: int, size: int, write: bool) -> int:
     """The breakpoints (bits by `armed`) that a data access hits."""
-    hits = 0
-    for watch in cpu.watches:
-        if watch.kind is not Kind.IO and watch.first < address + size and address <= watch.last and _matches(watch, write):
-            hits |= 1 << watch.index
+    hits, last = 0, address + size - 1
+    if (cpu.watched_writes if write else cpu.watched_reads).touched(address, last):
+        for watch in cpu.watches:
+            if watch.first <= last and address <= watch.last and watch.matches(write):
+                hits |= 1 << watch.index
     return hits
 
 

@@ -8,7 +8,7 @@ from trapgate.clock import Clock
 from trapgate.exits import Exit
 from trapgate.memory import Ram
 from trapgate.soft.state.apic import LocalApic
-from trapgate.soft.state.armed import Armed, Watch
+from trapgate.soft.state.armed import Armed, Watch, WatchList
 from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.soft.state.story import new_history
 from trapgate.soft.state.timing import TimedCore
@@ -25,6 +25,7 @@ class GuestCpu(TimedCore, ABC):
         self.debugger = Armed()
         self.guest_armed: tuple[Breakpoint, ...] = ()
         self.watches: tuple[Watch, ...] = ()
+        self.watched_reads, self.watched_writes = WatchList("what reads hit"), WatchList("what stores hit")
         self.last_debug = GuestDebug(False, False, False, False)
         self.pending_read: Callable[[int], None] | None = None
         """What takes the answer of a port read that the machine has been asked for."""
