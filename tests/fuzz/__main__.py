@@ -70,7 +70,7 @@ def tell(crew: Crew, console: Console) -> int:
     console.print(_table(crew.workers, 0))
     found = [worker.found for worker in crew.workers if worker.found is not None]
     for one in found:
-        console.print(story(one), markup=False, highlight=False)
+        console.print(story(one), markup=False, highlight=False, soft_wrap=True)
     return 1 if found else 0
 
 

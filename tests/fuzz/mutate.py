@@ -112,7 +112,7 @@ class Mutator:
         if self._random.random() < 0.5:
             starts = [0, *(match.end() for match in re.finditer(rb"\n", out))]
             at = self._random.choice(starts)
-            out[at:at] = word + (b"\n" if self._random.random() < 0.2 else b"")
+            out[at:at] = word + (b"\n" if self._random.random() < 0.5 else b"")
         else:
             self._put(out, word, 0.6)
 

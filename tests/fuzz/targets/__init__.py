@@ -14,5 +14,8 @@ ROOMS = {
     "stub": ("trapgate.gdb.",),
     "devices": ("trapgate.devices.",),
     "kept": ("trapgate.stencil.cache", "trapgate.stencil.library", "trapgate.soft.loops.kept", "trapgate.soft.blocks.known"),
+    "debugger": ("trapgate.gdb.", "trapgate.debug.", "trapgate.machine"),
+    "tables": ("trapgate.soft.exact.",),
+    "command_line": ("trapgate.cli.", "trapgate.gdb.address", "trapgate.arch.models"),
     "agent": ("trapgate.gdb.agent",),
 }

@@ -130,12 +130,12 @@ def prepared(model: str, mode: str, source: random.Random, counting: bool) -> Be
     return bench
 
 
-def run(bench: Bench, source: random.Random, exits: int = EXITS) -> str:
+def run(bench: Bench, source: random.Random, exits: int = EXITS, budget: int = BUDGET) -> str:
     """One program to its end, or for as long as it may; what the end was."""
     cpu, st = bench.cpu, bench.st
     for _ in range(exits):
         if cpu.deterministic:
-            cpu.budget(BUDGET)
+            cpu.budget(budget)
         match cpu.run():
             case PortRead() | MmioRead():
                 cpu.complete(source.randrange(1 << 32))
