@@ -65,7 +65,7 @@ def test_gdb_starts_the_guest_itself(tmp_path: Path) -> None:
     )
     assert "$1 = 0x7c00" in text, text
     assert "exited with code 041" in text
-    assert "!\n" in text.split("exited")[1]
+    assert "!" in text.split("exited")[1]  # gdb ends amid the line where it is faster
     assert "trapgate: gdb has standard input and output" in text
 
 

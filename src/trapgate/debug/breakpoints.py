@@ -10,7 +10,7 @@ from trapgate.errors import TrapgateError
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
 MAX_LENGTH = 1 << 16  # bytes one watchpoint may cover; more is a mistake
-MAX_POINTS = 4096  # of each sort: a client must not grow our memory without bound
+MAX_SOFTWARE, MAX_HARDWARE = 4096, 1024  # a client must not grow our memory without bound, nor what each arming costs
 
 
 class BreakpointError(TrapgateError, ValueError):
@@ -29,8 +29,8 @@ class BreakpointTable:
         if address in self._software:
             return False
         _check_address(address, 1)
-        if len(self._software) >= MAX_POINTS:
-            raise BreakpointError(f"{MAX_POINTS} software breakpoints are planted already; remove some")
+        if len(self._software) >= MAX_SOFTWARE:
+            raise BreakpointError(f"{MAX_SOFTWARE} software breakpoints are planted already; remove some")
         self._software[address] = None
         return True
 
@@ -48,8 +48,8 @@ class BreakpointTable:
             raise BreakpointError(f"a watchpoint covers 1 to {MAX_LENGTH} bytes, not {length}")
         if kind is Kind.IO:
             raise BreakpointError("I/O breakpoints belong to the guest; the debugger has execution, write, read and access")
-        if len(self._hardware) >= MAX_POINTS:
-            raise BreakpointError(f"{MAX_POINTS} hardware breakpoints are armed already; remove some")
+        if len(self._hardware) >= MAX_HARDWARE:
+            raise BreakpointError(f"{MAX_HARDWARE} hardware breakpoints are armed already; remove some")
         taken = set(self._hardware.values())
         self._hardware[key] = next(n for n in range(len(taken) + 1) if n not in taken)
         return True

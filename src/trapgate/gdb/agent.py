@@ -3,10 +3,10 @@
 A stack of 64-bit integers; operands in the code are big-endian. Only what conditions need: nothing that collects trace data.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 _MASK = (1 << 64) - 1
-_MOST_STEPS = 10_000
+MOST_STEPS = 10_000  # of one stop: while they are made, nobody hears the client
 _DEEPEST = 1_000
 
 LONGEST = 4096
@@ -58,14 +58,22 @@ _SIGN_EXTEND, _ZERO_EXTEND = 0x16, 0x2A
 _OPERANDS = _CONSTANT | {_IF_GOTO: 2, _GOTO: 2, _REGISTER: 2, _PICK: 1, _SIGN_EXTEND: 1, _ZERO_EXTEND: 1}
 
 
-def evaluate(code: bytes, register: Callable[[int], int], memory: Callable[[int, int], bytes]) -> int:
+def any_holds(codes: Iterable[bytes], register: Callable[[int], int], memory: Callable[[int, int], bytes]) -> bool:
+    """Whether one of some expressions, which have their steps in common, is not 0; `evaluate`."""
+    steps = iter(range(MOST_STEPS))
+    return any(evaluate(code, register, memory, steps) for code in codes)
+
+
+def evaluate(
+    code: bytes, register: Callable[[int], int], memory: Callable[[int, int], bytes], steps: Iterator[int] | None = None
+) -> int:
     """The value that an expression leaves on its stack (64 bits, unsigned).
 
     `register` gives a register by its number in `p` packets, `memory` the bytes at an address (short where unmapped). AgentError.
     """
     stack: list[int] = []
     at = 0
-    for _ in range(_MOST_STEPS):
+    for _ in steps if steps is not None else range(MOST_STEPS):
         if at >= len(code):
             raise AgentError("the expression has no end")
         opcode = code[at]
@@ -83,7 +91,7 @@ def evaluate(code: bytes, register: Callable[[int], int], memory: Callable[[int,
                 _execute(opcode, operand, stack, register, memory)
         except IndexError:
             raise AgentError("the stack is empty") from None
-    raise AgentError("the expression does not end")
+    raise AgentError(f"it does not end within {MOST_STEPS} steps")
 
 
 def _execute(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from trapgate.arch.registers import Register
-from trapgate.gdb.agent import LONGEST, AgentError, evaluate
+from trapgate.gdb.agent import LONGEST, AgentError, any_holds
 from trapgate.gdb.context import MALFORMED, OK, UNMAPPED, Context, Malformed, data_of_hex, number, numbers, on_wire, split
 from trapgate.gdb.description import PC, size
 from trapgate.gdb.framing import PAYLOAD_SIZE
@@ -12,8 +12,10 @@ from trapgate.gdb.target import BreakKind, Stopped, TargetError, Why
 _LONGEST_HEX_READ = PAYLOAD_SIZE // 2
 _LONGEST_BINARY_READ = (PAYLOAD_SIZE - 1) // 2  # every byte may need an escape
 _LONGEST_BREAKPOINT = 1 << 20
-_MOST_CONDITIONS = 64  # of one breakpoint
-_SEARCHED = 1 << 20  # bytes looked through at a time
+MOST_CONDITIONS = 64  # of one breakpoint
+MOST_CONDITION_BYTES = 1 << 20  # of all breakpoints
+MOST_SEARCHED = 1 << 30  # bytes looked through for one packet: some seconds
+_SEARCHED = 1 << 20  # and at a time
 _ADDRESSES = 1 << 64
 
 
@@ -162,10 +164,10 @@ def parse_search(text: bytes) -> tuple[int, int, bytes]:
 def search_memory(context: Context, arguments: tuple[int, int, bytes]) -> bytes:
     """qSearch:memory: where the pattern lies first, all of it in the range; E14 when nothing is mapped at its start.
 
-    The search ends where nothing is mapped.
+    The search ends where nothing is mapped; TargetError when it takes too long: a guest's page tables can map one page for ever.
     """
     address, length, pattern = arguments
-    end, before = min(address + length, _ADDRESSES), b""
+    end, before, enough = min(address + length, _ADDRESSES), b"", address + MOST_SEARCHED
     if address < end and not _read(context, address, 1):
         return UNMAPPED
     while address < end:
@@ -177,6 +179,8 @@ def search_memory(context: Context, arguments: tuple[int, int, bytes]) -> bytes:
             return b"1,%x" % (address - len(before) + at)
         if len(data) < wanted:
             break
+        if address + wanted >= enough and enough < end:
+            raise TargetError(f"nothing found up to {enough:#x}, and that is enough for one search: go on from there")
         before = looked[max(len(looked) - len(pattern) + 1, 0) :]
         address += wanted
     return b"0"
@@ -206,11 +210,13 @@ def _parse_conditions(text: bytes) -> Conditions:
     conditions: list[bytes] = []
     while text:
         head, text = split(text, b",")
-        if not head.startswith(b"X") or len(conditions) >= _MOST_CONDITIONS:
+        if not head.startswith(b"X"):
             raise Malformed("bad condition")
+        if len(conditions) >= MOST_CONDITIONS:
+            raise Malformed(f"a breakpoint has {MOST_CONDITIONS} conditions at most")
         length = number(head[1:])
         if not 0 < length <= LONGEST:
-            raise Malformed("bad length of a condition")
+            raise Malformed(f"a condition has 1 to {LONGEST} bytes, not {length}")
         code, text = data_of_hex(text[: 2 * length]), text[2 * length :].lstrip(b";")
         if len(code) != length:
             raise Malformed("condition shorter than it says")
@@ -221,11 +227,18 @@ def _parse_conditions(text: bytes) -> Conditions:
 def insert_breakpoint(context: Context, arguments: tuple[BreakKind, int, int, Conditions]) -> bytes:
     """Z0-Z4; inserting one again replaces its conditions."""
     kind, address, length, conditions = arguments
+    others = sum(len(code) for key, codes in context.conditions.items() if key != (kind, address) for code in codes)
+    if others + sum(map(len, conditions)) > MOST_CONDITION_BYTES:
+        return context.failure(
+            b"E28", f"the conditions of all breakpoints take more than {MOST_CONDITION_BYTES} bytes; remove some"
+        )
     try:
         context.target.insert(kind, address, length)
     except TargetError as error:
         return context.failure(b"E28", str(error))  # no console output here: gdb would take it for the reply
-    context.conditions[kind, address] = conditions
+    context.conditions.pop((kind, address), None)
+    if conditions:
+        context.conditions[kind, address] = conditions
     return OK
 
 
@@ -256,11 +269,11 @@ def condition_holds(context: Context, stop: Stopped) -> bool:
 
     where = target.get_register(thread, PC)
     assert where is not None
-    conditions = context.conditions.get((kind, where), ())
+    conditions = context.conditions.get((kind, where))
+    if conditions is None:
+        return True
     try:
-        return not conditions or any(
-            evaluate(code, register, lambda address, length: target.read_memory(thread, address, length)) for code in conditions
-        )
+        return any_holds(conditions, register, lambda address, length: target.read_memory(thread, address, length))
     except AgentError as error:
         context.say(f"the condition of this breakpoint cannot be evaluated: {error}\n")
         return True

@@ -25,7 +25,7 @@ _CHUNK_OUT = 1 << 16
 _CHUNK_IN = 1 << 11  # little, because a few bytes may ask for much: so much work is done without looking at what it made
 _MOST_UNHANDLED = 2  # chunks given to the machine's thread and not yet taken: then the client has to wait
 _ENOUGH_QUEUED = 1 << 20  # bytes of replies: before more is asked, these have to be read
-_MOST_QUEUED = 64 << 20
+MOST_QUEUED = 32 << 20  # with what came before they were read: a client that asks on is hung up on
 _FAREWELL = 1.0
 _LOOK = 1.0  # seconds until the queue is looked at although nobody was woken: the host may refuse even that
 
@@ -72,7 +72,7 @@ class Server:
             raise
         self.address = address if self._door is None else self._door.address
         self._connection = connection
-        self._post = post
+        self._post, self._tell = post, tell
         self._patience = patience
         self._lock = threading.Lock()
         self._client: Stream | None = None
@@ -80,6 +80,7 @@ class Server:
         self._greeted = 0  # the number of the client that the machine's thread deals with
         self._queue: collections.deque[bytes] = collections.deque()
         self._queued = 0
+        self._overfull = False  # there was no room for an answer
         self._progress = 0.0
         self._unhandled = 0
         self._hang_up = False
@@ -100,10 +101,12 @@ class Server:
         with self._lock:
             if not data or self._client is None or self._greeted != self._accepted:
                 return
-            if not self._queue:
-                self._progress = time.monotonic()
-            self._queue.append(data)
-            self._queued += len(data)
+            if self._queued + len(data) > MOST_QUEUED:
+                self._overfull = True
+            else:
+                self._progress = self._progress if self._queue else time.monotonic()
+                self._queue.append(data)
+                self._queued += len(data)
         self._wake()
 
     def hang_up(self) -> None:
@@ -188,8 +191,10 @@ class Server:
         except OSError:
             self._drop()
             return
-        slow = self._queue and time.monotonic() - self._progress > self._patience
-        if slow or self._queued > _MOST_QUEUED or (self._hang_up and not self._queue):
+        if self._overfull or (self._queue and time.monotonic() - self._progress > self._patience):
+            self._tell(f"{client.who} does not read what it is sent; its connection is closed")
+            self._drop()
+        elif self._hang_up and not self._queue:
             self._drop()
 
     def _write(self, client: Stream) -> None:
@@ -229,7 +234,7 @@ class Server:
         with self._lock:
             self._queue.clear()
             self._queued = 0
-            self._hang_up = False
+            self._hang_up = self._overfull = False
             self._client = client
             self._accepted += 1
             number = self._accepted

@@ -11,6 +11,9 @@ from trapgate.gdb.context import MALFORMED, Context, Malformed, State, stop_repl
 from trapgate.gdb.packets import find
 from trapgate.gdb.target import Stop, Stopped, Target, TargetError
 
+MOST_ANSWERED = 8 << 20
+"""Bytes of answers to one piece of what a client sends (`server` takes 2 KiB at a time), a reply more or less."""
+
 _BUSY = b"E11"
 _GONE = b"E03"
 
@@ -31,15 +34,17 @@ class Session:
         return self._context.state
 
     def receive(self, data: bytes) -> bytes:
-        """What to send in answer to bytes from the client."""
+        """What to send in answer to bytes from the client. The session ends when they ask for more than anybody reads at once."""
         out, asked_again = bytearray(), False
         for event in self._reader.feed(data):
+            if len(out) > MOST_ANSWERED:
+                self.disconnected()
             if self.state is State.DISCONNECTED:
                 break
             again = isinstance(event, framing.Nack)
             if not (again and asked_again):  # once is enough, however often it is asked for in one piece
                 out += self._react(event)
-            asked_again = again
+            asked_again = again or (asked_again and not isinstance(event, framing.Packet))
         self._greeting = None
         return bytes(out)
 

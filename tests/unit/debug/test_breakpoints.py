@@ -69,7 +69,8 @@ def test_what_cannot_be(kind: Kind, address: int, length: int, text: str) -> Non
 
 
 def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(breakpoints, "MAX_POINTS", 2)
+    monkeypatch.setattr(breakpoints, "MAX_SOFTWARE", 2)
+    monkeypatch.setattr(breakpoints, "MAX_HARDWARE", 2)
     table = BreakpointTable()
     for address in (1, 2):
         table.insert_software(address)
