@@ -23,10 +23,10 @@ def program(name: str, folder: Path, *flags: str) -> str:
     return str(made)
 
 
-def sector(name: str, folder: Path) -> str:
-    """The path of a flat image of `name`.S, linked at 7C00h."""
+def sector(name: str, folder: Path, *flags: str) -> str:
+    """The path of a flat image of `name`.S, linked at 7C00h, with more flags for gcc if needed."""
     part, linked, made = folder / f"{name}.o", folder / f"{name}.elf", folder / f"{name}.img"
-    _run("gcc", "-m32", "-c", "-o", str(part), str(HERE / f"{name}.S"))
+    _run("gcc", "-m32", "-c", "-o", str(part), str(HERE / f"{name}.S"), *flags)
     _run("ld", "-m", "elf_i386", "-Ttext=0x7C00", "-e", "start", "-o", str(linked), str(part))
     _run("objcopy", "-O", "binary", "-j", ".text", str(linked), str(made))
     return str(made)

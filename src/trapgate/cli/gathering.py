@@ -24,6 +24,8 @@ class Gathered:
         self._waiting, self._much = bytearray(), False
         self._lock, self._some = threading.Lock(), threading.Event()  # something is not handed on yet
         self._ending = threading.Event()  # nothing more is waited for
+        self.used = False
+        """Whether anything was ever written."""
         self._closed: bool | None = None  # whether the sink had taken all
         self._thread: Helper | None = None
 
@@ -40,6 +42,7 @@ class Gathered:
 
     def write(self, data: bytes) -> None:
         """Take bytes; from any thread. After `close` they go to the sink at once, if it had taken all until then."""
+        self.used = True
         if self._closed is not None:
             if self._closed:
                 self._sink(data)

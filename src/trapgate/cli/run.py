@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from trapgate import screen
 from trapgate.boot import BootPlan
 from trapgate.build import Hearing, default_cpu, make_machine, plan_guest, put_guest, restart
 from trapgate.cli import errors, streams
@@ -160,6 +161,8 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     if run.runner.stuck:
         tell("the machine does not stop; it is ended by force")
         os._exit(status)
+    if not any(gathered.used for gathered in run.from_guest) and screen.text(run.machine.ram.read):
+        tell("the guest wrote to the text screen at B8000h, which is not shown; to see it: --gdb :1234, in gdb 'monitor screen'")
     run.machine.engine.keep()
     return status
 
@@ -172,6 +175,7 @@ class _Run:
     runner: Runner
     terminal: Terminal
     outputs: tuple[Gathered, ...]
+    from_guest: tuple[Gathered, ...]  # those among them that it writes to itself
     profiler: "Profiler | None"
 
 
@@ -215,7 +219,7 @@ def _set_up(request: Request, stack: contextlib.ExitStack) -> _Run:
         stack.callback(gathered.close)
     stack.callback(machine.close)  # before anything that its threads use
     machine.engine.catch_crashes(settings())
-    return _Run(machine, runner, terminal, tuple(gathered for gathered, _ in sinks), profiler)
+    return _Run(machine, runner, terminal, tuple(gathered for gathered, _ in sinks), (output, console), profiler)
 
 
 def _confine(request: Request) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from trapgate import screen
 from trapgate.arch import msrs
 from trapgate.arch.registers import OURS, TABLE, Group
 from trapgate.gdb.target import BreakKind, Target
@@ -100,6 +101,11 @@ def _physical(target: Target, thread: int, arguments: list[int]) -> Iterator[str
         yield f"{address + at:#014x}  {line.hex(' '):<47}  {text}"
 
 
+def _screen(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    lines = screen.text(target.read_physical)
+    yield from lines or ["the text screen at b8000 is blank"]
+
+
 def _reset(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     target.reset()
     yield "the machine is reset and stopped before its first instruction; tell gdb with: maintenance flush register-cache"
@@ -118,6 +124,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("msr", "INDEX|NAME [VALUE]", "show an MSR, or write it first", _msr),
     Command("translate", "ADDRESS", "the guest-physical address behind a virtual one", _translate),
     Command("physical", "ADDRESS [LENGTH]", "guest-physical RAM as bytes", _physical),
+    Command("screen", "", "the text screen at b8000, 80 by 25 or as the BIOS data area says", _screen),
     Command("reset", "", "as at the start, the image read anew; breakpoints stay", _reset, lambda target: target.can_reset),
     Command("quit", "", "end the machine", _quit),
 )
