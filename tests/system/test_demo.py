@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from trapgate.check.guest import DemoGuest
 from trapgate.cli.demo import run_debugged
 from trapgate.cli.demo_debugger import Step, find_gdb
-from trapgate.cli.demo_guest import DemoGuest
 
 TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
 

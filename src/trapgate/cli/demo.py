@@ -8,8 +8,8 @@ from pathlib import Path
 
 from trapgate import guests
 from trapgate.build import Hearing, load_guest, make_machine
+from trapgate.check.guest import DemoGuest, Results
 from trapgate.cli import demo_debugger, errors
-from trapgate.cli.demo_guest import DemoGuest, Results
 from trapgate.cli.demo_table import Row, main_table, others_table, own_db, rows
 from trapgate.cli.guest import Compiling, tell_once
 from trapgate.cli.screen import Screen

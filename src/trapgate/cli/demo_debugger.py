@@ -8,18 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trapgate.cli.demo_guest import Case, DemoGuest
+from trapgate.check.guest import Case, DemoGuest
+from trapgate.check.manners import WATCHED
 from trapgate.gdb.address import Address
 from trapgate.gdb.client import Client, ClientError
 from trapgate.gdb.target import BreakKind, Exited, Stopped
 
 TIMEOUT = 60.0  # seconds for the whole session
 STEPS = {"unseen: TF in PUSHF": 3, "unseen: DR6, DR7": 4, "stale BLD, then step": 5}  # otherwise one
-WATCHED = {  # case: the debugger's watchpoint on what the guest watches too; (kind, offset from `line`)
-    "data write": (BreakKind.WRITE, 0),
-    "data access": (BreakKind.ACCESS, 4),
-    "bus lock + data": (BreakKind.WRITE, 60),
-}
 SOFTWARE = ("unseen: code bytes",)  # an INT3 is planted there, and the guest reads that byte
 FLEETING = (
     "INT3",

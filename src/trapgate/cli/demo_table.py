@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from trapgate.check.guest import BRANCH_STEP, DB, EXCEPTIONS, GENERAL_DETECT, TF, Case, Results, differences, seen
 from trapgate.cli.demo_debugger import Session, Step, lost
-from trapgate.cli.demo_guest import BRANCH_STEP, DB, GENERAL_DETECT, TF, Case, Results, differences
 from trapgate.cli.demo_others import ACTIVE_LOW, VMMS
 from trapgate.debug import explain
 
 BUS_LOCK_DETECT = 1 << 2  # DEBUGCTL
 KINDS = ("exec", "write", "I/O", "access")  # DR7.R/Wn
-EXCEPTIONS = {1: "#DB", 3: "#BP", 6: "#UD", 13: "#GP", 14: "#PF"}
 FATES = {  # what else may come of a guest's #DB: heading, and the word by which `demo_others` tells it
     "lost\nto gdb": "lost to gdb",
     "\nlost": "dropped",
@@ -57,19 +56,6 @@ def armed(case: Case) -> str:
     return ", ".join(parts) or "-"
 
 
-def read(case: Case, results: Results) -> str:
-    """What the guest read in one run: DR6 in its handler, or the value that the case asked for. A line for each exception."""
-    if results.verdicts[case.number] == 0:
-        return "skipped"
-    events = results.of(case)
-    if events:
-        return "\n".join(f"{event.dr6:08X}" if event.vector == DB else EXCEPTIONS.get(event.vector, "?") for event in events)
-    if case.value_mask:
-        value = results.values[case.number] & case.value_mask
-        return f"{value:X}" if value < 1 << 32 else f"{value >> 32:08X}\n{value & 0xFFFFFFFF:08X}"
-    return "-"
-
-
 def got(case: Case, session: Session) -> str:
     """The stops that the debugger got in one case."""
     names = [stop.step.action for stop in session.of(case)]
@@ -85,7 +71,7 @@ def rows(cases: Iterable[Case], alone: Results, steps: list[Step], session: Sess
         wrong += lost(case, steps, session)
         if not wrong and alone.of(case) != debugged.of(case):
             wrong.append("the guest can tell that it is debugged: its handler read something else")
-        result.append(Row(case, read(case, alone), got(case, session), read(case, debugged), tuple(wrong)))
+        result.append(Row(case, seen(case, alone), got(case, session), seen(case, debugged), tuple(wrong)))
     return result
 
 

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -218,6 +219,53 @@ def demo(quiet: bool) -> int:
     from trapgate.cli import demo as demonstration
 
     return demonstration.run(quiet)
+
+
+CHECK_HELP = """Check what becomes of a guest's debug exceptions in a monitor with a gdb stub.
+
+The bundled guest arms its own breakpoints, single steps and bus-lock traps, case by case, while the debugger has nothing armed,
+breakpoints and watchpoints elsewhere or in the way, and while it steps through everything. For each the table says whether the
+guest read what the manuals say, or what instead; below it, who was stopped and what was lost.
+
+With --spawn the monitor is started anew whenever a case breaks it: {image} is the guest as a 64-bit ELF with a PVH note,
+{multiboot} the same for loaders of 32-bit multiboot images, {port} the TCP port for its stub. With --gdb it runs already, with an
+image of --write-images.
+
+\b
+Examples:
+    trapgate check --spawn 'trapgate run {image} --gdb :{port} --wait'
+    trapgate check --spawn 'qemu-system-x86_64 -cpu max -nodefaults -display none -S -gdb tcp::{port} -kernel {image}'
+    trapgate check --gdb :1234 --manner hbreak --junit results.xml
+
+Exit status: 0 when every row is right or its CPU or stub lacks what the row takes, 1 when one is wrong or could not be run.
+"""
+
+
+@cli.command(help=CHECK_HELP, short_help="Other monitors' debug exceptions, as a table.")
+@click.option("--gdb", type=GdbAddress(), metavar="[HOST]:PORT", help="The stub of a monitor that runs the image already.")
+@click.option("--spawn", metavar="COMMAND", help="How to start the monitor, with {image} or {multiboot}, and {port} in it.")
+@click.option("--manner", "manners", multiple=True, metavar="NAME", help="Only what the debugger does by this name (repeatable).")
+@click.option("--case", "cases", multiple=True, metavar="NAME", help="Only the case of this name (repeatable).")
+@click.option("--json", "as_json", type=click.Path(dir_okay=False, path_type=Path), help="Write the results there as JSON.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write the results there as JUnit XML.")
+@click.option("--write-images", type=click.Path(file_okay=False, exists=True, path_type=Path), help="Only leave both images there.")
+def check(
+    gdb: "Address | None",
+    spawn: str | None,
+    manners: tuple[str, ...],
+    cases: tuple[str, ...],
+    as_json: Path | None,
+    junit: Path | None,
+    write_images: Path | None,
+) -> int:
+    """See CHECK_HELP."""
+    from trapgate.cli import check as checking
+
+    if write_images is not None:
+        return checking.write_images(write_images)
+    if (gdb is None) == (spawn is None):
+        raise click.UsageError("give the monitor by one of --gdb and --spawn")
+    return checking.run(checking.Choice(gdb, spawn, manners, cases, as_json, junit))
 
 
 @cli.command(short_help="What this host offers.")

@@ -15,6 +15,10 @@ class ClientError(Exception):
     """The stub refused, went away, or did not answer in time."""
 
 
+class ClientTimeoutError(ClientError):
+    """The stub did not answer in time."""
+
+
 class Client:
     """A connection to a stub: `timeout` seconds for every answer. ClientError when one fails or does not come."""
 
@@ -37,7 +41,9 @@ class Client:
         """What the stub told the user so far."""
         try:
             self._socket.connect(where)
-            self.features = self.ask(b"qSupported:swbreak+;hwbreak+;vContSupported+;error-message+").decode().split(";")
+            if family != socket.AF_UNIX:  # an acknowledgment and the packet behind it need not wait for one another
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.features = self._answered(b"qSupported:swbreak+;hwbreak+;vContSupported+;error-message+").decode().split(";")
             if "QStartNoAckMode+" in self.features and self._ask(b"QStartNoAckMode") == b"OK":
                 self._acks = False
         except OSError as error:
@@ -87,7 +93,7 @@ class Client:
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             data = self._socket.recv(1 << 16)
         except TimeoutError:
-            raise ClientError("the stub did not answer in time") from None
+            raise ClientTimeoutError("the stub did not answer in time") from None
         except OSError as error:
             raise ClientError(f"the stub is gone: {error}") from error
         finally:
@@ -100,11 +106,29 @@ class Client:
         self.send(payload)
         return self.receive()
 
+    def may_ask(self, payload: bytes) -> bytes:
+        """The reply to a packet, whatever it is; empty when the stub does not understand."""
+        return self._ask(payload)
+
+    def receive_within(self, patience: float) -> bytes | None:
+        """The payload of the next packet, or None when none comes within so many seconds."""
+        try:
+            return self.receive(patience)
+        except ClientTimeoutError:
+            return None
+
     def ask(self, payload: bytes) -> bytes:
         """The reply to a packet; ClientError when it is an error or empty (not understood)."""
+        reply = self._answered(payload)
+        if not reply:
+            raise ClientError(f"{payload[:40]!r}: not understood")
+        return reply
+
+    def _answered(self, payload: bytes) -> bytes:
+        """The reply to a packet, empty when it is not understood; ClientError when it is an error."""
         reply = self._ask(payload)
-        if not reply or reply.startswith(b"E."):
-            raise ClientError(f"{payload[:40]!r}: {reply[2:].decode('ascii', 'replace') or 'not understood'}")
+        if reply.startswith(b"E."):
+            raise ClientError(f"{payload[:40]!r}: {reply[2:].decode('ascii', 'replace')}")
         if len(reply) == 3 and reply.startswith(b"E"):
             raise ClientError(f"{payload[:40]!r}: error {reply[1:].decode()}")
         return reply

@@ -11,8 +11,8 @@ import pytest
 
 from trapgate import guests
 from trapgate.boot import BootOptions, plan_boot, read_image
+from trapgate.check.guest import Case, DemoGuest, Event, Results, differences
 from trapgate.cli.demo_debugger import Session, Stop, lost, plan, script
-from trapgate.cli.demo_guest import Case, DemoGuest, Event, Results, differences
 from trapgate.cli.demo_table import armed, causes, rows
 from trapgate.gdb.address import TcpAddress, UnixAddress
 

@@ -56,6 +56,13 @@ extern const u64 case_count;
 extern struct event events[MAX_EVENTS];
 extern u64 event_count, verdicts[], values[];
 
+/* For `trapgate check`, which sets `takes_orders` in the image: cases run one by one, when a debugger writes their number. */
+#define NOBODY ~0ul
+#define READY 0x59444145522D4741ul
+extern volatile u64 takes_orders, ready, selected, done;
+void parked(void);
+
+void leave_ring3(void);
 u64 enter_ring3(void *entry, u64 rflags);
 u64 enter_ring0(void *entry);
 void on_exception(struct frame *frame);

@@ -75,8 +75,17 @@ make_gate:                              # a 64-bit interrupt gate at EDI to ESI 
         movq    $0, 8(%rdi)
         ret
 
-        .globl  enter_ring3
-enter_ring3:                            # (RDI entry, RSI rflags) -> RBX of the case
+        .globl  parked, parked_end, elsewhere
+parked: pause                           # until somebody outside has selected a case
+        cmpq    $-1, selected
+        je      parked
+parked_end:
+        ret
+elsewhere:                              # nobody comes here: a place for breakpoints
+        nop
+        ret
+
+        .macro  save_driver
         push    %rbx
         push    %rbp
         push    %r12
@@ -84,6 +93,11 @@ enter_ring3:                            # (RDI entry, RSI rflags) -> RBX of the 
         push    %r14
         push    %r15
         mov     %rsp, driver_rsp
+        .endm
+
+        .globl  enter_ring3
+enter_ring3:                            # (RDI entry, RSI rflags) -> RBX of the case
+        save_driver
         pushq   $0x1B                   # user data
         pushq   $user_stack_top
         push    %rsi
@@ -92,6 +106,12 @@ enter_ring3:                            # (RDI entry, RSI rflags) -> RBX of the 
         xor     %ebx, %ebx
         iretq
 
+        .globl  enter_ring0
+enter_ring0:                            # (RDI entry) -> RBX of the case
+        save_driver
+        xor     %ebx, %ebx
+        call    *%rdi
+        .globl  leave_ring3
 leave_ring3:
         mov     %rbx, %rax
         mov     driver_rsp, %rsp
@@ -100,15 +120,6 @@ leave_ring3:
         pop     %r13
         pop     %r12
         pop     %rbp
-        pop     %rbx
-        ret
-
-        .globl  enter_ring0
-enter_ring0:                            # (RDI entry) -> RBX of the case
-        push    %rbx
-        xor     %ebx, %ebx
-        call    *%rdi
-        mov     %rbx, %rax
         pop     %rbx
         ret
 

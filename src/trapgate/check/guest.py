@@ -14,6 +14,7 @@ TF = 1 << 8  # RFLAGS
 GENERAL_DETECT = 1 << 13  # DR7.GD
 BRANCH_STEP = 1 << 1  # DEBUGCTL.BTF
 DB, BP = 1, 3
+EXCEPTIONS = {1: "#DB", 3: "#BP", 6: "#UD", 13: "#GP", 14: "#PF"}
 NEEDS_BUS_LOCK = 1
 _MAX_EVENTS = 128
 _CASE = struct.Struct("<17Q8Q")  # struct test_case of guests/demo/demo.h
@@ -85,12 +86,16 @@ class DemoGuest:
             assert isinstance(table, SymbolTableSection)
             self.symbols: dict[str, int] = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols() if symbol.name}
             segment = next(one for one in elf.iter_segments() if one["p_type"] == "PT_LOAD")
-            self._base, self._data = segment["p_vaddr"], segment.data()
+            self.base, self.offset, self.size, self.memory = (
+                segment[name] for name in ("p_vaddr", "p_offset", "p_filesz", "p_memsz")
+            )
+            """Of its one segment: address, place in the file, bytes there, bytes in memory."""
+            self._data = segment.data()
         count = int.from_bytes(self._read(self.symbols["case_count"], 8), "little")
         self.cases = tuple(self._case(number) for number in range(count))
 
     def _read(self, address: int, length: int) -> bytes:
-        start = address - self._base
+        start = address - self.base
         assert 0 <= start <= len(self._data) - length, f"{address:#x} is not in the image"
         return self._data[start : start + length]
 
@@ -98,7 +103,7 @@ class DemoGuest:
         values = _CASE.unpack(self._read(self.symbols["cases"] + number * _CASE.size, _CASE.size))
         name, _entry, at, _resume, ring, rflags = values[:6]
         dr7, debugctl, needs, _flags, value_mask, value, count = values[10:17]
-        text = self._data[name - self._base :].split(b"\0", 1)[0].decode("ascii")
+        text = self._data[name - self.base :].split(b"\0", 1)[0].decode("ascii")
         rows = [values[17 + 4 * index : 21 + 4 * index] for index in range(count)]
         expected = tuple(Expected(vector, dr6, rip, bool(tf)) for vector, dr6, rip, tf in rows)
         return Case(number, text, at, ring, rflags, values[6:10], dr7, debugctl, needs, value_mask, value, expected)
@@ -137,3 +142,16 @@ def differences(case: Case, results: Results) -> list[str]:
     if not wrong and results.verdicts[case.number] != 1:
         wrong.append("skipped by the guest" if results.verdicts[case.number] == 0 else "the guest itself found it wrong")
     return wrong
+
+
+def seen(case: Case, results: Results) -> str:
+    """What the guest read in one run: DR6 in its handler, or the value that the case asked for. A line for each exception."""
+    if results.verdicts[case.number] == 0:
+        return "skipped"
+    events = results.of(case)
+    if events:
+        return "\n".join(f"{event.dr6:08X}" if event.vector == DB else EXCEPTIONS.get(event.vector, "?") for event in events)
+    if case.value_mask:
+        value = results.values[case.number] & case.value_mask
+        return f"{value:X}" if value < 1 << 32 else f"{value >> 32:08X}\n{value & 0xFFFFFFFF:08X}"
+    return "-"
