@@ -132,9 +132,13 @@ class PretendTarget:
         return address & 0xFFFF if address & ~0xFFF in self.pages else None
 
     def read_physical(self, address: int, length: int) -> bytes:
-        if address + length > 0x3000:
+        if address >= 0x3000:
             raise TargetError("not RAM")
-        return bytes((address + at) & 0xFF for at in range(length))
+        return bytes(at & 0xFF for at in range(address, min(address + length, 0x3000)))
+
+    def write_physical(self, address: int, data: bytes) -> bool:
+        self.log.append(f"physical {address:x}: {data.hex()}")
+        return address + len(data) <= 0x3000
 
     def breakpoints(self) -> Iterable[tuple[BreakKind, int, int]]:
         return list(self.armed)

@@ -254,8 +254,17 @@ class MachineTarget:
         return self._vcpu.translate(address)
 
     def read_physical(self, address: int, length: int) -> bytes:
-        """Guest RAM."""
+        """Guest RAM, up to its end or the hole in it."""
+        ram = self._machine.ram
+        here = next((end for start, end in ram.regions() if start <= address < end), address)
         try:
-            return self._machine.ram.read(address, length)
+            return ram.read(address, min(length, max(here - address, 1)))
         except MemoryError_ as error:
             raise TargetError(str(error)) from error
+
+    def write_physical(self, address: int, data: bytes) -> bool:
+        """Guest RAM."""
+        if not self._machine.ram.contains(address, len(data)):
+            return False
+        self._machine.ram.write(address, data)
+        return True

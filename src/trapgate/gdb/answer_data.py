@@ -106,7 +106,12 @@ def write_register(context: Context, arguments: tuple[int, bytes]) -> bytes:
 
 def _read(context: Context, address: int, length: int) -> bytes:
     """What is mapped of a range, from its start; a range never wraps round the end of the address space."""
-    return context.target.read_memory(context.thread(), address, min(length, _ADDRESSES - address))
+    if not context.physical:
+        return context.target.read_memory(context.thread(), address, min(length, _ADDRESSES - address))
+    try:
+        return context.target.read_physical(address, length)
+    except TargetError:
+        return b""
 
 
 def read_memory(context: Context, arguments: list[int]) -> bytes:
@@ -150,7 +155,11 @@ def write_memory(context: Context, arguments: tuple[int, bytes]) -> bytes:
     address, data = arguments
     if address + len(data) > _ADDRESSES:
         return UNMAPPED
-    return OK if not data or context.target.write_memory(context.thread(), address, data) else UNMAPPED
+    if not data:
+        return OK
+    if context.physical:
+        return OK if context.target.write_physical(address, data) else UNMAPPED
+    return OK if context.target.write_memory(context.thread(), address, data) else UNMAPPED
 
 
 def parse_search(text: bytes) -> tuple[int, int, bytes]:
@@ -184,6 +193,17 @@ def search_memory(context: Context, arguments: tuple[int, int, bytes]) -> bytes:
         before = looked[max(len(looked) - len(pattern) + 1, 0) :]
         address += wanted
     return b"0"
+
+
+def physical_mode(context: Context, arguments: None) -> bytes:
+    """qqemu.PhyMemMode, of QEMU's: whether memory packets mean guest-physical memory."""
+    return b"1" if context.physical else b"0"
+
+
+def set_physical_mode(context: Context, arguments: list[int]) -> bytes:
+    """Qqemu.PhyMemMode:0 or 1. Breakpoints stay where they are, in linear memory."""
+    context.physical = bool(arguments[0])
+    return OK
 
 
 parse_read = numbers(b",")

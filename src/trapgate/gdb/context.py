@@ -43,6 +43,8 @@ class Context:
     last_stop: Stop = field(default_factory=lambda: Stopped(1))
     features: frozenset[str] = frozenset()
     acks: bool = True
+    physical: bool = False
+    """Whether addresses of memory packets are guest-physical."""
     extended: bool = False
     """Whether the client may outlive the guest and start it again."""
     outbox: list[bytes] = field(default_factory=list)

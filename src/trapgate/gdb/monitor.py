@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from trapgate import screen
 from trapgate.arch import msrs
 from trapgate.arch.registers import OURS, TABLE, Group
+from trapgate.gdb import habits
 from trapgate.gdb.target import BreakKind, Target
 
 _LONGEST_DUMP = 4096
@@ -67,6 +68,11 @@ def _system(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     yield from _show(target, thread, names, 3, 16)
 
 
+def _vcpus(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    for each in target.threads():
+        yield f"{'*' if each == thread else ' '} vCPU {each - 1}: {target.describe(each)}"
+
+
 def _breakpoints(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     none = True
     for kind, address, length in target.breakpoints():
@@ -95,7 +101,7 @@ def _physical(target: Target, thread: int, arguments: list[int]) -> Iterator[str
     if length > _LONGEST_DUMP:
         raise MonitorError(f"at most {_LONGEST_DUMP:x} bytes at once")
     data = target.read_physical(address, length)
-    for at in range(0, length, 16):
+    for at in range(0, len(data), 16):
         line = data[at : at + 16]
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line)
         yield f"{address + at:#014x}  {line.hex(' '):<47}  {text}"
@@ -120,6 +126,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("help", "", "this list", _help),
     Command("info registers", "", "general registers of the chosen vCPU", _registers),
     Command("info system", "", "segments, control and debug registers, tables", _system),
+    Command("info vcpus", "", "mode and privilege level of each vCPU", _vcpus),
     Command("info breakpoints", "", "what the debugger has armed", _breakpoints),
     Command("msr", "INDEX|NAME [VALUE]", "show an MSR, or write it first", _msr),
     Command("translate", "ADDRESS", "the guest-physical address behind a virtual one", _translate),
@@ -132,7 +139,7 @@ COMMANDS: tuple[Command, ...] = (
 
 def execute(target: Target, thread: int, line: str) -> Iterator[str]:
     """Carry out one command line and yield what it says, line by line; MonitorError or TargetError when it cannot be done."""
-    words = line.split() or ["help"]
+    words = habits.ours(line.split() or ["help"])
     for command in COMMANDS:
         own = command.words.split()
         if words[: len(own)] == own:
@@ -140,6 +147,8 @@ def execute(target: Target, thread: int, line: str) -> Iterator[str]:
             if not command.accepts(len(arguments)):
                 raise MonitorError(f"usage: monitor {command.words} {command.arguments}".rstrip())
             return command.run(target, thread, arguments)
+    if (text := habits.answer(words)) is not None:
+        raise MonitorError(text)
     raise MonitorError(f"unknown command {' '.join(words)[:60]!r}; monitor help lists them all")
 
 

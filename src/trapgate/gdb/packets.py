@@ -91,6 +91,8 @@ PACKETS: tuple[Row, ...] = (
     _row(b"M", data.parse_hex_write, data.write_memory),
     _row(b"X", data.parse_binary_write, data.write_memory),
     _row(b"qSearch:memory:", data.parse_search, data.search_memory),
+    _row(b"qqemu.PhyMemMode", nothing, data.physical_mode),
+    _row(b"Qqemu.PhyMemMode:", numbers(), data.set_physical_mode),
     # breakpoints: Z0 to Z4, z0 to z4
     *(
         _row(b"Z%d," % kind.value, data.parse_breakpoint(kind), data.insert_breakpoint, _BREAK_CAPABILITY.get(kind, ""))

@@ -165,7 +165,11 @@ class Target(Protocol):
         ...
 
     def read_physical(self, address: int, length: int) -> bytes:
-        """Guest-physical RAM; TargetError where there is none."""
+        """Guest-physical RAM from an address on, up to where it ends; TargetError where there is none."""
+        ...
+
+    def write_physical(self, address: int, data: bytes) -> bool:
+        """Change guest-physical RAM; False, and nothing changed, when any of it is none."""
         ...
 
     def breakpoints(self) -> Iterable[tuple[BreakKind, int, int]]:
