@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from trapgate.answering import Accesses, culprit, failed
 from trapgate.arch.debugregs import DR6_BS
+from trapgate.arch.flags import IF
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.clock import HostClock, InstructionClock
 from trapgate.debug.buslock import EVERY_LEVEL, BusLockLog, Mode
@@ -34,7 +35,6 @@ from trapgate.memory import Ram
 from trapgate.stops import STATUS, BreakpointHit, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, SoftwareHit, StepDone, Stop
 from trapgate.vcpu import Owner
 
-RFLAGS_IF = 1 << 9
 FIXED_WALL_START = 1_735_689_600 * 1_000_000_000  # 2025-01-01: where repeatable runs begin
 INPUT_LIMIT = 1 << 20  # bytes of input that wait for the guest before we stop reading more
 NO_DEADLINE = 1 << 62  # an instruction budget without an end
@@ -328,7 +328,7 @@ class Machine:
         if self._mailbox:
             return None
         deadline = self.clock.next_deadline()
-        if not self.vcpu.get("rflags") & RFLAGS_IF and self.config.stop_when_dead:
+        if not self.vcpu.get("rflags") & IF and self.config.stop_when_dead:
             return self._end(ExitKind.DEAD, story="the guest halted with interrupts disabled: nothing can wake it")
         if deadline is None:
             self._mailbox.wait(None)

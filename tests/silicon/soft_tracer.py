@@ -1,7 +1,7 @@
 """The software CPU as a tracer: what `HostCpu.trace_many` tells of the host CPU.
 
 A run is put straight into user mode of the guest that `guest_kernel` lays out, and the vCPU stops behind every instruction: because
-its instruction budget ends (ordinary blocks, made of one instruction each), or a debugger steps (blocks of MODE_STEP). The run has
+its instruction budget ends (ordinary blocks, made of one instruction each), or a debugger steps (`modes.STEP`). The run has
 ended when the CPU stands at one of the kernel's exception entries; the kernel itself never runs.
 """
 

@@ -4,7 +4,7 @@ import re
 
 from trapgate.arch.models import MODELS
 from trapgate.isa import catalog as isa_catalog
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.soft.decode.lowering import Lowering, fused
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
@@ -48,7 +48,7 @@ ELSEWHERE = {
 
 
 def _reached() -> set[str]:
-    lowerings, mode = [Lowering(load_library(Cache()), model) for model in MODELS.values()], s.MODE_CODE64 | s.MODE_CPL
+    lowerings, mode = [Lowering(load_library(Cache()), model) for model in MODELS.values()], modes.CODE64 | modes.CPL
     names = set[str]()
     for family in FAMILIES:
         for mnemonic in family.mnemonics:

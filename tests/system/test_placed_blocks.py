@@ -10,8 +10,8 @@ import pytest
 from programs import build
 from system.test_linux import guest
 from trapgate.build import load_guest, make_machine
+from trapgate.isa.modes import CODE
 from trapgate.isa.native import placing as p
-from trapgate.isa.state import MODE_CODE
 from trapgate.machine import Machine, MachineConfig
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.loops.installed import JUMP
@@ -60,7 +60,7 @@ def check(machine: Machine, at_least: int) -> None:
     for rip, physical, mode, code, at in placed(vcpu):
         record = Record(memory, at)
         data = vcpu.ram.read(physical, len(record.guest))
-        place = f"RIP {rip:#x}, mode {mode:#x}, code size {mode & MODE_CODE}: {data.hex()}"
+        place = f"RIP {rip:#x}, mode {mode:#x}, code size {mode & CODE}: {data.hex()}"
         if not record.fits(data):
             wrong.append(f"stale: {place}")
             continue

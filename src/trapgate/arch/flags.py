@@ -24,6 +24,7 @@ IOPL_SHIFT = 12
 STATUS = CF | PF | AF | ZF | SF | OF  # what arithmetic sets
 DEFINED = STATUS | TF | IF | DF | IOPL | NT | RF | VM | AC | VIF | VIP | ID  # every bit that is neither fixed nor reserved
 RESET = FIXED
+SYSRET = DEFINED & ~(RF | VM)  # what SYSRET takes from R11 (SDM vol. 2, SYSRET: 3C7FD7h less bit 1)
 
 NAMES = {
     CF: "CF", PF: "PF", AF: "AF", ZF: "ZF", SF: "SF", TF: "TF", IF: "IF", DF: "DF", OF: "OF",

@@ -7,14 +7,16 @@ from trapgate.isa.forms import Form
 from trapgate.isa.native import (
     adopting,
     composing,
-    exceptions,
+    delivery,
     flows,
     forgetting,
     gathering,
     locks,
+    mode,
     paging,
     placing,
     timing,
+    transfers64,
     watching,
 )
 from trapgate.isa.vocabulary import Trace
@@ -30,10 +32,10 @@ def forms() -> Iterator[Form]:
 
 def native_flows() -> dict[str, Callable[[Trace], None]]:
     """Native functions that are jumped to."""
-    return {**flows.FLOWS, **locks.FLOWS, **exceptions.FLOWS, **timing.FLOWS, **x87.FLOWS}
+    return {**flows.FLOWS, **locks.FLOWS, **delivery.FLOWS, **transfers64.FLOWS, **timing.FLOWS, **x87.FLOWS}
 
 
 def native_functions() -> dict[str, tuple[Callable[[Trace], None], int, int]]:
     """Native functions that are called: body, width of the result, number of 64-bit arguments."""
-    rooms = (paging, watching, placing, forgetting, gathering, composing, adopting, exceptions, x87)
+    rooms = (paging, watching, placing, forgetting, gathering, composing, adopting, delivery, mode, x87)
     return {name: function for room in rooms for name, function in room.FUNCTIONS.items()}

@@ -6,9 +6,9 @@ nobody reads (`trace.memo["dead_flags"]`) stores nothing. Where setter and condi
 operands.
 """
 
+from trapgate.arch.flags import AF, CF, OF, PF, SF, ZF
 from trapgate.isa.vocabulary import Operand, Trace, Value
 
-CF, PF, AF, ZF, SF, OF = 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 11
 STATUS = CF | PF | AF | ZF | SF | OF
 CONDITIONS = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
 

@@ -26,22 +26,8 @@ NATIVE_SLOTS = 256
 MTRR_RULES = 8
 KNOWN_PLACES = 1 << 18  # of the index of known blocks
 
-# What translation depends on besides the bytes: the `mode` of a block.
-MODE_CODE = 0b11  # code size: 0 = 16, 1 = 32, 2 = 64 bits
-MODE_CODE32, MODE_CODE64 = 1, 2
-MODE_STACK32 = 1 << 2  # SS.B
-MODE_CPL_SHIFT = 3
-MODE_CPL = 3 << MODE_CPL_SHIFT
-MODE_AC = 1 << 5  # RFLAGS.AC counts: CPL < 3 and CR4.SMAP: accesses may touch user pages; CPL 3 and CR0.AM: they must be aligned
-MODE_STEP = 1 << 6  # a block of one instruction that ends in the dispatcher
-MODE_FLAT = 1 << 7  # legacy mode in which ES, SS, DS and CS have base 0 and limit 4 GiB
-MODE_NO_X87 = 1 << 8  # CR0.EM or TS
-MODE_NO_SSE = 1 << 9  # CR0.EM or not CR4.OSFXSR: SSE is #UD
-MODE_REAL = 1 << 10  # real or virtual-8086 mode
-MODE_IOPL = 1 << 11  # CPL <= IOPL
-MODE_SSE_UNMASKED = 1 << 12  # MXCSR unmasks an exception: whatever may raise #XM is Python's
-MODE_UNLIMITED = MODE_CODE64 | MODE_FLAT | MODE_STEP  # where none is set, a block looks at the limit of CS (steps do in Python)
-MODE_FLOATING = MODE_NO_X87 | MODE_NO_SSE | MODE_SSE_UNMASKED  # what packed and floating instructions alone depend on
+# Attributes of a segment beyond its descriptor's: null or unusable; of expand-up ones, what may be done with them.
+UNUSABLE, READABLE, WRITABLE = 1 << 16, 1 << 17, 1 << 18
 
 # Why native code left: the value of `exit_reason`.
 (
@@ -103,7 +89,7 @@ def _layout() -> dict[str, Field]:
     add("flag_aux", 8)
     add("rflags", 8)  # every bit but the six status flags
     add("request", 4)  # not zero: leave translated code at the next block
-    add("mode", 4)  # what translation depends on: soft.mode
+    add("mode", 4)  # `isa.modes`
     add("budget", 8)  # instructions until translated code leaves (instruction clock only); signed
     add("exit_reason", 4)
     add("exit_detail", 4)  # number of the instruction for Python; for EXIT_PORT: port, size << 16, PORT_OUT
@@ -129,7 +115,6 @@ def _layout() -> dict[str, Field]:
     add("fault_delivering", 4)  # a delivery is in progress: another fault goes to the double-fault rules
     # debug
     add("pending_debug", 4)  # active-high DR6 causes of the instruction under way, delivered behind it
-    add("pending_hits", 4)  # armed breakpoints that matched
     add("bus_lock_trap", 4)  # not zero: DEBUGCTL[2] is set and CPL > 0
     add("bld_free", 4)  # not zero: MOV to DR6 can change BLD whatever DEBUGCTL says (Intel with bus-lock detection)
     add("bus_lock_report", 4)  # not zero: the machine wants to hear of every bus lock
@@ -139,13 +124,7 @@ def _layout() -> dict[str, Field]:
     add("shadow", 4)  # 1: STI shadow, 2: MOV SS shadow; valid for the instruction at shadow_rip
     add("stepping", 4)  # a block of one instruction runs: watched accesses are recorded, not restarted
     add("shadow_rip", 8)
-    add("lock_address", 8)
-    add("lock_rip", 8)
-    add("lock_size", 4)
-    add("lock_count", 4)
     # an access that could not be settled in translated code
-    add("access_address", 8)  # guest-physical for MMIO, guest-virtual for the rest
-    add("access_value", 8)
     add("access_size", 4)
     add("access_kind", 4)
     add("bounce_address", 8)  # guest-virtual address that `bounce` stands for
@@ -174,7 +153,6 @@ def _layout() -> dict[str, Field]:
     add("stop_pages", 512, 64)  # for each page of linear addresses, by the low 12 bits of its number: breakpoints lie in it
     add("physical_mask", 8)  # address bits that may be set in a page-table entry
     add("walk_physical", 8)  # results of the native page walk
-    add("walk_page_end", 8)
     add("walk_rights", 8)
     for name in ("reads", "writes"):  # host addresses of what data breakpoints watch: `isa.native.watching`
         add(f"watched_{name}", 8)
@@ -209,11 +187,8 @@ def _layout() -> dict[str, Field]:
     add("x87_live", 4)  # the guest's x87 state is in the host's registers
     for pointer in ("x87_fip", "x87_fdp", "x87_fop"):
         add(pointer, 8)  # of the guest's last x87 instruction, while its state is live: the host's registers have the host's
-    add("x87_unmasked", 4)
     add("mxcsr_unmasked", 4)
-    add("fp_reserved", 4)
     add("fxsave", 512, 64)  # the guest's x87 state while it is not live; XMM live in `xmm0`-`xmm15`
-    add("host_fxsave", 512, 64)
     for n in range(16):
         add(f"xmm{n}", 16)
     add("scratch", 256, 64)
@@ -239,11 +214,6 @@ def _layout() -> dict[str, Field]:
 
 LAYOUT = _layout()
 STATE_BYTES = LAYOUT["end"].offset + 8
-
-
-def code_bits(mode: int) -> int:
-    """The size of code in a mode, and of RIP: 16, 32 or 64."""
-    return (16, 32, 64)[mode & MODE_CODE]
 
 
 def offset(name: str) -> int:

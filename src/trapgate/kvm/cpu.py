@@ -8,6 +8,7 @@ Otherwise they are the machine's own, in user space.
 
 from collections.abc import Sequence
 
+from trapgate.arch.flags import IF
 from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import MsrError
 from trapgate.arch.vectors import NMI
@@ -21,7 +22,6 @@ from trapgate.kvm.ioctl import KvmError
 from trapgate.memory import Ram
 from trapgate.vcpu import TABLES, Breakpoint, CpuStart, GuestDebug, Uncounted
 
-IF = 1 << 9
 APIC_MSRS = frozenset({0x1B, 0x6E0, *range(0x800, 0x900)})
 LOOK = 250_000_000  # ns between two looks at whether the guest can still wake
 LONG = 1_000_000_000  # ns of a stop after which the PIT's ticks are forgotten

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from trapgate.arch.debugregs import DEBUGCTL_BUS_LOCK, DR7_FIXED_1
+from trapgate.arch.flags import IF
 from trapgate.arch.msrs import DEBUGCTL
 from trapgate.kvm import abi
 from trapgate.kvm.core import Setup
@@ -11,7 +12,6 @@ from trapgate.kvm.probe_guest import DATA, NOP, Ability, Probe
 LOCK_INC = bytes.fromhex("f0 ff 47 3d")  # LOCK INC DWORD PTR [RDI + 61]: across a line
 SYSTEM_TIME = 0x4B564D01  # MSR: where the guest wants its clock page (Linux, Documentation/virt/kvm/x86/msr.rst)
 MUL, FLAGS, STOPPED = 24, 29, 2  # in that page
-IF = 1 << 9
 PIC_AND_PIT = bytes.fromhex(
     "b011 e620 b020 e621 b004 e621 b001 e621 b0fe e621"  # the master 8259: vectors 20h-27h, input 0 alone
     "b034 e643 b000 e640 b010 e640 fb f4"  # channel 0: mode 2, count 1000h; STI; HLT

@@ -6,6 +6,7 @@ can go on behind it. Faults unwind as GuestFault, before anything has changed.
 
 from collections.abc import Generator
 
+from trapgate.arch import vectors
 from trapgate.arch.debugregs import DR6_BLD
 from trapgate.exits import BusLock, Exit, MmioRead, MmioWrite
 from trapgate.isa import state as s
@@ -16,7 +17,6 @@ from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.fault import GuestFault
 
 Activity = Generator[Exit, int, None]
-ALIGNMENT_CHECK = 17
 LINE = 64
 BOUNCE = LAYOUT["bounce"].offset
 REPORT = 1 << 31  # in `pending_debug`: a bus lock for the machine to hear of, no cause of a #DB
@@ -82,7 +82,7 @@ def locks_bus(cpu: RunningCpu, address: int, size: int) -> bool:
     crosses = address % LINE + size > LINE
     write_back = cpu.write_back(address, size, cpu.rights() | s.ACCESS_WRITE)  # an instruction that faults locks nothing
     if crosses and write_back and cpu.state.split_lock_ac:
-        raise GuestFault(ALIGNMENT_CHECK, 0)
+        raise GuestFault(vectors.AC, 0)
     return crosses or not write_back
 
 

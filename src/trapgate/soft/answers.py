@@ -8,6 +8,7 @@ or store lies amid its block. So that is seen right behind it, too, each place h
 
 from iced_x86 import Decoder, Mnemonic
 
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.memory import HOLE_END
 from trapgate.soft.running import RunningCpu
@@ -79,6 +80,6 @@ def learn(cpu: RunningCpu, kind: int, code: bytes) -> None:
     """A step has come to the device access at which its instruction, met in a block, was started again."""
     site, cpu.device_site = cpu.device_site, 0
     if site and kind in (s.KIND_LOAD, s.KIND_STORE):
-        i = Decoder(s.code_bits(cpu.state.mode), code).decode()
+        i = Decoder(modes.code_bits(cpu.state.mode), code).decode()
         if i.mnemonic in ONE_ACCESS:
             cpu.device_sites[site] = cpu.state.saved_RESUME

@@ -10,9 +10,11 @@ from functools import partial
 
 from trapgate.arch import vectors
 from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BS
+from trapgate.arch.flags import IF, RF, TF
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.exits import DebugException, Exit, Halted, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft import accesses, answers, borrowed, crash, inspection
@@ -26,14 +28,12 @@ from trapgate.soft.loops.hot import HOT
 from trapgate.soft.reset import reset
 from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.apic import LocalApic
-from trapgate.soft.state.core import IF, NOWHERE, RF, TF
+from trapgate.soft.state.core import NOWHERE
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.instructions import handler_of
 from trapgate.soft.state.story import story
 from trapgate.stencil.library import Library
 from trapgate.vcpu import GuestDebug
-
-UNDEFINED_OPCODE = 6
 
 
 class SoftVcpu(RunningCpu):
@@ -179,7 +179,7 @@ class SoftVcpu(RunningCpu):
             if self.left() <= 0:
                 return Interrupted()
             self._want_step = True  # fewer instructions are left than the next block has: one by one
-        elif not st.request and not st.mode & s.MODE_UNLIMITED:
+        elif not st.request and not st.mode & modes.UNLIMITED:
             self._want_step = True  # the block reaches beyond the limit of CS
         return None
 
@@ -264,7 +264,7 @@ class SoftVcpu(RunningCpu):
         return None
 
     def _fetch_nowhere(self) -> Exit | None:
-        raise GuestFault(UNDEFINED_OPCODE)
+        raise GuestFault(vectors.UD)
 
     def _debug_trap(self) -> Exit | None:
         self.state.rip = self.state.next_rip
@@ -296,18 +296,18 @@ class SoftVcpu(RunningCpu):
         self._before_step = st.rflags & RF, st.shadow, self._skip_breakpoint
         if self._skip_breakpoint == st.rip:
             self._skip_breakpoint = None
-        mode = st.mode | s.MODE_STEP
+        mode = st.mode | modes.STEP
         self.in_step, self._step_faulted, self._step_asked = True, False, self._stepping
         self._step_tf, self._step_start = bool(st.rflags & TF), st.rip
         limits.check(self, st.rip)
         physical = self.walk(self.linear(st.rip), self.rights() | s.ACCESS_FETCH)
         if not self.ram.contains(physical):
-            raise GuestFault(UNDEFINED_OPCODE)
+            raise GuestFault(vectors.UD)
         block = self.block_at(physical, mode)
         assert block is not None
-        self._step_next = st.rip + block.length & (NOWHERE if mode & s.MODE_CODE64 else 0xFFFFFFFF)
+        self._step_next = st.rip + block.length & (NOWHERE if mode & modes.CODE64 else 0xFFFFFFFF)
         self._step_code = bytes(self.ram.read(physical, min(block.length, PAGE_SIZE - physical % PAGE_SIZE)))
-        self._step_goes = None if mode & s.MODE_UNLIMITED & ~s.MODE_STEP else limits.next_rip(self, self._fetched(block.length))
+        self._step_goes = None if mode & modes.UNLIMITED & ~modes.STEP else limits.next_rip(self, self._fetched(block.length))
         st.rflags &= ~RF
         st.stepping, st.request, st.shadow = 1, 0, 0
         self.device_site = site

@@ -15,7 +15,8 @@ from typing import NoReturn
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
 from trapgate.hostcall import asking
-from trapgate.isa.state import ACCESS_PEEK, code_bits
+from trapgate.isa.modes import code_bits
+from trapgate.isa.state import ACCESS_PEEK
 from trapgate.mapping import Mapping
 from trapgate.soft.blocks.core import TranslatingCore
 from trapgate.soft.state.fault import GuestFault

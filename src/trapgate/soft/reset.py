@@ -18,7 +18,7 @@ def reset(cpu: SoftCore) -> None:
         setattr(st, name, 0)
     for name in ("cr2", "cr3", "cr4", "cr8", "efer", "dr0", "dr1", "dr2", "dr3", "debugctl", "star", "lstar", "cstar", "sfmask",
                  "kernel_gs_base", "tsc_aux", "sysenter_cs", "sysenter_esp", "sysenter_eip", "fault_delivering", "pending_debug",
-                 "pending_hits", "nmi_blocked", "split_lock_ac", "shadow", "x87_live", "mxcsr_unmasked"):  # fmt: skip
+                 "nmi_blocked", "split_lock_ac", "shadow", "x87_live", "mxcsr_unmasked"):  # fmt: skip
         setattr(st, name, 0)
     st.rdx = cpu.model.signature
     st.rip, st.cr0, st.xcr0 = 0xFFF0, control.CR0_RESET, control.XCR0_RESET

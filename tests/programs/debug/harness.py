@@ -11,10 +11,10 @@ from iced_x86 import Decoder
 
 from silicon.assemble import assemble
 from trapgate.build import make_machine
+from trapgate.isa.state import UNUSABLE
 from trapgate.machine import ClockKind, MachineConfig
 from trapgate.soft import cpu as soft
 from trapgate.soft.exact.segments import put_segment, refresh_rights
-from trapgate.soft.state.core import UNUSABLE
 from trapgate.stops import ExitKind, MachineExit, Stop
 
 PML4, PDPT, PD, PT, GDT, IDT, PARAMETERS, LOG, TSS = (0x1000 * n for n in range(1, 10))

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from trapgate.arch.flags import AF, CF, OF, PF, SF, ZF
 from trapgate.isa import catalog
 from trapgate.isa.evaluate import Ending, Host, HostInstruction, OutOfReach, Undefined, evaluate
-from trapgate.isa.flags import AF, CF, OF, PF, SF, ZF
 from trapgate.isa.flags import read as read_flags
 from trapgate.isa.state import TLB_ENTRIES, offset
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value

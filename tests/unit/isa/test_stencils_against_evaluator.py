@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.evaluate import Ending, Host, evaluate
 from trapgate.isa.facts import COMPUTED, Facts, every_operation, facts
@@ -59,7 +60,7 @@ class Bench:
         self.exits: list[str] = []
         self.stubs: dict[str, int] = {}
         self._put("guest_mxcsr", 0x1F80)
-        self._put("mode", s.MODE_CODE64)
+        self._put("mode", modes.CODE64)
         tables = offset("tlb"), offset("tlb") + 3 * s.TLB_BYTES
         self.native[slice(*tables)] = b"\xff" * (3 * s.TLB_BYTES)  # TLB_INVALID
         for n, name in enumerate(GENERAL):  # what a form writes in part
@@ -102,7 +103,7 @@ class Bench:
 
     def place(self, name: str, holes: dict[str, int]) -> int:
         """The address of a copy of a stencil, its holes filled and its exits bound to stubs."""
-        builder = Builder(Layouts(self.code.library), s.MODE_CODE64, 1)
+        builder = Builder(Layouts(self.code.library), modes.CODE64, 1)
         builder.op(name, TAKEN=Rip(0), **holes)
         template = builder.finish()
         code = bytearray(template.code) + b"\xe9\0\0\0\0"
@@ -218,7 +219,7 @@ def prepare(bench: Bench, seen: Facts, holes: dict[str, int], rng: random.Random
     transients["HOST"] = bench.address + offset("bounce") if bounce else bench.ram_address + rng.randrange(2 * 4096 - 16)
     if COMPUTED in seen.jumps:  # half of the jump cache knows the target
         target = rng.choice([transients["T0"], transients["T2"], holes.get("Qtarget", 0)]) & (1 << rng.choice((16, 32, 48))) - 1
-        tag = target | s.MODE_CODE64 << 48
+        tag = target | modes.CODE64 << 48
         known = [tag.to_bytes(8, "little"), bytes(8)]
         stub = bench.stub("computed").to_bytes(8, "little")
         jumps = b"".join(rng.choice(known) + stub for _ in range(2 * s.JUMP_ENTRIES))

@@ -9,7 +9,7 @@ from trapgate.arch.models import CpuModel
 from trapgate.arch.segments import Descriptor, Gate, SystemType
 from trapgate.clock import InstructionClock
 from trapgate.exits import Exit
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.memory import Ram
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.exact.segments import put_segment, refresh_rights
@@ -114,4 +114,4 @@ class Bench:
     @property
     def cpl(self) -> int:
         """The CPL that translated code would run at."""
-        return int(self.st.mode >> s.MODE_CPL_SHIFT & 3)
+        return int(self.st.mode >> modes.CPL_SHIFT & 3)

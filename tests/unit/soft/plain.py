@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from iced_x86 import Decoder
 
 from trapgate.arch.models import CpuModel
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.native import placing as p
 from trapgate.isa.state import LAYOUT
 from trapgate.memory import Ram
@@ -113,12 +113,12 @@ class Plain:
 
     def composed(self, data: bytes, mode: int) -> tuple[bytes, list[tuple[int, int]], list[tuple[int, int, int]]]:
         """(code, RIP holes, exits) of a block."""
-        raws, at, bits = list[bytes](), 0, (16, 32, 64)[mode & s.MODE_CODE]
+        raws, at, bits = list[bytes](), 0, (16, 32, 64)[mode & modes.CODE]
         while at < len(data):
             i = Decoder(bits, data[at:]).decode()
             raws.append(data[at:] if i.is_invalid else data[at : at + i.len])  # nothing follows what is no instruction
             at += len(raws[-1])
-        head = self.lowering.head(len(raws), not mode & s.MODE_UNLIMITED)
+        head = self.lowering.head(len(raws), not mode & modes.UNLIMITED)
         parts = [(b"", head), *((part.raw, self._numbered(part, bits)) for part in self.lowering.parts(raws, mode))]
         if not raws:
             parts.append((b"", self.lowering.stop()))
@@ -151,9 +151,9 @@ class Plain:
 
     def _way_out(self, at: int, mode: int, by: int, function: str) -> bytes:
         """RIP + by into the CPU state, cut to the code size; on at a native function."""
-        opcode, size = LEAVE[mode & s.MODE_CODE]
+        opcode, size = LEAVE[mode & modes.CODE]
         code = b"\x48\x8b\x05" + (-at - 7).to_bytes(4, "little", signed=True)
-        steps = [by] if mode & s.MODE_CODE != 2 or by <= FARTHEST else [FARTHEST, by - FARTHEST]
+        steps = [by] if mode & modes.CODE != 2 or by <= FARTHEST else [FARTHEST, by - FARTHEST]
         for step in steps:
             code += opcode + (step & (1 << 8 * size) - 1).to_bytes(size, "little")
         return code + b"\x49\x89\x04\x24\x41\xff\xa4\x24" + self._natives[function].to_bytes(4, "little")

@@ -18,7 +18,7 @@ from pathlib import Path
 from iced_x86 import Decoder
 
 from trapgate.exits import DebugException, Halted, Interrupted, MmioRead, PortRead, Shutdown
-from trapgate.isa.state import code_bits
+from trapgate.isa.modes import code_bits
 from trapgate.soft.crash import Crashes
 from trapgate.soft.loops.graph import graph, placed
 from trapgate.soft.loops.installed import install

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trapgate.isa.state import code_bits
+from trapgate.isa.modes import code_bits
 from unit.soft.bench import CODE
 from unit.soft.crashing import GUEST
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trapgate.isa.state import MODE_CODE64
+from trapgate.isa.modes import CODE64
 from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import load_library
@@ -45,5 +45,5 @@ def native(code: CodeBuffer) -> Native:
 )
 def test_which_flags_are_stored(native: Native, plain: Plain, block: str, dead: list[bool]) -> None:
     raws = [bytes.fromhex(text) for text in block.split()]
-    assert [part.dead for part in plain.lowering.parts(raws, MODE_CODE64)] == dead
-    assert native.placed(b"".join(raws), MODE_CODE64, 0x1000)[1] == plain.placed(b"".join(raws), MODE_CODE64, 0x1000)
+    assert [part.dead for part in plain.lowering.parts(raws, CODE64)] == dead
+    assert native.placed(b"".join(raws), CODE64, 0x1000)[1] == plain.placed(b"".join(raws), CODE64, 0x1000)

@@ -12,7 +12,7 @@ from iced_x86 import Code, Decoder, EncodingKind, Instruction, MemorySizeExt, Mn
 
 from trapgate import hostcpu
 from trapgate.arch.models import MODELS
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.families import hosted, sse, x87
 from trapgate.soft import borrowed
 from trapgate.soft.decode.lowering import Lowering
@@ -64,7 +64,7 @@ def test_no_host_is_asked_for_what_the_guest_need_not_keep(model: object) -> Non
         case, p = encoded(code, 64, model.amd), hosted.plan(code)  # type: ignore[attr-defined]
         if case is None:
             continue
-        names = [name for name, _ in lowering.lowered(case.code, s.MODE_CODE64).ops]
+        names = [name for name, _ in lowering.lowered(case.code, modes.CODE64).ops]
         if p.form(True) not in names:
             continue  # it has a form of its own
         held = "aligned.16" in names[: names.index(p.form(True))]
@@ -86,7 +86,7 @@ def test_what_the_host_lacks_the_guest_does_not_have(monkeypatch: pytest.MonkeyP
     assert left.has("aes")
     lowering = Lowering(library(), left)
     for text in ("0f38c8c1", "660f3840c111", "f20f38f1c0"):  # SHA1NEXTE, DPPS, CRC32
-        assert [name for name, _ in lowering.lowered(bytes.fromhex(text), s.MODE_CODE64).ops] == ["raise_ud"]
+        assert [name for name, _ in lowering.lowered(bytes.fromhex(text), modes.CODE64).ops] == ["raise_ud"]
     monkeypatch.setattr(hostcpu, "features", lambda: None)
     assert borrowed.possible(model) == model
 

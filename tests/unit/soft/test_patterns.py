@@ -4,14 +4,14 @@ import random
 
 import pytest
 
-from trapgate.isa.state import (
-    MODE_CODE32,
-    MODE_CODE64,
-    MODE_FLAT,
-    MODE_NO_SSE,
-    MODE_NO_X87,
-    MODE_SSE_UNMASKED,
-    MODE_STACK32,
+from trapgate.isa.modes import (
+    CODE32,
+    CODE64,
+    FLAT,
+    NO_SSE,
+    NO_X87,
+    SSE_UNMASKED,
+    STACK32,
 )
 from trapgate.soft.decode.lowering import Lowering
 from trapgate.soft.state.codebuffer import CodeBuffer
@@ -22,8 +22,8 @@ from unit.soft.plain import Native, Plain
 COMMON = (
     "89 8b 01 29 31 39 83 81 c7 0f84 0f8d 74 7c e8 48 4c 65 66 67 f0 f3 85 3b 80 c6 68 8d 9b d9 dd 0f28 0f6f 660f58"  # first bytes
 )
-FLOATING = (0, 0, MODE_NO_X87, MODE_NO_SSE, MODE_NO_X87 | MODE_NO_SSE, MODE_SSE_UNMASKED)
-USER = MODE_CODE64 | 3 << 3
+FLOATING = (0, 0, NO_X87, NO_SSE, NO_X87 | NO_SSE, SSE_UNMASKED)
+USER = CODE64 | 3 << 3
 SMALL = (0, 1, -1, 8, 127, -128)
 LARGE = (
     0,
@@ -91,7 +91,7 @@ def test_members_of_a_pattern_get_their_own_code(name: str, code: CodeBuffer) ->
         compare(native, raw + b"\x0f\x0b", USER, 0x400000 + 16 * n)
 
 
-@pytest.mark.parametrize("mode", [USER, MODE_CODE32 | MODE_STACK32 | MODE_FLAT, 0], ids=["64-bit", "32-bit", "16-bit"])
+@pytest.mark.parametrize("mode", [USER, CODE32 | STACK32 | FLAT, 0], ids=["64-bit", "32-bit", "16-bit"])
 def test_blocks_of_any_bytes_are_those_that_the_rules_give(mode: int, code: CodeBuffer) -> None:
     chance, native, ends = random.Random(mode), Native(code), bytes.fromhex("0f0b")
     common = [bytes.fromhex(one) for one in COMMON.split()]

@@ -6,7 +6,7 @@ from itertools import product
 from iced_x86 import Decoder, Instruction
 
 from trapgate.arch.models import CpuModel
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.soft.decode.lowering import Lowering
 from trapgate.soft.state.instructions import HANDLERS
 from unit.soft.bench import library
@@ -14,11 +14,11 @@ from unit.soft.bench import library
 MAPS = ("", "0f", "0f38", "0f3a")
 PREFIXES = ("", "66", "f3", "f2", "48")
 MODRM = ("06", "0e", "16", "1e", "26", "2e", "36", "3e", *(f"{n:02x}" for n in range(0xC0, 0x100)))
-CPL3 = 3 << s.MODE_CPL_SHIFT
+CPL3 = 3 << modes.CPL_SHIFT
 MODES = {
-    16: (s.MODE_REAL, s.MODE_REAL | CPL3),
-    32: (s.MODE_CODE32 | s.MODE_FLAT, s.MODE_CODE32 | CPL3),
-    64: (s.MODE_CODE64, s.MODE_CODE64 | CPL3, s.MODE_CODE64 | s.MODE_SSE_UNMASKED),
+    16: (modes.REAL, modes.REAL | CPL3),
+    32: (modes.CODE32 | modes.FLAT, modes.CODE32 | CPL3),
+    64: (modes.CODE64, modes.CODE64 | CPL3, modes.CODE64 | modes.SSE_UNMASKED),
 }
 MODELS = ("EPYC-Turin", "SapphireRapids,+invpcid,+serialize")
 FOLLOWING = b"\1" * 8  # displacements, immediates: ENTER is Python's at levels above 0

@@ -2,9 +2,9 @@
 
 import pytest
 
+from trapgate.isa.state import READABLE, UNUSABLE, WRITABLE
 from trapgate.soft.exact.operands import linear_address
 from trapgate.soft.exact.segments import put_segment
-from trapgate.soft.state.core import READABLE, UNUSABLE, WRITABLE
 from trapgate.soft.state.fault import GuestFault
 from unit.soft.bench import ABSENT, DATA, DOWN, GDT, KDATA, LDT, READONLY, TSS_SELECTOR, U32, UDATA, Bench
 

@@ -3,8 +3,8 @@
 import pytest
 
 from trapgate.arch.segments import Gate, SystemType
+from trapgate.isa.state import UNUSABLE
 from trapgate.soft.exact.segments import put_segment
-from trapgate.soft.state.core import UNUSABLE
 from trapgate.soft.state.fault import GuestFault
 from unit.soft.bench import (
     ABSENT,

@@ -11,6 +11,7 @@ Stencils reach memory through HOST: the caller has checked its alignment. EAX an
 from collections.abc import Iterator
 from functools import partial
 
+from trapgate.arch.control import CR0_TS, CR4_OSXSAVE, EFER_FFXSR
 from trapgate.isa.families.memory import aligned, reference
 from trapgate.isa.families.sse import MASKS, RESERVED
 from trapgate.isa.families.x87 import restore_live, save_live
@@ -21,7 +22,6 @@ X87, SSE = 1, 2
 SUPPORTED = X87 | SSE
 FXSAVE_BYTES, XSAVE_BYTES = 512, 576
 MXCSR, ST0, XMM, BITS, COMPACTED = 24, 32, 160, 512, 520  # offsets (SDM vol. 1, table 10-2 and 13.4.2)
-CR4_OSXSAVE, CR0_TS, EFER_FFXSR = 1 << 18, 1 << 3, 1 << 14
 COMPACT = 1 << 63
 INITIAL_MXCSR, MXCSR_MASK = 0x1F80, 0xFFFF
 

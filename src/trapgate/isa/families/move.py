@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from functools import partial
 
+from trapgate.arch.control import CR4_FSGSBASE
 from trapgate.isa import flags
 from trapgate.isa.forms import Form
 from trapgate.isa.operands import fetch, store
 from trapgate.isa.vocabulary import Trace
 
 WIDTHS = (8, 16, 32, 64)
-CR4_FSGSBASE = 1 << 16
 
 
 def mov(m: Trace, kinds: str, width: int) -> None:

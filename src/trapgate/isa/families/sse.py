@@ -1,7 +1,7 @@
 """SSE to SSE4.2, AES, PCLMULQDQ and SHA, and everything of MMX that has an operand: the host's own instructions (see `hosted`).
 
 MXCSR needs no care while its exceptions are masked: during translated code the host's MXCSR is the guest's. With an unmasked one
-the mode of translation says so (`MODE_SSE_UNMASKED`), and instructions that may raise #XM are Python's (`soft.exact.careful`).
+the mode of translation says so (`modes.SSE_UNMASKED`), and instructions that may raise #XM are Python's (`soft.exact.careful`).
 """
 
 from collections.abc import Iterator

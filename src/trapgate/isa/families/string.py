@@ -8,12 +8,12 @@ iterations are exact (SDM vol. 2, REP). On the instruction clock each iteration 
 from collections.abc import Iterator
 from functools import partial
 
+from trapgate.arch.flags import DF
 from trapgate.isa import flags
 from trapgate.isa.families.memory import probe
 from trapgate.isa.forms import Form
 from trapgate.isa.vocabulary import Trace, Value
 
-DIRECTION = 1 << 10
 ADDRESS_WIDTHS = (16, 32, 64)
 
 
@@ -30,7 +30,7 @@ def _put_cut(m: Trace, field: str, value: Value, width: int) -> None:
 
 def advance(m: Trace, size: int, width: int) -> None:
     """The pointer register moves by one element, down where RFLAGS.DF is set."""
-    down = (m.get("rflags", 64) & DIRECTION) != 0
+    down = (m.get("rflags", 64) & DF) != 0
     _put_cut(m, "R0", m.get("R0", 64) + down.select(m.const(-size, 64), m.const(size, 64)), width)
     m.jump("NEXT")
 
@@ -93,7 +93,7 @@ def bulk(m: Trace, name: str, size: int, counting: bool) -> None:
     Falls through to a single iteration where a page is not in the TLB or the next element would cross into another one. `counting`:
     never more elements than the budget holds; the first of them has been taken off it already.
     """
-    up = (m.get("rflags", 64) & DIRECTION) == 0
+    up = (m.get("rflags", 64) & DF) == 0
     target, count = m.get("rdi", 64), m.get("rcx", 64)
     hit, host = probe(m, target, size, write=True)
     room = m.const(4096, 64) - (target & 4095)

@@ -4,14 +4,12 @@ from collections.abc import Iterator
 from functools import partial
 
 from trapgate.arch import debugregs
+from trapgate.arch.flags import AC, DF, ID, IF, IOPL, NT, OF, RF, TF, VM
 from trapgate.isa import flags
 from trapgate.isa.forms import Form
 from trapgate.isa.request import leave_soon
 from trapgate.isa.vocabulary import Trace, Value
 
-TF, IF, DF, IOPL, NT, RF, VM, AC, VIF, VIP, ID = (
-    1 << 8, 1 << 9, 1 << 10, 3 << 12, 1 << 14, 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 21,
-)  # fmt: skip
 DR6_FREE = debugregs.DR6_B | debugregs.DR6_BLD | debugregs.DR6_BD | debugregs.DR6_BS | debugregs.DR6_BT  # bits that hold a value
 
 
@@ -42,7 +40,7 @@ def status_to_ah(m: Trace) -> None:
 
 def status_from_ah(m: Trace) -> None:
     """SAHF: OF stays."""
-    keep = flags.read(m) & flags.OF
+    keep = flags.read(m) & OF
     flags.write(m, (m.get("R0", 8).zext(64) & 0xD5) | keep)
     m.jump("NEXT")
 

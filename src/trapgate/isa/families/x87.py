@@ -20,6 +20,7 @@ from functools import partial
 
 from iced_x86 import Code, Code_, Mnemonic, OpCodeInfo, OpCodeOperandKind
 
+from trapgate.arch.control import CR0_EM, CR0_MP, CR0_TS
 from trapgate.isa import flags
 from trapgate.isa.families.hosted import assembler, host_forms, legacy_codes, plan
 from trapgate.isa.families.memory import reference
@@ -33,7 +34,6 @@ MASKS = 0x3F
 # lest it take a #MF.
 RESTORE = "stmxcsr 24($0); andw $$0x7f7f, 2($0); fxrstor64 ($0)"
 SUMMARY = 1 << 7  # ES in the status word
-CR0_MP, CR0_EM, CR0_TS = 1 << 1, 1 << 2, 1 << 3
 STATES = (Mnemonic.FXSAVE, Mnemonic.FXSAVE64, Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64)
 CONTROL = (Mnemonic.FLDCW, Mnemonic.FLDENV, Mnemonic.FRSTOR)  # they load a control word, which may unmask exceptions
 STATUS_AT = {2: 0, 14: 2, 28: 4, 94: 2, 108: 4}  # where their operands of so many bytes have the status word, if any

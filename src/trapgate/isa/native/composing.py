@@ -6,7 +6,7 @@ bytes are met again: only the 64-bit constants that contain RIP are filled in, a
 hold an address, blocks that differ in nothing else are one: the address is a parameter, taken from the guest's bytes at each copy.
 """
 
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.native import gathering as g
 from trapgate.isa.native import placing as p
 from trapgate.isa.native.placing import (
@@ -73,7 +73,7 @@ def compose_block(m: Trace) -> None:
     block = _Block(m, base + CODE, base, first)
     free = m.variable(64, length)  # guest bytes in front of the first parameter
     _string(m, block, data, mask, free, last.value)
-    size = space & s.MODE_CODE
+    size = space & modes.CODE
     _out_of_line(m, block, size, base)
     _way_outs(m, block, size, base)
     m.store(block.code.value, m.const(0, 64))

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from functools import partial
 
+from trapgate.arch.flags import AC, IF, RF, TF
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.families.memory import WIDTHS
+from trapgate.isa.native.mode import with_flags
 from trapgate.isa.native.paging import jump_filter, present_rights, tlb_slot
 from trapgate.isa.native.placing import E_CODE, ENTRY, jump_entry, stops_in_page
 from trapgate.isa.request import leave_soon
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 
-TF, IF, RF = 1 << 8, 1 << 9, 1 << 16
 SOON = 64  # a budget that the next block may not fit in: the instruction clock may interrupt before it
 
 
@@ -53,7 +55,7 @@ def reach(m: Trace, size: Value, wanted: Value | int, kind: int, faults_in_pytho
 
 def reach_two(m: Trace, size: int, wanted: int, kind: int) -> tuple[Value, Value, Value]:
     """(host address of the first part, of the second, bytes in the first) of an access that crosses a page in 64-bit mode."""
-    long_code = (m.get("mode", 32) & s.MODE_CODE64) != 0
+    long_code = (m.get("mode", 32) & modes.CODE64) != 0
     with m.when(~long_code):
         hand_over(m, kind, m.const(size, 64))
     address, all_wanted = m["EA"], m.lift(wanted, 64) | present_rights(m)
@@ -134,7 +136,7 @@ def dispatch(m: Trace) -> None:
     tag, entry = jump_entry(rip, mode)
     with m.when(m.get_at("jumps", entry, 64) == tag):
         m.jump_to(m.get_at("jumps", entry + 8, 64))
-    long_code = (mode & s.MODE_CODE64) != 0
+    long_code = (mode & modes.CODE64) != 0
     with m.when(~long_code & rip.ugt(m.get("cs_limit", 32).zext(64)), likely=False):
         leave(m, s.EXIT_BREAKPOINT)  # as a step: it looks for breakpoints first, then at the limit
     linear = long_code.select(rip, (rip + m.get("cs_base", 64)) & 0xFFFFFFFF)
@@ -190,24 +192,17 @@ def write_cr3(m: Trace) -> None:
 
 def supervisor_access(m: Trace, on: bool) -> None:
     """STAC and CLAC at CPL 0."""
-    flags, mode = m.get("rflags", 64), m.get("mode", 32)
-    if on:
-        smap = (m.get("cr4", 64) & (1 << 21)) != 0
-        m.put("rflags", flags | (1 << 18))
-        m.put("mode", smap.select(mode | s.MODE_AC, mode))
-    else:
-        m.put("rflags", flags & ~m.const(1 << 18, 64))
-        m.put("mode", mode & ~m.const(s.MODE_AC, 32))
+    old = m.get("rflags", 64)
+    new = old | AC if on else old & ~m.const(AC, 64)
+    m.put("rflags", new)
+    m.put("mode", with_flags(m, new))
     go_on(m, m.get("next_rip", 64))
 
 
 def flags_changed(m: Trace) -> None:
     """Behind POPF: AC changes the mode, TF is Python's to see, an interrupt may have waited for IF."""
-    flags, mode = m.get("rflags", 64), m.get("mode", 32)
-    kernel = (mode & s.MODE_CPL) != s.MODE_CPL
-    smap, alignment = (m.get("cr4", 64) & (1 << 21)) != 0, (m.get("cr0", 64) & (1 << 18)) != 0
-    ac = ((flags & (1 << 18)) != 0) & kernel.select(smap, alignment)
-    m.put("mode", ac.select(mode | s.MODE_AC, mode & ~m.const(s.MODE_AC, 32)))
+    flags = m.get("rflags", 64)
+    m.put("mode", with_flags(m, flags))
     notice_flags(m, flags)
     go_on(m, m.get("next_rip", 64))
 

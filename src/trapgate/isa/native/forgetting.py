@@ -3,7 +3,7 @@
 A page has one bit in `code_lines` for each 64 bytes that were translated, in `kept_lines` for those of blocks that Python keeps.
 """
 
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.native.placing import (
     E_MODE,
     E_NEXT,
@@ -71,7 +71,7 @@ def overwrite(m: Trace) -> None:
     with m.when((kept & touched_lines(m, physical, size)) != 0, likely=False):
         m.result(0)
     here = m.variable(64, m.load(m.get("page_blocks", 64) + ((physical >> 12) << 2), 32).zext(64))
-    rip, long_code = m.get("rip", 64), (m.get("mode", 32) & s.MODE_CODE64) != 0
+    rip, long_code = m.get("rip", 64), (m.get("mode", 32) & modes.CODE64) != 0
     space = long_code.select(m.const(NOWHERE, 64), m.const(0xFFFF, 64))  # IP wraps around
     with m.loop():
         with m.when(here.value == 0):

@@ -5,7 +5,7 @@ they have in common, in one stretch of memory that `blocks.patterns` writes. It 
 where nobody reads its flags, and knows the branches that a compare was fused with.
 """
 
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.native.placing import spread
 from trapgate.isa.vocabulary import Trace, Value
 
@@ -13,7 +13,6 @@ PREFIX = 4  # patterns are found by at most so many first bytes
 PLACES = 1 << 15  # of their index, which comes first: 4 bytes each
 MOST = 64  # instructions of a block
 NONE = (1 << 64) - 1
-ANY_FLOATING = 1 << 15  # in the place of MODE_FLOATING, in the space of patterns that do not depend on it
 
 # A pattern: offsets of its fields. Bytes and mask have 16 each.
 NEXT, SPACE, BYTES, MASK, LENGTH, ENDS, HAS_DEAD, LIVE, DEAD, PAIRS, FUSES, CONDITION, PATTERN_SIZE = (
@@ -86,7 +85,7 @@ def gather(m: Trace) -> None:
         with m.when((count.value == most) | room.ule(at.value)):
             m.leave()
         here, left, mode = data + at.value, room - at.value, space & 0xFFFFFFFF
-        unasked = mode & ~m.const(s.MODE_FLOATING, 64) | ANY_FLOATING
+        unasked = mode & ~m.const(modes.FLOATING, 64) | modes.ANY_FLOATING
         number = m.variable(64, m.call("find_pattern", 64, here, left, unasked))
         with m.when(number.value == 0):
             number.set(m.call("find_pattern", 64, here, left, mode))
@@ -166,4 +165,3 @@ FUNCTIONS = {
     "gather": (gather, 64, 4),
     "choose_templates": (choose_templates, 64, 1),
 }
-assert s.MODE_FLOATING < ANY_FLOATING

@@ -8,6 +8,7 @@ itself needs no care. Sources: SDM vol. 3, 18.3.1.6; APM vol. 2, 13.1.3.6; what 
 from collections.abc import Callable
 from functools import partial
 
+from trapgate.arch import vectors
 from trapgate.arch.debugregs import (
     DEBUGCTL_BTF,
     DEBUGCTL_LBR,
@@ -18,13 +19,12 @@ from trapgate.arch.debugregs import (
     DR6_INIT,
     DR7_GD,
 )
+from trapgate.arch.flags import RF, TF
 from trapgate.isa import state as s
 from trapgate.isa.families.memory import LINE, WIDTHS
-from trapgate.isa.native.flows import RF, TF, crosses, hand_over, leave, reach
+from trapgate.isa.native.flows import crosses, hand_over, leave, reach
 from trapgate.isa.native.paging import present_rights, tlb_slot
 from trapgate.isa.vocabulary import Trace, Value
-
-DEBUG_VECTOR = 1
 
 
 def note_lock(m: Trace, kind: int, size: Value) -> None:
@@ -95,7 +95,7 @@ def debug_trap(m: Trace) -> None:
     m.put("rip", m.get("next_rip", 64))
     m.put("dr6", (m.get("dr6", 64) & (DR6_BD | DR6_BS | DR6_BT)) | (DR6_INIT & ~DR6_BLD))
     m.put("dr7", m.get("dr7", 64) & ~m.const(DR7_GD, 64))
-    m.put("fault_vector", m.const(DEBUG_VECTOR, 32))
+    m.put("fault_vector", m.const(vectors.DB, 32))
     m.put("fault_error", m.const(0, 32))
     m.put("fault_has_error", m.const(0, 32))
     m.jump("deliver")

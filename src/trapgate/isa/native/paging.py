@@ -6,6 +6,8 @@ prepared, or ACCESS_HARD when Python must do it: two pages, or (`walk_physical` 
 into translated code that `overwrite` does not settle. A page that holds breakpoints or code is in the TLB with a mark, see `TLB_*`.
 """
 
+from trapgate.arch.control import CR0_CD, CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.native.memtypes import mtrr_uncached, pat_uncached
 from trapgate.isa.native.placing import touched_lines
@@ -15,9 +17,6 @@ from trapgate.isa.vocabulary import Trace, Value
 PRESENT, WRITABLE, USER, _, _, ACCESSED, DIRTY, LARGE, GLOBAL = (1 << n for n in range(9))
 NO_EXECUTE = 1 << 63
 PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
-CR0_WP, CR0_CD, CR0_PG = 1 << 16, 1 << 30, 1 << 31
-CR4_PSE, CR4_PAE, CR4_PGE, CR4_SMEP, CR4_SMAP = 1 << 4, 1 << 5, 1 << 7, 1 << 20, 1 << 21
-EFER_LMA, EFER_NXE = 1 << 10, 1 << 11
 PAE_RESERVED = 0x7FF0000000000000  # bits 62:52, available in long mode only
 NOWHERE = (1 << 64) - 1
 
@@ -150,8 +149,8 @@ def walk(m: Trace) -> None:
 def present_rights(m: Trace) -> Value:
     """ACCESS_USER and ACCESS_AC as the running mode has them."""
     mode = m.get("mode", 32).zext(64)
-    user = (mode & s.MODE_CPL) == s.MODE_CPL
-    ac = ((mode & s.MODE_AC) != 0).select(m.const(s.ACCESS_AC, 64), m.const(0, 64))
+    user = (mode & modes.CPL) == modes.CPL
+    ac = ((mode & modes.AC) != 0).select(m.const(s.ACCESS_AC, 64), m.const(0, 64))
     return user.select(m.const(s.ACCESS_USER, 64), ac)
 
 

@@ -6,6 +6,7 @@ of those that must be equal, the holes and the host code. Blocks that have a pla
 the dispatcher searches; those of one guest-physical page hang together, so that a store into the page finds them.
 """
 
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.vocabulary import Trace, Value
 
@@ -304,13 +305,13 @@ def next_of(m: Trace, entry: Value) -> Value:
 
 def rip_mask(mode: Value) -> Value:
     """The bits that RIP has in a mode."""
-    m, size = mode.trace, mode & s.MODE_CODE
+    m, size = mode.trace, mode & modes.CODE
     return (size == 2).select(m.const(NOWHERE, 64), (size == 1).select(m.const(0xFFFFFFFF, 64), m.const(0xFFFF, 64)))
 
 
 def limited(mode: Value) -> Value:
     """1-bit: blocks of this mode look at the limit of CS."""
-    return (mode & s.MODE_UNLIMITED) == 0
+    return (mode & modes.UNLIMITED) == 0
 
 
 def class_of(rip: Value) -> Value:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from trapgate.arch.control import CR4_TSD
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.native.flows import leave
 from trapgate.isa.vocabulary import Trace
@@ -18,7 +19,7 @@ def read_counter(m: Trace, processor: bool) -> None:
     Python's: a clock that stands still, #GP by CR4.TSD, and a timer that is due: a guest that looks at the time must not
     wait longer for its interrupt than the host takes to wake whoever waits for the timer.
     """
-    forbidden = ((m.get("cr4", 64) & CR4_TSD) != 0) & ((m.get("mode", 32) & s.MODE_CPL) != 0)
+    forbidden = ((m.get("cr4", 64) & CR4_TSD) != 0) & ((m.get("mode", 32) & modes.CPL) != 0)
     with m.when(forbidden, likely=False):
         leave(m, s.EXIT_INSTRUCTION)
     now, hz = m.variable(64, m.get("clock_counted", 64) - m.get("budget", 64)), m.variable(64, m.get("counted_hz", 64))

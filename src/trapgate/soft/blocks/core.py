@@ -4,6 +4,7 @@ import struct
 
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.native.placing import ENTRY
 from trapgate.memory import PAGE_SIZE, Ram
@@ -66,7 +67,7 @@ class TranslatingCore(GuestCpu):
         if self.blocks.full or self.translator.crowded:
             self._start_over()
         found = self.translator.block(physical, mode, linear, lambda: self._second(linear))
-        if found.second < 0 and not mode & s.MODE_STEP:
+        if found.second < 0 and not mode & modes.STEP:
             if not self._place(self.address, found.record, physical):  # the table has no room where this block belongs
                 self._start_over()
             return None
@@ -91,7 +92,7 @@ class TranslatingCore(GuestCpu):
     def _second(self, linear: int) -> int:
         """The guest-physical page behind the one of `linear`; GuestFault when it may not be fetched."""
         following = (linear & ~(PAGE_SIZE - 1)) + PAGE_SIZE
-        if self.state.mode & s.MODE_CODE64:
+        if self.state.mode & modes.CODE64:
             following &= NOWHERE
         else:
             following &= 0xFFFFFFFF

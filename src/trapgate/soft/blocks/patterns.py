@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic
 
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.flags import CONDITIONS
 from trapgate.isa.native import composing as c
 from trapgate.isa.native import gathering as g
@@ -74,7 +74,7 @@ class Patterns:
         else:
             assert question == g.WHICH_PATTERN, "there is no room for blocks: they should have been forgotten"
             data = ctypes.string_at(host + at, min(room - at, 15))
-            i = (decoder := decoding.decoder(self._lowering.model, s.code_bits(space), data)).decode()
+            i = (decoder := decoding.decoder(self._lowering.model, modes.code_bits(space), data)).decode()
             if i.is_invalid and at and len(data) < 15:
                 return at  # it may go on behind these bytes: a block of its own
             self._give_pattern(data[: max(1, i.len)], space & 0xFFFFFFFF, i, decoder)
@@ -84,10 +84,10 @@ class Patterns:
 
     def _give_pattern(self, raw: bytes, space: int, i: Instruction, decoder: Decoder) -> None:
         """A pattern for an instruction that is of none."""
-        mode = space & 0x7FFF
+        mode = space & modes.ALL
         builder = self._lowering.lowered(raw, mode, i)
         if not builder.asks_floating:
-            space = space & ~s.MODE_FLOATING | g.ANY_FLOATING
+            space = space & ~modes.FLOATING | modes.ANY_FLOATING
         free = tuple[Constant, ...]()
         if builder.long and not i.is_invalid:
             free = constants(i, decoder.get_constant_offsets(i), raw)
@@ -155,7 +155,7 @@ class Patterns:
         template, fields, moved = seen
         code = bytearray(template.code)
         for at in template.python:
-            code[at : at + 4] = self._instructions.number(raw, s.code_bits(mode)).to_bytes(4, "little")
+            code[at : at + 4] = self._instructions.number(raw, modes.code_bits(mode)).to_bytes(4, "little")
         holes: list[bytes] = []
         rips, exits = [(_NONE, 0)] * len(template.rips), [(_NONE, 0)] * len(template.exits)
         for constant, found in moved.items():

@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from trapgate.arch.models import CpuModel
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.native.gathering import MOST
 from trapgate.isa.state import LAYOUT
 from trapgate.memory import PAGE_SIZE, Ram
@@ -69,7 +69,7 @@ class Translator:
 
     def block(self, physical: int, mode: int, linear: int, second: Callable[[], int]) -> Found:
         """The block at a linear address. `second()` gives the guest-physical page behind its own, for an instruction in two."""
-        room, stops = PAGE_SIZE - physical % PAGE_SIZE, frozenset[int]() if mode & s.MODE_STEP else self.breakpoints
+        room, stops = PAGE_SIZE - physical % PAGE_SIZE, frozenset[int]() if mode & modes.STEP else self.breakpoints
         space, host = self.state.block_space | mode, self._ram.host_base + physical
         record = self._look_up(host, room, space)
         if record:
@@ -80,7 +80,7 @@ class Translator:
             found = self._in_two_pages(physical, mode, room, second)
             if found is not None:
                 return found
-        most = 1 if mode & s.MODE_STEP else self._most(physical, mode, room, {stop - linear for stop in stops})
+        most = 1 if mode & modes.STEP else self._most(physical, mode, room, {stop - linear for stop in stops})
         return Found(self._composed(host, room, space, most), -1, host)
 
     def _look_up(self, host: int, room: int, space: int) -> int:
@@ -95,7 +95,7 @@ class Translator:
 
     def _in_two_pages(self, physical: int, mode: int, room: int, second: Callable[[], int]) -> Found | None:
         """The block of one instruction that reaches into the next page, or is none whatever is there; None for any other."""
-        bits = s.code_bits(mode)
+        bits = modes.code_bits(mode)
         data = self._memory[physical : physical + room].tobytes()
         if not decoding.decoder(self.lowering.model, bits, data).decode().is_invalid:
             return None
@@ -110,7 +110,7 @@ class Translator:
         """How many instructions a block may have: those in front of the first breakpoint. `stops`: offsets of breakpoints."""
         if not any(0 <= stop < room for stop in stops):
             return self.block_limit
-        decoder = decoding.decoder(self.lowering.model, s.code_bits(mode), self._memory[physical : physical + room].tobytes())
+        decoder = decoding.decoder(self.lowering.model, modes.code_bits(mode), self._memory[physical : physical + room].tobytes())
         at = 0
         for count in range(self.block_limit):
             if at in stops:

@@ -6,7 +6,7 @@ under TS; MMX is #UD under EM, #NM under TS; WAIT is #NM only while both MP and 
 
 from iced_x86 import Instruction, Mnemonic, RegisterExt
 
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.families import x87
 from trapgate.soft.decode.sse import lower_sse, unavailable_sse
 from trapgate.soft.decode.template import Builder
@@ -18,17 +18,17 @@ _EMPTY = (Mnemonic.EMMS, Mnemonic.FEMMS)
 def lower_gated(i: Instruction, b: Builder) -> bool:
     """Micro-ops of an x87, MMX or SSE instruction; False when it is none of these."""
     registers = [i.op_register(n) for n in range(i.op_count)]
-    if i.mnemonic == Mnemonic.WAIT and b.floating & s.MODE_NO_X87:
+    if i.mnemonic == Mnemonic.WAIT and b.floating & modes.NO_X87:
         b.op("wait.gate")
         return True
     if i.code in x87_codes() or i.mnemonic in x87.NOTHING:
-        if b.floating & s.MODE_NO_X87:
+        if b.floating & modes.NO_X87:
             b.raises("raise_nm")
             return True
         return lower_x87(i, b)
     if any(RegisterExt.is_xmm(r) for r in registers):
         return unavailable_sse(b) or lower_sse(i, b)
-    if (any(RegisterExt.is_mm(r) for r in registers) or i.mnemonic in _EMPTY) and b.floating & s.MODE_NO_X87:
+    if (any(RegisterExt.is_mm(r) for r in registers) or i.mnemonic in _EMPTY) and b.floating & modes.NO_X87:
         b.raises("mmx.gate")
         return True
     return lower_sse(i, b)

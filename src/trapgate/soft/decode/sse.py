@@ -8,7 +8,7 @@ from functools import cache
 
 from iced_x86 import Instruction, Mnemonic, OpKind, Register
 
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.families import fpstate, hosted, sse
 from trapgate.isa.state import LAYOUT
 from trapgate.soft.decode.template import Builder
@@ -27,7 +27,7 @@ def lower_sse(i: Instruction, b: Builder) -> bool:
         special(i, b)
     elif i.code not in _known():
         return False
-    elif b.floating & s.MODE_SSE_UNMASKED and hosted.raises(hosted.plan(i.code)):
+    elif b.floating & modes.SSE_UNMASKED and hosted.raises(hosted.plan(i.code)):
         b.python(i)
     else:
         lower_hosted(i, b)
@@ -61,9 +61,9 @@ def lower_hosted(i: Instruction, b: Builder) -> None:
 
 def unavailable_sse(b: Builder) -> bool:
     """Whether SSE may not run in this mode: #UD or #NM."""
-    if b.floating & s.MODE_NO_SSE:
+    if b.floating & modes.NO_SSE:
         b.raises("raise_ud")
-    elif b.floating & s.MODE_NO_X87:
+    elif b.floating & modes.NO_X87:
         b.raises("raise_nm")
     else:
         return False
@@ -131,7 +131,7 @@ def _state(form: str, size: int, saves: bool) -> Callable[[Instruction, Builder]
             if b.cpl and i.mnemonic in _SUPERVISOR:
                 b.raises("raise_gp0")
                 return
-        elif b.floating & s.MODE_NO_X87:
+        elif b.floating & modes.NO_X87:
             b.raises("raise_nm")
             return
         b.memory(i, size, write=saves)

@@ -2,6 +2,7 @@
 
 from iced_x86 import Instruction, Mnemonic, OpKind
 
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
 from trapgate.soft.decode.integer import ROWS, Lower, row
@@ -20,17 +21,17 @@ ROWS[Mnemonic.LAHF], ROWS[Mnemonic.SAHF] = _plain("lahf", R0=RAX_HIGH), _plain("
 
 
 def _virtual8086(b: Builder) -> bool:
-    return bool(b.mode & s.MODE_REAL) and b.cpl == 3
+    return bool(b.mode & modes.REAL) and b.cpl == 3
 
 
 @row(Mnemonic.CLI)
 def _cli(b: Builder, i: Instruction) -> None:
-    b.op("cli") if b.mode & s.MODE_IOPL else b.python(i)
+    b.op("cli") if b.mode & modes.IOPL else b.python(i)
 
 
 @row(Mnemonic.STI)
 def _sti(b: Builder, i: Instruction) -> None:
-    if not b.mode & s.MODE_IOPL:
+    if not b.mode & modes.IOPL:
         b.python(i)
         return
     b.op("sti")
@@ -46,7 +47,7 @@ def _time_stamp(b: Builder, i: Instruction) -> None:
 
 @row(Mnemonic.IN, Mnemonic.OUT)
 def _port(b: Builder, i: Instruction) -> None:
-    if not b.mode & s.MODE_IOPL or _virtual8086(b):  # the I/O bitmap decides
+    if not b.mode & modes.IOPL or _virtual8086(b):  # the I/O bitmap decides
         b.python(i)
         return
     out = int(i.mnemonic == Mnemonic.OUT)
@@ -73,7 +74,7 @@ def _popf(b: Builder, i: Instruction) -> None:
     size = i.stack_pointer_increment
     b.pop(size)
     b.move_stack(size)
-    kind = "kernel" if b.cpl == 0 else "iopl" if b.mode & s.MODE_IOPL else "user"
+    kind = "kernel" if b.cpl == 0 else "iopl" if b.mode & modes.IOPL else "user"
     b.op(f"popf.{kind}.{16 if size == 2 else 32}")
     b.native("flags_changed")
 

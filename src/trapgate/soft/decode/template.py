@@ -9,6 +9,7 @@ from typing import NamedTuple
 from iced_x86 import Instruction, MemorySizeExt, OpKind, Register
 
 from trapgate.arch.alignment import alignment
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
 from trapgate.soft.decode.layout import Layout, Layouts
@@ -59,23 +60,23 @@ class Builder:
     """Collects the micro-ops of one instruction."""
 
     def __init__(self, layouts: Layouts, mode: int, length: int, amd: bool = True, counting: bool = False) -> None:
-        self.layouts, self.mode, self.length, self.amd = layouts, mode & ~s.MODE_FLOATING, length, amd
-        self._floating, self.asks_floating = mode & s.MODE_FLOATING, False
+        self.layouts, self.mode, self.length, self.amd = layouts, mode & ~modes.FLOATING, length, amd
+        self._floating, self.asks_floating = mode & modes.FLOATING, False
         self.counting = counting  # instruction clock: repeated string instructions count their iterations
-        self.code_size = s.code_bits(mode)
+        self.code_size = modes.code_bits(mode)
         self.long = self.code_size == 64
-        self.flat = self.long or bool(mode & s.MODE_FLAT)
-        self.stack_width = 64 if self.long else 32 if mode & s.MODE_STACK32 else 16
-        self.cpl = (mode & s.MODE_CPL) >> s.MODE_CPL_SHIFT
-        self.step = bool(mode & s.MODE_STEP)
-        self.must_align = self.cpl == 3 and bool(mode & s.MODE_AC)
+        self.flat = self.long or bool(mode & modes.FLAT)
+        self.stack_width = 64 if self.long else 32 if mode & modes.STACK32 else 16
+        self.cpl = (mode & modes.CPL) >> modes.CPL_SHIFT
+        self.step = bool(mode & modes.STEP)
+        self.must_align = self.cpl == 3 and bool(mode & modes.AC)
         self.ops: list[tuple[str, dict[str, int | Rip | str]]] = []
         self.labels: dict[str, int] = {}
         self.ends = False
         self.fields: list[tuple[int, int, int]] = []  # constants in the code finished last: (offset, bytes, value)
         self.laid_out: Layout | None = None  # its layout
         self.direct_exits: list[int] = []  # RIP offsets of plain jumps out, in order, emitted behind everything
-        table = s.TLB_USER if self.cpl == 3 else s.TLB_KERNEL_AC if mode & s.MODE_AC else s.TLB_KERNEL
+        table = s.TLB_USER if self.cpl == 3 else s.TLB_KERNEL_AC if mode & modes.AC else s.TLB_KERNEL
         base = TLB + table * s.TLB_BYTES
         self.common: dict[str, int | Rip | str] = {"RTLBR": base, "RTLBW": base + 8, "RTLBA": base + 24, "Qnext": Rip(length)}
 

@@ -18,6 +18,8 @@ from functools import cache
 
 from iced_x86 import Code, Code_, Encoder, Instruction, Mnemonic, OpKind, Register
 
+from trapgate.arch import vectors
+from trapgate.arch.control import CR4_OSXMMEXCPT
 from trapgate.exits import Exit
 from trapgate.isa import state as s
 from trapgate.isa.families import hosted, sse, x87
@@ -29,8 +31,6 @@ from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles, handles_the_rest
 from trapgate.soft.state.view import STATUS
 
-MF, XM, UD, GP = 16, 19, 6, 13
-CR4_OSXMMEXCPT = 1 << 10
 IE, DE, ZE, OE, UE, PE = (1 << n for n in range(6))
 BEFORE = IE | DE | ZE  # found before the operation is carried out
 MASKS, FTZ, DAZ, FLAGS = 0x1F80, 0x8000, 0x40, 0x3F
@@ -70,7 +70,7 @@ def execute(cpu: GuestCpu, i: Instruction) -> Exit | None:
     p = None if nothing or not i.op_count else hosted.plan(i.code)
     on_x87 = p is None or (p.live and not _memory_source(i)) or _is_x87(i)
     if on_x87 and i.mnemonic not in x87.NO_WAIT and pending(cpu):
-        raise GuestFault(MF)
+        raise GuestFault(vectors.MF)
     if nothing:
         return None
     memory = p.memory if p is not None and p.memory is not None and i.op_kind(p.memory) == OpKind.MEMORY else None
@@ -107,7 +107,7 @@ def execute(cpu: GuestCpu, i: Instruction) -> Exit | None:
     if raised & st.mxcsr_unmasked >> 7:
         st.guest_mxcsr |= raised
         image[:] = as_mmx(before) if on_x87 else before
-        raise GuestFault(XM if st.cr4 & CR4_OSXMMEXCPT else UD)
+        raise GuestFault(vectors.XM if st.cr4 & CR4_OSXMMEXCPT else vectors.UD)
     st.guest_mxcsr |= raised
     for n in range(16):
         getattr(st, f"xmm{n}")[:] = image[XMM + 16 * n : XMM + 16 * n + 16]
@@ -140,7 +140,7 @@ def _reach(cpu: GuestCpu, i: Instruction, p: hosted.Plan, writes: bool) -> int:
     try:
         address = effective_address(cpu, i, p.size, writes)
         if p.aligned(cpu.model.amd) and address & 15:
-            raise GuestFault(GP, 0)
+            raise GuestFault(vectors.GP, 0)
         if writes:
             cpu.pieces(address, p.size, cpu.rights() | s.ACCESS_WRITE)
     except GuestFault:
@@ -154,7 +154,7 @@ def _reach(cpu: GuestCpu, i: Instruction, p: hosted.Plan, writes: bool) -> int:
 def masked_move(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """MASKMOVQ; #MF when one is pending. It moves the x87 into MMX state (TOP 0, all valid), on Intel even where it faults."""
     if pending(cpu):
-        raise GuestFault(MF)
+        raise GuestFault(vectors.MF)
     new = as_mmx(bytes(cpu.state.fxsave))
     if not cpu.model.amd:
         cpu.state.fxsave[:] = new
@@ -175,7 +175,7 @@ def load_mxcsr(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """LDMXCSR where an exception is or was unmasked; #GP(0) for reserved bits."""
     value = cpu.read(effective_address(cpu, i, 4), 4)
     if value & sse.RESERVED:
-        raise GuestFault(GP, 0)
+        raise GuestFault(vectors.GP, 0)
     set_mxcsr(cpu, value)
     return None
 

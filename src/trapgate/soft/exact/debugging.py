@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from iced_x86 import Code, Decoder, FlowControl, Instruction, Mnemonic, Register
 
-from trapgate.arch import debugregs, dr6
+from trapgate.arch import debugregs, dr6, vectors
 from trapgate.arch.control import CR4_DE
 from trapgate.arch.flags import RF
 from trapgate.exits import DebugException, Exit
@@ -18,7 +18,6 @@ from trapgate.soft.state.armed import Armed, Watch
 from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.vcpu import Breakpoint, GuestDebug, Kind, Owner
 
-DEBUG_VECTOR = 1
 # Whose single-step trap goes by TF behind the instruction. Interrupts clear it on their way into the handler (SDM 18.3.1.4);
 # SYSCALL masked by SFMASK traps only once SYSRET has brought TF back, and that at once.
 TF_AFTER = (Mnemonic.SYSCALL, Mnemonic.SYSRET, Mnemonic.SYSRETQ, Mnemonic.INT, Mnemonic.INT3, Mnemonic.INTO)
@@ -193,7 +192,7 @@ def deliver_debug(cpu: GuestCpu, causes: int, hits: int, icebp: bool) -> None:
     st.dr6 = dr6.deliver(st.dr6, causes, hits, icebp=icebp, amd=cpu.model.amd)
     st.dr7 &= ~debugregs.DR7_GD
     st.debugctl &= ~(debugregs.DEBUGCTL_BTF | (debugregs.DEBUGCTL_LBR if cpu.model.amd else 0))
-    deliver_event(cpu, DEBUG_VECTOR, resume=bool(st.rflags & RF), history=cpu.history)
+    deliver_event(cpu, vectors.DB, resume=bool(st.rflags & RF), history=cpu.history)
 
 
 def _number(cpu: GuestCpu, register: int) -> int:

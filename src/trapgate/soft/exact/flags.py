@@ -7,7 +7,7 @@ from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch.control import CR4_PVI, CR4_VME
 from trapgate.arch.flags import AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VIF, VIP, VM
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.soft.exact.operands import gp, is_real, ud
 from trapgate.soft.exact.returns import merge_flags
 from trapgate.soft.exact.stack import Stack
@@ -26,7 +26,7 @@ def is_v86(cpu: SoftCore) -> bool:
 def _virtual(cpu: SoftCore) -> bool:
     """Whether CLI and STI act on VIF here: #GP(0) where they may not act at all."""
     st = cpu.state
-    if st.mode & s.MODE_IOPL:
+    if st.mode & modes.IOPL:
         return False
     if st.cr4 & CR4_VME if is_v86(cpu) else st.cr4 & CR4_PVI and st.cpl == 3:
         return True
@@ -80,7 +80,7 @@ def popf(cpu: GuestCpu, i: Instruction) -> None:
     stack = Stack.current(cpu)
     new = stack.pop(size)
     mask = STATUS | TF | DF | NT | AC | ID
-    if st.mode & s.MODE_IOPL:
+    if st.mode & modes.IOPL:
         mask |= IF
     if st.cpl == 0:
         mask |= IOPL

@@ -2,13 +2,14 @@
 
 from iced_x86 import Instruction, Mnemonic
 
+from trapgate.arch import vectors
+from trapgate.arch.control import EFER_FFXSR
 from trapgate.exits import Exit
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.families.fpstate import (
     BITS,
     COMPACT,
     COMPACTED,
-    EFER_FFXSR,
     FXSAVE_BYTES,
     INITIAL_MXCSR,
     MXCSR,
@@ -20,7 +21,7 @@ from trapgate.isa.families.fpstate import (
     XSAVE_BYTES,
 )  # fmt: skip
 from trapgate.isa.families.sse import RESERVED
-from trapgate.soft.exact.careful import GP, get_mxcsr, set_mxcsr
+from trapgate.soft.exact.careful import get_mxcsr, set_mxcsr
 from trapgate.soft.exact.operands import effective_address
 from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
@@ -39,7 +40,7 @@ def _load_x87(cpu: SoftCore, data: bytes, wide: bool) -> None:
 
 
 def _load_xmm(cpu: SoftCore, data: bytes) -> None:
-    for n in range(16 if cpu.state.mode & s.MODE_CODE64 else 8):
+    for n in range(16 if cpu.state.mode & modes.CODE64 else 8):
         getattr(cpu.state, f"xmm{n}")[:] = data[XMM + 16 * n : XMM + 16 * n + 16]
 
 
@@ -50,9 +51,9 @@ def fxrstor(cpu: GuestCpu, i: Instruction) -> Exit | None:
     data = cpu.read_bytes(address, FXSAVE_BYTES)
     mxcsr = int.from_bytes(data[MXCSR : MXCSR + 4], "little")
     if address & 15 or mxcsr & RESERVED:
-        raise GuestFault(GP, 0)
+        raise GuestFault(vectors.GP, 0)
     _load_x87(cpu, data, i.mnemonic == Mnemonic.FXRSTOR64)
-    if not (cpu.state.efer & EFER_FFXSR and cpu.state.mode & s.MODE_CODE64 and not cpu.state.cpl):
+    if not (cpu.state.efer & EFER_FFXSR and cpu.state.mode & modes.CODE64 and not cpu.state.cpl):
         _load_xmm(cpu, data)
     set_mxcsr(cpu, mxcsr)
     return None

@@ -9,10 +9,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from trapgate.arch import paging, vectors
-from trapgate.arch.control import CR4_VME
+from trapgate.arch.control import CR0_PE, CR4_VME, EFER_LMA
 from trapgate.arch.flags import AC, IF, IOPL, NT, RF, TF, VIF, VM
 from trapgate.arch.segments import SystemType
 from trapgate.isa import state as s
+from trapgate.isa.state import UNUSABLE
 from trapgate.soft.exact.operands import gp, is_64
 from trapgate.soft.exact.segments import (
     DATA_SEGMENTS,
@@ -27,7 +28,7 @@ from trapgate.soft.exact.segments import (
     refresh_rights,
 )  # fmt: skip
 from trapgate.soft.exact.stack import Stack
-from trapgate.soft.state.core import CR0_PE, EFER_LMA, UNUSABLE, SoftCore
+from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.story import Happened
 

@@ -7,7 +7,7 @@ Sources: SDM vol. 3, 6.3 and table 7-1; vol. 2, JMP, CALL, Jcc, LOOP; APM vol. 2
 from iced_x86 import ConditionCode, FlowControl, Instruction, Mnemonic
 
 from trapgate.arch.flags import CF, OF, PF, SF, ZF
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.soft.decode import decoding
 from trapgate.soft.decode.flow import counted_width
 from trapgate.soft.exact.operands import gp
@@ -21,7 +21,7 @@ _COUNTED = (Mnemonic.LOOP, Mnemonic.LOOPE, Mnemonic.LOOPNE)
 
 def check(cpu: SoftCore, offset: int) -> None:
     """A byte of code outside 64-bit mode is fetched; GuestFault, #GP(0), where it lies beyond the limit."""
-    if not cpu.state.mode & s.MODE_CODE64 and offset & _ALL > cpu.state.cs_limit:
+    if not cpu.state.mode & modes.CODE64 and offset & _ALL > cpu.state.cs_limit:
         raise gp()
 
 
@@ -32,9 +32,9 @@ def next_rip(cpu: SoftCore, raw: bytes) -> int | None:
     """
     st = cpu.state
     check(cpu, st.rip + len(raw) - 1)
-    if st.mode & s.MODE_CODE64:
+    if st.mode & modes.CODE64:
         return None
-    i = decoding.decoder(cpu.model, s.code_bits(st.mode), raw, st.rip).decode()
+    i = decoding.decoder(cpu.model, modes.code_bits(st.mode), raw, st.rip).decode()
     if i.is_invalid:
         return None
     behind = int(st.rip) + len(raw) & _ALL

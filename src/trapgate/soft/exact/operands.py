@@ -7,8 +7,10 @@ from iced_x86 import Instruction, MemorySizeExt, OpKind, Register
 from trapgate.arch import paging, vectors
 from trapgate.arch.alignment import alignment
 from trapgate.arch.segments import ATTR_DB, TYPE_CODE, TYPE_EXPAND_DOWN, TYPE_READABLE, TYPE_WRITABLE
+from trapgate.isa import modes
 from trapgate.isa import state as s
-from trapgate.soft.state.core import UNUSABLE, SoftCore
+from trapgate.isa.state import UNUSABLE
+from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.registers import GENERAL, SEGMENT_NAME
 
@@ -39,12 +41,12 @@ def ud() -> GuestFault:
 
 def is_64(cpu: SoftCore) -> bool:
     """Whether 64-bit code runs (not: long mode, which compatibility mode is part of)."""
-    return bool(cpu.state.mode & s.MODE_CODE64)
+    return bool(cpu.state.mode & modes.CODE64)
 
 
 def is_real(cpu: SoftCore) -> bool:
     """Whether selectors are paragraph numbers: real or virtual-8086 mode."""
-    return bool(cpu.state.mode & s.MODE_REAL)
+    return bool(cpu.state.mode & modes.REAL)
 
 
 def require_cpl0(cpu: SoftCore) -> None:
@@ -151,7 +153,7 @@ def effective_address(cpu: SoftCore, i: Instruction, size: int, write: bool = Fa
 def refuse_unaligned(cpu: SoftCore, address: int, size: int, write: bool) -> None:
     """GuestFault #AC(0) for an access of the running mode that is not aligned where it must be; on AMD's CPUs #PF comes first."""
     mode = cpu.state.mode
-    if mode & s.MODE_AC and mode & s.MODE_CPL == s.MODE_CPL and address % alignment(size):
+    if mode & modes.AC and mode & modes.CPL == modes.CPL and address % alignment(size):
         if cpu.model.amd:
             cpu.pieces(address, size, cpu.rights() | (s.ACCESS_WRITE if write else 0))
         raise GuestFault(vectors.AC, 0)

@@ -6,12 +6,14 @@ Sources: SDM vol. 1, 19.5; SDM vol. 2, IN, OUT, INS, OUTS.
 
 from iced_x86 import Instruction, Mnemonic, OpKind
 
+from trapgate.arch.control import CR0_PE
 from trapgate.arch.flags import DF, VM
 from trapgate.arch.segments import SystemType
 from trapgate.exits import Exit, PortRead, PortWrite
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.soft.exact.operands import STRING, gp, operand_size, read_operand, string_address, write_part, write_register
-from trapgate.soft.state.core import CR0_PE, SoftCore
+from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
 
@@ -21,7 +23,7 @@ IO_MAP_BASE = 0x66
 def check_ports(cpu: SoftCore, port: int, size: int) -> None:
     """#GP(0) unless CPL <= IOPL (which does not count in virtual-8086 mode) or the TSS's I/O bitmap lets every port pass."""
     st = cpu.state
-    if not st.cr0 & CR0_PE or (st.mode & s.MODE_IOPL and not st.rflags & VM):
+    if not st.cr0 & CR0_PE or (st.mode & modes.IOPL and not st.rflags & VM):
         return
     if st.tr_attributes & 0xF not in (SystemType.TSS, SystemType.TSS_BUSY) or st.tr_limit < IO_MAP_BASE + 1:
         raise gp()

@@ -7,8 +7,9 @@ raises #GP(0): hardware task switching is not offered, and in long mode the manu
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch import paging, vectors
-from trapgate.arch.control import CR4_VME
+from trapgate.arch.control import CR4_VME, EFER_LMA
 from trapgate.arch.flags import AC, DF, ID, IF, IOPL, NT, RF, STATUS, TF, VIF, VIP, VM
+from trapgate.isa.state import UNUSABLE
 from trapgate.soft.exact.operands import gp, is_64
 from trapgate.soft.exact.segments import (
     DATA_SEGMENTS,
@@ -24,7 +25,7 @@ from trapgate.soft.exact.segments import (
     refresh_rights,
 )  # fmt: skip
 from trapgate.soft.exact.stack import Stack, stack_bits
-from trapgate.soft.state.core import EFER_LMA, UNUSABLE, SoftCore
+from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles

@@ -7,6 +7,8 @@ Sources: SDM vol. 3, 3.4.2-3.5, 5.6-5.8, 20.1.1; SDM vol. 2, MOV; APM vol. 2, 4.
 from dataclasses import dataclass
 
 from trapgate.arch import vectors
+from trapgate.arch.control import CR0_PE, EFER_LMA
+from trapgate.arch.flags import VM
 from trapgate.arch.segments import (
     ATTR_L,
     ATTR_P,
@@ -17,8 +19,9 @@ from trapgate.arch.segments import (
     TYPE_EXPAND_DOWN,
     TYPE_WRITABLE,
 )
+from trapgate.isa.state import READABLE, UNUSABLE, WRITABLE
 from trapgate.soft.exact.operands import gp, is_64, is_real
-from trapgate.soft.state.core import CR0_PE, EFER_LMA, READABLE, UNUSABLE, VM, WRITABLE, SoftCore
+from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
 
 ATTRIBUTES = 0xF0FF

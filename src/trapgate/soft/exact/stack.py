@@ -2,6 +2,7 @@
 
 from trapgate.arch import paging, vectors
 from trapgate.arch.segments import ATTR_DB, ATTR_L
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.soft.exact.operands import ALL_64, is_64, refuse_unaligned, within, write_part
 from trapgate.soft.state.core import SoftCore
@@ -24,7 +25,7 @@ class Stack:
         st = cpu.state
         if is_64(cpu):
             return cls(cpu, st.rsp, 64, error=error, rights=rights)
-        bits = 32 if st.mode & s.MODE_STACK32 else 16
+        bits = 32 if st.mode & modes.STACK32 else 16
         return cls(cpu, st.rsp, bits, st.ss_base, st.ss_limit, st.ss_attributes, error, rights)
 
     @classmethod

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from iced_x86 import Code, Instruction, Mnemonic, OpKind
 
 from trapgate.arch import paging, vectors
-from trapgate.arch.control import CR4_UMIP
+from trapgate.arch.control import CR4_UMIP, EFER_LMA
 from trapgate.arch.flags import ZF
 from trapgate.arch.segments import SystemType
+from trapgate.isa.state import UNUSABLE
 from trapgate.soft.exact.operands import (
     effective_address,
     gp,
@@ -25,7 +26,7 @@ from trapgate.soft.exact.operands import (
 )  # fmt: skip
 from trapgate.soft.exact.segments import Loaded, decode, fetch_system, find, is_null, load_segment, put_segment
 from trapgate.soft.exact.stack import Stack
-from trapgate.soft.state.core import EFER_LMA, UNUSABLE, SoftCore
+from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles

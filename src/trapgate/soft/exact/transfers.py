@@ -7,8 +7,8 @@ Task gates and TSS descriptors as targets raise #GP(selector): hardware task swi
 from iced_x86 import Instruction, Mnemonic, OpKind
 
 from trapgate.arch import paging, vectors
-from trapgate.arch.control import EFER_SCE
-from trapgate.arch.flags import AC, FIXED, ID, IF, IOPL, NT, RF, STATUS, TF, VIF, VIP, VM
+from trapgate.arch.control import EFER_LMA, EFER_SCE
+from trapgate.arch.flags import FIXED, IF, RF, SYSRET, VM
 from trapgate.arch.segments import SystemType
 from trapgate.soft.exact.interrupts import inner_stack, long_stack
 from trapgate.soft.exact.operands import effective_address, gp, is_64, is_real, operand_size, require_cpl0, ud
@@ -24,7 +24,7 @@ from trapgate.soft.exact.segments import (
     put_segment,
 )  # fmt: skip
 from trapgate.soft.exact.stack import Stack
-from trapgate.soft.state.core import EFER_LMA, SoftCore
+from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
@@ -238,9 +238,6 @@ def syscall(cpu: GuestCpu, i: Instruction) -> None:
     cpu.update_mode()
 
 
-SYSRET_FLAGS = STATUS | TF | IF | 1 << 10 | IOPL | NT | AC | VIF | VIP | ID  # 3C7FD7h less bit 1 and RF, VM
-
-
 @handles(Mnemonic.SYSRET, Mnemonic.SYSRETQ)
 def sysret(cpu: GuestCpu, i: Instruction) -> None:
     """SYSRET: to 64-bit code with REX.W, else to 32-bit code; Intel has it in 64-bit mode only.
@@ -258,7 +255,7 @@ def sysret(cpu: GuestCpu, i: Instruction) -> None:
         raise gp()
     base = st.star >> 48 & 0xFFFF
     if long_mode:
-        st.set_rflags(st.r11 & SYSRET_FLAGS | FIXED)
+        st.set_rflags(st.r11 & SYSRET | FIXED)
     else:
         st.set_rflags(st.get_rflags() | IF)
     code = base + 16 if wide else base
@@ -309,6 +306,3 @@ def sysexit(cpu: GuestCpu, i: Instruction) -> None:
     _flat_code(cpu, code | 3, (CODE64 if wide else CODE32) | DPL3, code + 8 | 3, DATA | DPL3)
     st.next_rip, st.rsp = rip, rsp
     cpu.update_mode()
-
-
-assert SYSRET_FLAGS == 0x3C7FD7 & ~(FIXED | RF | VM)

@@ -65,9 +65,3 @@ def serialize(cpu: GuestCpu, i: Instruction) -> None:
     """SERIALIZE: everything here is in order already; #UD without the feature."""
     if not cpu.model.has("serialize"):
         raise ud()
-
-
-@handles(Mnemonic.UD0, Mnemonic.UD1, Mnemonic.UD2)
-def undefined(cpu: GuestCpu, i: Instruction) -> None:
-    """What is undefined by design. What a model does not announce never comes here."""
-    raise ud()

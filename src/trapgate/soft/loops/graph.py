@@ -8,7 +8,7 @@ import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from trapgate.isa import state as s
+from trapgate.isa import modes
 from trapgate.isa.families.branch import head_name
 from trapgate.isa.native import placing as p
 from trapgate.memory import PAGE_SIZE
@@ -97,9 +97,9 @@ class _BlockSteps:
 
     def __init__(self, core: TranslatingCore, block: Placed, label: str) -> None:
         self._core, self._block, self._label = core, block, label
-        self._mask = (1 << s.code_bits(block.mode)) - 1  # of RIP
+        self._mask = (1 << modes.code_bits(block.mode)) - 1  # of RIP
         self._base = core.code.base + block.code
-        self._limited = not block.mode & s.MODE_UNLIMITED
+        self._limited = not block.mode & modes.UNLIMITED
         self._head = core.translator.lowering.head(1, self._limited)
         self._unlinked = core.translator.known_blocks.exits(block.record)
         self._instructions = list(self._laid_out())
@@ -172,7 +172,7 @@ class _BlockSteps:
         core, mode = self._core, self._block.mode
         translator = core.translator
         data = core.ram.read(self._block.physical, translator.known_blocks.length(self._block.record))
-        raws = [data[i.ip : i.next_ip] for i in decoding.decoder(core.model, s.code_bits(mode), data)]
+        raws = [data[i.ip : i.next_ip] for i in decoding.decoder(core.model, modes.code_bits(mode), data)]
         rip, start = self._block.rip, self._base + p.ENTRY + len(self._head.code)
         for part in translator.lowering.parts(raws, mode):
             yield _Instruction(part.template, part.builder, part.dead, rip, start)

@@ -2,7 +2,9 @@
 
 import ctypes
 
+from trapgate.arch.control import EFER_LMA
 from trapgate.arch.models import CpuModel
+from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.state import LAYOUT
 from trapgate.mapping import Mapping
@@ -12,12 +14,6 @@ from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.view import CpuState
 
 NOWHERE = (1 << 64) - 1
-CR0_PE, CR0_EM, CR0_TS, CR0_WP, CR0_AM, CR0_PG = 1, 4, 8, 1 << 16, 1 << 18, 1 << 31
-CR4_OSFXSR, CR4_SMAP = 1 << 9, 1 << 21
-EFER_LMA = 1 << 10
-VM, AC, TF, IF, RF = 1 << 17, 1 << 18, 1 << 8, 1 << 9, 1 << 16
-UNUSABLE = 1 << 16  # attribute bits beyond the descriptor's own: null or unusable
-READABLE, WRITABLE = 1 << 17, 1 << 18  # of an expand-up segment: what `isa.families.memory.segment_check` tests
 
 
 class SoftCore:
@@ -28,6 +24,7 @@ class SoftCore:
         self.state = CpuState.from_buffer(_aligned(ctypes.sizeof(CpuState)))
         self.address = ctypes.addressof(self.state)
         self._walk = code.function("walk", 64, 2)
+        self._update_mode = code.function("update_mode", 0, 0)
         self._flush = code.function("flush", 0, 1)
         self._flush_jumps = code.function("flush_jumps", 0, 1)
         self._flush_page = code.function("flush_page", 0, 1)
@@ -45,7 +42,7 @@ class SoftCore:
     def linear(self, rip: int) -> int:
         """The linear address of a place in the running code segment."""
         st = self.state
-        return int(rip if st.mode & s.MODE_CODE64 else rip + st.cs_base & 0xFFFFFFFF)
+        return int(rip if st.mode & modes.CODE64 else rip + st.cs_base & 0xFFFFFFFF)
 
     def walk(self, linear: int, wanted: int) -> int:
         """The guest-physical address behind a linear one; GuestFault (#PF, #GP) when it is not to be had. `wanted`: ACCESS_*."""
@@ -64,7 +61,7 @@ class SoftCore:
     def rights(self) -> int:
         """ACCESS_USER and ACCESS_AC of explicit accesses in the running mode."""
         mode = self.state.mode
-        return s.ACCESS_USER if mode & s.MODE_CPL == s.MODE_CPL else s.ACCESS_AC if mode & s.MODE_AC else 0
+        return s.ACCESS_USER if mode & modes.CPL == modes.CPL else s.ACCESS_AC if mode & modes.AC else 0
 
     def pieces(self, linear: int, size: int, wanted: int) -> list[tuple[int, int]]:
         """(guest-physical address, length) of the pages that an access touches: both are checked before anything is done."""
@@ -82,7 +79,7 @@ class SoftCore:
         """(linear address, length) of the parts of an operand in each page that it touches."""
         space = NOWHERE if self.state.efer & EFER_LMA else 0xFFFFFFFF
         linear &= space
-        if not linear >> 32 and not self.state.mode & s.MODE_CODE64:
+        if not linear >> 32 and not self.state.mode & modes.CODE64:
             space = 0xFFFFFFFF  # compatibility mode has addresses of 32 bits, all but those of its descriptor tables
         first = min(size, 4096 - (linear & 4095))
         return [(linear, first), (linear + first & space, size - first)][: 1 + (first < size)]
@@ -127,50 +124,8 @@ class SoftCore:
     # --- mode
 
     def update_mode(self) -> None:
-        """Work out `mode` (and what hangs on CPL) after CR0, CR4, EFER, RFLAGS, CS or SS changed."""
-        st = self.state
-        real = not st.cr0 & CR0_PE
-        v86 = bool(st.rflags & VM) and not real
-        cpl = 3 if v86 else 0 if real else st.cs_selector & 3
-        attributes = st.cs_attributes
-        if st.efer & EFER_LMA and attributes & 1 << 13:
-            mode = s.MODE_CODE64
-        else:
-            mode = s.MODE_CODE32 if attributes & 1 << 14 and not v86 else 0
-            if st.ss_attributes & 1 << 14 and not v86:
-                mode |= s.MODE_STACK32
-            if real or v86:
-                mode |= s.MODE_REAL
-            elif all(self._flat(name) for name in ("cs", "ss", "ds", "es")):
-                mode |= s.MODE_FLAT
-        mode |= cpl << s.MODE_CPL_SHIFT
-        if st.rflags & AC and (st.cr0 & CR0_AM if cpl == 3 else st.cr4 & CR4_SMAP):
-            mode |= s.MODE_AC
-        if st.cr0 & (CR0_EM | CR0_TS):
-            mode |= s.MODE_NO_X87
-        if st.cr0 & CR0_EM or not st.cr4 & CR4_OSFXSR:
-            mode |= s.MODE_NO_SSE
-        if st.mxcsr_unmasked:
-            mode |= s.MODE_SSE_UNMASKED
-        if cpl <= st.rflags >> 12 & 3:
-            mode |= s.MODE_IOPL
-        st.mode = mode
-        st.bus_lock_trap = bool(st.debugctl & 4) and cpl > 0
-        if st.rflags & (TF | RF):
-            st.request = 1
-        if st.rflags & IF and st.irq_waiting:
-            st.request = 1
-
-    def _flat(self, name: str) -> bool:
-        st = self.state
-        attributes = getattr(st, f"{name}_attributes")
-        needed = READABLE if name == "cs" else READABLE | WRITABLE
-        return (
-            getattr(st, f"{name}_base") == 0
-            and getattr(st, f"{name}_limit") == 0xFFFFFFFF
-            and not attributes & UNUSABLE
-            and attributes & needed == needed
-        )
+        """Work out `mode` (and what hangs on CPL) after CR0, CR4, EFER, RFLAGS, CS, SS or another segment changed."""
+        self._update_mode(self.address)
 
     # --- translations
 

@@ -4,7 +4,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from trapgate.arch import flags, vectors
-from trapgate.soft.state.core import UNUSABLE, SoftCore
+from trapgate.isa.state import UNUSABLE
+from trapgate.soft.state.core import SoftCore
 
 HISTORY = 8
 

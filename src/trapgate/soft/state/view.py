@@ -3,9 +3,9 @@
 import ctypes
 from typing import TYPE_CHECKING, Any
 
+from trapgate.arch.flags import AF, CF, OF, PF, SF, ZF
 from trapgate.isa.state import LAYOUT, STATE_BYTES
 
-CF, PF, AF, ZF, SF, OF = 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 11
 STATUS = CF | PF | AF | ZF | SF | OF
 _INTEGERS = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
 
