@@ -25,7 +25,7 @@ COMMAND = """
 import ctypes, sys
 from trapgate.cli import main
 from trapgate.soft import cpu
-make, outside = cpu.make, sys.argv[1] == "outside"
+make, outside = cpu.SoftVcpu, sys.argv[1] == "outside"
 def broken(*words, **more):
     vcpu = make(*words, **more)
     if outside:
@@ -33,7 +33,7 @@ def broken(*words, **more):
     else:
         vcpu.code.patch(vcpu.code.entries["dispatch"] - vcpu.code.base, bytes.fromhex("0f0b"))
     return vcpu
-cpu.make = broken
+cpu.SoftVcpu = broken
 sys.exit(main.status_of(["run", sys.argv[2], "-m", "16M"]))
 """
 
