@@ -12,7 +12,7 @@ from trapgate.arch.flags import FIXED, IF, NT, RF, TF, VM
 from trapgate.isa import flags
 from trapgate.isa import state as s
 from trapgate.isa.native.flows import go_on, leave
-from trapgate.isa.native.segments64 import GiveUp, code_descriptor, cpl_of, put_code, put_mode
+from trapgate.isa.native.segments64 import GiveUp, code_descriptor, cpl_of, is_canonical, put_code, put_mode
 from trapgate.isa.vocabulary import Trace, Value
 
 GATE_BYTES = 16
@@ -102,9 +102,10 @@ def _gate(m: Trace, vector: Value, give_up: GiveUp) -> tuple[Value, Value]:
     with m.when(at == 0, likely=False):
         give_up()
     low, high = m.load(at, 64), m.load(at + 8, 64)
-    with m.when(((low >> 40) & GATE_MATTERS) != INTERRUPT_GATE, likely=False):
+    target = (low & 0xFFFF) | ((low >> 32) & 0xFFFF0000) | (high << 32)
+    with m.when((((low >> 40) & GATE_MATTERS) != INTERRUPT_GATE) | ~is_canonical(target), likely=False):
         give_up()
-    return low, (low & 0xFFFF) | ((low >> 32) & 0xFFFF0000) | (high << 32)
+    return low, target
 
 
 def _stack(m: Trace, outer: Value, ist: Value, give_up: GiveUp) -> Value:
