@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from trapgate.cli import errors, habits, streams
+from trapgate.cli import completion, errors, habits, streams
 from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, GdbArchitecture, PhysicalAddress, Size, Where, WhereChoice
 from trapgate.debug.buslock import Mode
 from trapgate.errors import TrapgateError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLLECT = (200_000, 100, 100)  # modules and what the translator keeps are no garbage: searching them took a third of a boot's time
 SWITCH = 0.0002  # s until a thread gets its turn while another runs Python: a timer, say, or the guest while a loop is compiled
+FILE = click.Path(path_type=str)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 RUN_HELP = """Run a guest IMAGE until it ends.
@@ -83,8 +84,10 @@ def cli() -> None:
 
 
 @cli.command(cls=habits.Command, help=RUN_HELP, short_help="Run a guest until it ends.")
-@click.argument("image", type=click.Path(path_type=str))
-@click.option("--initrd", metavar="FILE", help="Initial RAM disk of a Linux kernel, or the module of a multiboot or PVH image.")
+@click.argument("image", type=FILE)
+@click.option(
+    "--initrd", type=FILE, metavar="FILE", help="Initial RAM disk of a Linux kernel, or the module of a multiboot or PVH image."
+)
 @click.option(
     "--module",
     "modules",
@@ -98,7 +101,9 @@ def cli() -> None:
 )
 @click.option("--memory", "-m", type=Size(), default="512M", show_default=True, help="Guest RAM: 512M, 2G; a plain number is MiB.")
 @click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of vCPUs; this version runs one.")
-@click.option("--cpu", metavar="MODEL[,+F,-F]", default=None, help="CPU model, with features added or taken away.")
+@click.option(
+    "--cpu", metavar="MODEL[,+F,-F]", shell_complete=completion.cpu_models, help="CPU model, with features added or taken away."
+)
 @click.option(
     "--engine",
     type=click.Choice(["soft", "kvm"]),
@@ -144,7 +149,10 @@ def cli() -> None:
 )
 @click.option("--profile", is_flag=True, help="At the end, and when gdb stops the guest: where the time went, and hot guest code.")
 @click.option(
-    "--symbols", metavar="FILE", help="ELF file or System.map with names for --profile, --bus-locks; else those of IMAGE."
+    "--symbols",
+    type=FILE,
+    metavar="FILE",
+    help="ELF file or System.map with names for --profile, --bus-locks; else those of IMAGE.",
 )
 @click.option("--no-sandbox", is_flag=True, help="Do not bar this process from what no guest needs of the host (SECURITY.md).")
 def run(
@@ -303,9 +311,25 @@ def cache_clear(stencils: bool, translations: bool) -> int:
     return caches.clear(stencils=both or stencils, translations=both or translations)
 
 
+@cli.command("completion", short_help="What makes Tab complete commands and options in bash, zsh or fish.")
+@click.argument("shell", type=click.Choice(completion.SHELLS))
+def completion_of(shell: str) -> None:
+    """Print what makes Tab complete commands, options and values.
+
+    \b
+    To have it in every new shell, put this line:
+      ~/.bashrc                    eval "$(trapgate completion bash)"
+      ~/.zshrc, after compinit     eval "$(trapgate completion zsh)"
+      ~/.config/fish/config.fish   trapgate completion fish | source
+    """
+    click.echo(completion.script(cli, shell))
+
+
 def status_of(arguments: list[str] | None) -> int:
     """Run one command line; every expected failure becomes one line on standard error and its status."""
     try:
+        if arguments is None and (asked := os.environ.get(completion.ASKED)):
+            return completion.answer(cli, asked)
         with cli.make_context("trapgate", list(sys.argv[1:] if arguments is None else arguments)) as context:
             result = cli.invoke(context)  # not cli.main: that would settle a closed pipe in its own way
         return result if isinstance(result, int) else errors.OK

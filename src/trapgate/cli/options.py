@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from trapgate.cli.completion import beginning
 from trapgate.debug.buslock import EVERY_LEVEL, KERNEL_LEVELS, LIMIT_MOST, USER_LEVEL, Mode
 from trapgate.memory import PAGE_SIZE
 
@@ -88,6 +90,12 @@ class GdbArchitecture(click.ParamType["Architecture | None"]):
         except ValueError:
             self.fail(f"{value!r} is none of auto, {', '.join(one.value for one in Architecture)}", param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        """The words."""
+        from trapgate.gdb.architecture import Architecture
+
+        return beginning(("auto", *(one.value for one in Architecture)), incomplete)
+
 
 @dataclass(frozen=True, slots=True)
 class WhereChoice:
@@ -113,6 +121,10 @@ class Where(click.ParamType[WhereChoice]):
         if str(value) not in self._words and not (kind == "file" and path):
             self.fail(f"{value!r} is none of {', '.join(self._words)}, file:PATH", param, ctx)
         return WhereChoice(kind, path)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        """The words."""
+        return beginning(self._words, incomplete)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +157,7 @@ class BusLocks(click.ParamType[BusLockChoice]):
         if not 1 <= limit <= LIMIT_MOST:
             self.fail(f"{value}: N is 1 to {LIMIT_MOST} bus locks a second", param, ctx)
         return BusLockChoice(Mode.LIMIT, limit)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        """The words; what may come behind a colon is left out, because bash begins a new word there."""
+        return beginning(("off", "report", "stop", "limit:"), incomplete)
