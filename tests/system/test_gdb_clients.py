@@ -52,6 +52,16 @@ def test_a_guest_of_a_process_is_started_again(tmp_path: Path, engine: str) -> N
         assert run.wait(20) == 0
 
 
+def test_a_profile_goes_on_with_the_guest_that_was_started_again(tmp_path: Path) -> None:
+    with started(tmp_path, "--profile") as (run, address):
+        assert "Breakpoint 1, twice" in ask(address, "break twice", "continue", "monitor reset", "continue", "kill")
+        run.wait(20)
+        assert run.stderr is not None
+        said = run.stderr.read()
+        assert "profile of" in said, said
+        assert "a breakpoint" in said
+
+
 def test_gdb_starts_the_guest_itself(tmp_path: Path) -> None:
     """What the guest writes does not get between gdb and the stub."""
     sector = tmp_path / "sector"

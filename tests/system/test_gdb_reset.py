@@ -37,6 +37,25 @@ def test_monitor_reset_keeps_breakpoints_and_nothing_else(engine: str) -> None:
     assert re.findall(r"breakpoint already hit (\d+) time", text) == ["3", "4"]
 
 
+@BOTH_ENGINES
+def test_no_breakpoint_is_seen_in_physical_memory(engine: str) -> None:
+    """Nor lost by looking: KVM has them as bytes in RAM, where there are more than its four registers take."""
+    with GuestUnderGdb(engine=engine, path=image(plain=True)) as guest, Client(guest.host.address) as client:
+        address = symbol("add", image(plain=True))
+        before = client.read_memory(address, 16)
+        for number in range(4):
+            client.insert(BreakKind.SOFTWARE, 0x1F0000 + number)
+        for _ in range(2):
+            client.insert(BreakKind.SOFTWARE, address)
+            assert client.go() == Stopped(1, why=Why.SOFTWARE)
+            assert before.hex(" ") in client.monitor(f"physical {address:x} 10")
+            client.ask(b"Qqemu.PhyMemMode:1")
+            assert client.read_memory(address, 16) == before
+            client.write_memory(address, before)
+            client.ask(b"Qqemu.PhyMemMode:0")
+        assert client.go() == Stopped(1, why=Why.SOFTWARE)
+
+
 def test_a_watchpoint_outlasts_a_reset_and_gdb_remembers_the_value_of_before() -> None:
     with GuestUnderGdb() as guest:
         text = guest.gdb("watch counter", "continue", "monitor reset", "set var counter = 0", "continue", "kill")

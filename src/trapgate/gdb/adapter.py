@@ -253,8 +253,16 @@ class MachineTarget:
         """Through the guest's page tables."""
         return self._vcpu.translate(address)
 
+    def _lift(self) -> None:
+        """Take software breakpoints out of RAM, where an engine may have put bytes of its own; `resume` plants them again."""
+        hardware, software = self._armed
+        if software:
+            self._vcpu.arm(tuple(hardware), ())
+            self._armed = hardware, frozenset()
+
     def read_physical(self, address: int, length: int) -> bytes:
         """Guest RAM, up to its end or the hole in it."""
+        self._lift()
         ram = self._machine.ram
         here = next((end for start, end in ram.regions() if start <= address < end), address)
         try:
@@ -264,6 +272,7 @@ class MachineTarget:
 
     def write_physical(self, address: int, data: bytes) -> bool:
         """Guest RAM."""
+        self._lift()
         if not self._machine.ram.contains(address, len(data)):
             return False
         self._machine.ram.write(address, data)

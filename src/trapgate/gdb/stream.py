@@ -80,7 +80,7 @@ class SocketStream:
 
 
 class PipeStream:
-    """Two descriptors of ours that another program holds the other ends of. They are closed as they were found, if not shared."""
+    """Two descriptors of which another program holds the other ends."""
 
     def __init__(self, reader: int, writer: int, who: str) -> None:
         self.reader, self.writer, self.who = reader, writer, who
@@ -100,7 +100,7 @@ class PipeStream:
         """Whoever reads the other end sees that when it is closed."""
 
     def close(self) -> None:
-        """Close both; whoever shares them finds them waiting again."""
+        """Close both. Whoever else has them finds them waiting for data, or not, as they were."""
         before, self._before = self._before, []
         for one, blocking in before:
             os.set_blocking(one, blocking)
