@@ -1,4 +1,4 @@
-"""The machine: wires RAM, board, clock, router and a vCPU, and holds the one run loop.
+"""The machine: wires RAM, board, clock and processors, and holds the one run loop.
 
 All of it runs on the thread that calls `resume` (or `run`); other threads may only `post` and `pause`. A stop is a value.
 """
@@ -7,33 +7,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
 
-from trapgate.answering import Accesses, culprit, failed
-from trapgate.arch.debugregs import DR6_BS
-from trapgate.arch.flags import IF
+from trapgate.answering import culprit, failed
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.clock import HostClock, InstructionClock
 from trapgate.debug.buslock import EVERY_LEVEL, BusLockLog, Mode
-from trapgate.debug.router import Share, route
 from trapgate.devices.board import Board, Switches
+from trapgate.devices.lapic import LocalApic
 from trapgate.devices.waker import DeadlineThread, InputThread, Mailbox
 from trapgate.engine import Engine, Place
-from trapgate.exits import (
-    BusLock,
-    DebugException,
-    Halted,
-    Interrupted,
-    MmioRead,
-    MmioWrite,
-    PortRead,
-    PortWrite,
-    Shutdown,
-    SoftwareBreakpoint,
-)
 from trapgate.memory import Ram
-from trapgate.stops import STATUS, BreakpointHit, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, SoftwareHit, StepDone, Stop
-from trapgate.vcpu import Owner
+from trapgate.processor import Processor
+from trapgate.stops import STATUS, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, Stop
+from trapgate.vcpu import Vcpu
 
 FIXED_WALL_START = 1_735_689_600 * 1_000_000_000  # 2025-01-01: where repeatable runs begin
 INPUT_LIMIT = 1 << 20  # bytes of input that wait for the guest before we stop reading more
@@ -69,9 +55,9 @@ class MachineConfig:
 
 
 class Machine:
-    """One guest with one vCPU. `resume` runs it until something stops it.
+    """One guest. `resume` runs it until something stops it.
 
-    `vcpu`, `ram`, `board`, `lapic` and `clock` are there for whoever loads images, debugs or looks. A configuration that cannot be
+    `processors`, `ram`, `board` and `clock` are there for whoever loads images, debugs or looks. A configuration that cannot be
     raises ValueError (its CPU: ModelError) or MemoryError_.
     """
 
@@ -110,22 +96,33 @@ class Machine:
             serial=config.serial,
             debugcon=config.debugcon,
         )
-        self.lapic = self.board.interrupts.lapics[0]
-        self.vcpu = self.engine.make(self._place())
-        self._executed = self.vcpu.executed
-        self._mailbox.kick = self.vcpu.kick
-        self._deadlines = DeadlineThread(self.clock, self.vcpu.kick, self.fail)
-        self._accesses = Accesses(self.board, self.lapic)
         self._ending: MachineExit | None = None
-        self._stepping = False
-        self._halted = False
-        self._held: int | None = None  # bus locks came too fast: the moment until which the guest does not run
-        self._attention = True  # an interrupt may be pending
-        self._stopped_on: int | None = None  # RIP of the instruction whose execution breakpoint stopped us
-        self._queued: Share | None = None  # the guest's part of the #DB on which the debugger stopped it
-        self.lapic.notify = self._interrupts_changed
-        self.lapic.nmi = self._nmi
-        self.lapic.init = self._reset
+        self.processors = [self._processor(lapic) for lapic in self.board.interrupts.lapics]
+        self._running = self.processors[0]
+        self._executed = lambda: sum(one.vcpu.executed() for one in self.processors)
+        self._mailbox.kick = self._kick
+        self._deadlines = DeadlineThread(self.clock, self._kick, self.fail)
+
+    def _processor(self, lapic: LocalApic) -> Processor:
+        made = Processor(self.board, lapic, self.clock, self.bus_locks, self.config.report, lambda *end: self._end(*end))
+        lapic.init = self._reset
+        made.vcpu = self.engine.make(self._place(made))
+        return made
+
+    @property
+    def vcpu(self) -> Vcpu:
+        """The vCPU of the processor whose turn it is."""
+        return self._running.vcpu
+
+    @property
+    def lapic(self) -> LocalApic:
+        """Its local APIC."""
+        return self._running.lapic
+
+    def _kick(self) -> None:
+        """Make the run of the vCPU return soon; from any thread."""
+        for one in self.processors:
+            one.vcpu.kick()
 
     def power_cycle(self) -> None:
         """Switch the machine off and on: RAM is zero, guest time 0, CPU and devices are new, and nothing is loaded or armed.
@@ -133,19 +130,23 @@ class Machine:
         Between two runs, on the machine's thread. Inputs stay attached, and what was posted is still called. HostError.
         """
         self._deadlines.close()
-        self.vcpu.close()
+        self._close_processors()
         self.ram.clear()
         self.bus_locks.restart()
         self._power_on()
 
-    def _place(self) -> Place:
+    def _close_processors(self) -> None:
+        for one in self.processors:
+            one.vcpu.close()
+
+    def _place(self, processor: Processor) -> Place:
         return Place(
             ram=self.ram,
             model=self.model,
             clock=self.clock,
-            lapic=self.lapic,
+            lapic=processor.lapic,
             interrupts=self.board.interrupts,
-            devices=self,
+            devices=processor,
             counting=self._counting,
             bus_locks=self.config.bus_locks is not Mode.OFF,
             report=self.config.report,
@@ -199,9 +200,9 @@ class Machine:
         return self.board.uart.waiting() < INPUT_LIMIT
 
     def close(self) -> None:
-        """End the helper threads, and give back what the vCPU holds of the host."""
+        """End the helper threads, and give back what the vCPUs hold of the host."""
         self._deadlines.close()
-        self.vcpu.close()
+        self._close_processors()
         for one in self._inputs:
             one.close()
         self._inputs.clear()
@@ -225,18 +226,9 @@ class Machine:
         An exception counts as one: a step ends on the first instruction of the guest's handler.
         An ended machine returns its end again. The execution breakpoint that stopped the guest last does not stop it at once again.
         """
-        self._stepping = step
-        self.vcpu.step(step)
-        if self._stopped_on is not None:
-            if self._stopped_on == self.vcpu.get("rip"):
-                self.vcpu.resume_over()
-            self._stopped_on = None
-        if self._queued is not None:
-            self._deliver(self._queued)
-            self._queued = None
-            if step:
-                return StepDone()
-        self._attention = True
+        stop = self._running.begin(step)
+        if stop is not None:
+            return stop
         self.clock.resume()
         try:
             return self._loop()
@@ -247,32 +239,23 @@ class Machine:
     # The loop
 
     def _loop(self) -> Stop:
-        run, handlers = self.vcpu.run, self._handlers
         while True:
+            processor = self._running
             stop = self._settle()
-            if stop is None and self._unread and not self._stepping:
+            if stop is None and self._unread and not processor.stepping:
                 self.clock.pause()
                 self._mailbox.wait(None)
                 self.clock.resume()
                 continue
-            if stop is None and self._held is not None:
-                self._hold(self._held)
+            if stop is None and processor.held is not None:
+                self._hold(processor, processor.held)
                 continue
-            if stop is None and self._halted:
-                stop = self._sleep()
+            if stop is None and processor.halted:
+                stop = self._sleep(processor)
                 if stop is None:
                     continue
             if stop is None:
-                try:
-                    event = run()
-                except Exception as error:  # the local APIC works within a run: CR8, EOI, interprocessor interrupts
-                    who = culprit(error)
-                    if who is None:
-                        raise
-                    return failed(who, "amid a run of the vCPU", error)
-                stop = handlers[type(event)](self, event)
-            if self._accesses.fault is not None and stop is None:
-                stop, self._accesses.fault = self._accesses.fault, None
+                stop = processor.run()
             if stop is not None:
                 return stop
 
@@ -295,51 +278,30 @@ class Machine:
         if self._pausing:
             self._pausing = False
             return Paused()
-        if self._attention and (self._halted or not self._stepping):
-            self._inject()
+        self._running.inject()
         if self._counting:
             self.vcpu.budget(NO_DEADLINE if deadline is None else max(deadline - self.clock.now(), 1))
-        elif not self._halted:
+        elif not self._running.halted:
             self._deadlines.arm(deadline)
         return None
 
-    def _inject(self) -> None:
-        """Hand a pending interrupt to the vCPU, or have it say when it would take one."""
-        pending = self.lapic.pending()
-        if pending and self.vcpu.can_interrupt():
-            self.vcpu.interrupt(self.lapic.acknowledge())
-            self._halted = False
-            pending = self.lapic.pending()
-        self._attention = pending
-        self.vcpu.want_interrupt(pending)
-
-    def _interrupts_changed(self) -> None:
-        """The local APIC may have an interrupt: called from devices, and by the vCPU itself amid a run (CR8, EOI)."""
-        self._attention = True
-        if not self._stepping:
-            self.vcpu.want_interrupt(self.lapic.pending())
-
-    def _nmi(self) -> None:
-        self._halted = False
-        self.vcpu.nmi()
-
-    def _sleep(self) -> Stop | None:
+    def _sleep(self, processor: Processor) -> Stop | None:
         """HLT: wait for the next timer, a posted call, or for ever."""
         if self._mailbox:
             return None
         deadline = self.clock.next_deadline()
-        if not self.vcpu.get("rflags") & IF and self.config.stop_when_dead:
-            return self._end(ExitKind.DEAD, story="the guest halted with interrupts disabled: nothing can wake it")
+        if processor.dead and self.config.stop_when_dead:
+            return self._end(ExitKind.DEAD, "the guest halted with interrupts disabled: nothing can wake it")
         if deadline is None:
             self._mailbox.wait(None)
         else:
             self._pass_time(deadline)
         return None
 
-    def _hold(self, until: int) -> None:
+    def _hold(self, processor: Processor, until: int) -> None:
         """Let time pass while timers and posted calls are served, and no instruction is executed."""
         if self.clock.now() >= until:
-            self._held = None
+            processor.held = None
         elif not self._mailbox:
             deadline = self.clock.next_deadline()
             self._pass_time(until if deadline is None else min(deadline, until))
@@ -353,115 +315,16 @@ class Machine:
 
     # Ends
 
-    def _end(self, kind: ExitKind, status: int | None = None, story: str = "") -> MachineExit:
+    def _end(self, kind: ExitKind, story: str = "", status: int | None = None) -> MachineExit:
         self._ending = self._ending or MachineExit(kind, STATUS[kind] if status is None else status, story)
+        self._kick()
         return self._ending
 
     def _leave(self, status: int) -> None:
-        self._end(ExitKind.EXIT_PORT, status)
+        self._end(ExitKind.EXIT_PORT, status=status)
 
     def _power_off(self) -> None:
         self._end(ExitKind.POWER_OFF)
 
     def _reset(self) -> None:
         self._end(ExitKind.RESET)
-
-    # Exits of the vCPU
-
-    def _port_read(self, event: PortRead) -> None:
-        self.vcpu.complete(self._accesses.port_read(event.port, event.size))
-
-    def _port_write(self, event: PortWrite) -> None:
-        self._accesses.port_write(event.port, event.size, event.value)
-
-    def _mmio_read(self, event: MmioRead) -> None:
-        self.vcpu.complete(self._accesses.memory_read(event.address, event.size))
-
-    def _mmio_write(self, event: MmioWrite) -> None:
-        self._accesses.memory_write(event.address, event.size, event.value)
-
-    # Accesses answered amid a run of the vCPU: `vcpu.Devices`
-
-    def port_read(self, port: int, size: int) -> int:
-        """IN."""
-        value = self._accesses.port_read(port, size)
-        if self.clock.fresh or self._accesses.fault or self._ending:
-            self.vcpu.kick()
-        return value
-
-    def port_write(self, port: int, size: int, value: int) -> None:
-        """OUT."""
-        self._accesses.port_write(port, size, value)
-        if self.clock.fresh or self._accesses.fault or self._ending:
-            self.vcpu.kick()
-
-    def memory_read(self, address: int, size: int) -> int:
-        """A load from where no RAM is."""
-        value = self._accesses.memory_read(address, size)
-        if self.clock.fresh or self._accesses.fault or self._ending:
-            self.vcpu.kick()
-        return value
-
-    def memory_write(self, address: int, size: int, value: int) -> None:
-        """A store to where no RAM is."""
-        self._accesses.memory_write(address, size, value)
-        if self.clock.fresh or self._accesses.fault or self._ending:
-            self.vcpu.kick()
-
-    def _halt(self, event: Halted) -> Stop | None:
-        self._halted = self._attention = True
-        return StepDone() if self._stepping else None
-
-    def _shutdown(self, event: Shutdown) -> Stop:
-        return self._end(ExitKind.SHUTDOWN, story=event.story)
-
-    def _interrupted(self, event: Interrupted) -> None:
-        self._attention = True
-
-    def _debug(self, event: DebugException) -> Stop | None:
-        armed = self.vcpu.armed()
-        verdict = route(event, armed, self.vcpu.guest_debug(), self._stepping)
-        if verdict.guest and (event.fault or event.icebp) and not verdict.debugger.hits:
-            self._deliver(verdict.guest)  # the instruction ends with it
-        elif verdict.guest and verdict.debugger:
-            self._queued = verdict.guest  # the debugger sees the guest where the instruction left it
-        elif verdict.guest:
-            self._deliver(verdict.guest)
-        if verdict.debugger.hits:
-            if event.fault:
-                self._stopped_on = self.vcpu.get("rip")
-            mine = (one for n, one in enumerate(armed) if event.hits >> n & 1 and one.owner is Owner.DEBUGGER)
-            return BreakpointHit(tuple(mine), event.fault)
-        if verdict.debugger:
-            assert verdict.debugger.causes == DR6_BS, f"a debugger arms nothing else: {verdict}"
-            return StepDone()
-        if event.fault and not verdict.guest:
-            self.vcpu.resume_over()  # nobody's: it must not come again for ever
-        return None
-
-    def _deliver(self, share: Share) -> None:
-        self.vcpu.deliver_debug(share.causes, share.hits, share.icebp)
-
-    def _software_breakpoint(self, event: SoftwareBreakpoint) -> Stop:
-        self._stopped_on = self.vcpu.get("rip")
-        return SoftwareHit(event.address)
-
-    def _bus_lock(self, event: BusLock) -> Stop | None:
-        outcome = self.bus_locks.record(event)
-        if outcome.line is not None:
-            self.config.report(outcome.line)
-        self._held = outcome.hold
-        return BusLocked(event, outcome.line or "") if outcome.stop else None
-
-    _handlers: ClassVar[dict[type, Callable[..., Stop | None]]] = {
-        PortRead: _port_read,
-        PortWrite: _port_write,
-        MmioRead: _mmio_read,
-        MmioWrite: _mmio_write,
-        Halted: _halt,
-        Shutdown: _shutdown,
-        Interrupted: _interrupted,
-        DebugException: _debug,
-        SoftwareBreakpoint: _software_breakpoint,
-        BusLock: _bus_lock,
-    }

@@ -22,19 +22,19 @@ def test_plain_answers_kick_nobody(rig: Make) -> None:
     one = rig()
     machine = one.machine
     machine.clock.fresh = False
-    machine.port_write(layout.TEST_SCRATCH_PORT, 4, 0x12345678)
-    assert machine.port_read(layout.TEST_SCRATCH_PORT, 2) == 0x5678
-    machine.memory_write(layout.TEST_MEMORY_BASE, 1, 0x5A)
-    assert machine.memory_read(layout.TEST_MEMORY_BASE, 1) == 0x5A
-    assert machine.memory_read(layout.LAPIC_BASE + 0x30, 4) & 0xFF  # the version of the local APIC
-    assert (machine.port_read(0x999, 2), machine.memory_read(0xE000_0000, 8)) == (0xFFFF, (1 << 64) - 1)
+    machine.processors[0].port_write(layout.TEST_SCRATCH_PORT, 4, 0x12345678)
+    assert machine.processors[0].port_read(layout.TEST_SCRATCH_PORT, 2) == 0x5678
+    machine.processors[0].memory_write(layout.TEST_MEMORY_BASE, 1, 0x5A)
+    assert machine.processors[0].memory_read(layout.TEST_MEMORY_BASE, 1) == 0x5A
+    assert machine.processors[0].memory_read(layout.LAPIC_BASE + 0x30, 4) & 0xFF  # the version of the local APIC
+    assert (machine.processors[0].port_read(0x999, 2), machine.processors[0].memory_read(0xE000_0000, 8)) == (0xFFFF, (1 << 64) - 1)
     assert not one.vcpu.kicked.is_set()
 
 
 def test_a_timer_that_is_set_amid_a_run_is_kept(rig: Make) -> None:
     def guest(vcpu: ScriptedVcpu) -> Exit | None:
         for step in lapic_timer(4000):
-            one.machine.memory_write(step.address, step.size, step.value)  # type: ignore[union-attr]
+            one.machine.processors[0].memory_write(step.address, step.size, step.value)  # type: ignore[union-attr]
         assert vcpu.kicked.is_set()
         return None
 
@@ -49,7 +49,7 @@ def test_a_device_that_breaks_stops_the_run(rig: Make, access: str) -> None:
     value = (0,) if access.endswith("write") else ()
 
     def guest(vcpu: ScriptedVcpu) -> Exit | None:
-        getattr(one.machine, access)(0x700 if access.startswith("port") else 0xD000_0000, 2, *value)
+        getattr(one.machine.processors[0], access)(0x700 if access.startswith("port") else 0xD000_0000, 2, *value)
         assert vcpu.kicked.is_set()
         return None
 
@@ -64,7 +64,7 @@ def test_a_device_that_breaks_stops_the_run(rig: Make, access: str) -> None:
 
 def test_the_exit_port_ends_the_run(rig: Make) -> None:
     def guest(vcpu: ScriptedVcpu) -> Exit | None:
-        one.machine.port_write(layout.EXIT_PORT, 1, 3)
+        one.machine.processors[0].port_write(layout.EXIT_PORT, 1, 3)
         assert vcpu.kicked.is_set()
         return None
 

@@ -75,11 +75,11 @@ def test_no_timer_is_too_far(
         for value, which in apic:
             local_apic(machine, value, which)
         for port, size, value in writes:
-            machine.port_write(port, size, value & (1 << 8 * size) - 1)
+            machine.processors[0].port_write(port, size, value & (1 << 8 * size) - 1)
         for index, value in rtc:
-            machine.port_write(0x70, 1, index)
-            machine.port_write(0x71, 1, value)
-            assert machine.port_read(0x71, 1) < 256
+            machine.processors[0].port_write(0x70, 1, index)
+            machine.processors[0].port_write(0x71, 1, value)
+            assert machine.processors[0].port_read(0x71, 1) < 256
 
     idle = halts or clock is ClockKind.INSTRUCTIONS  # the scripted vCPU would spin through its whole budget
     one.vcpu.script.extend([program, *([Halted()] * 4 if idle else [])])
