@@ -33,6 +33,7 @@ ERRNOS = {  # what a call fails with where the host lacks something; all others:
     **dict.fromkeys(("write", "ftruncate", "fsync", "mkdir", "rename"), errno.ENOSPC),
     **dict.fromkeys(("chmod", "unlink", "bind", "listen", "memfd_create"), errno.EPERM),
     "pthread_create": errno.EAGAIN,
+    "syscall": errno.ENOMEM,
 }
 LIMIT = 10.0  # seconds that no run may take
 DRIVER = """

@@ -26,6 +26,7 @@ static const char *const kinds[] = {
     "open", "read", "write", "mmap", "mprotect", "memfd_create", "ftruncate", "pipe", "socket", "socketpair", "bind", "listen",
     "accept", "recv", "send", "poll", "fcntl", "ioctl", "stat", "opendir", "chmod", "unlink", "rename", "mkdir", "fsync",
     "tcgetattr", "tcsetattr", "pthread_create", "malloc", "epoll_create", "eventfd", "timerfd_create", "dup",
+    "syscall",
 };
 enum { KINDS = sizeof kinds / sizeof *kinds, LARGE = 1 << 16 };
 
@@ -122,6 +123,16 @@ WRAP("timerfd_create", int, -1, timerfd_create, (int clock, int flags), (clock, 
 WRAP("dup", int, -1, dup, (int fd), (fd))
 WRAP("dup", int, -1, dup2, (int fd, int to), (fd, to))
 WRAP("dup", int, -1, dup3, (int fd, int to, int flags), (fd, to, flags))
+
+/* Calls that the C library has no function for. */
+long syscall(long which, ...)
+{
+    long a[6];
+    REAL(syscall); va_list more; va_start(more, which);
+    for (int k = 0; k < 6; k++) a[k] = va_arg(more, long);
+    va_end(more);
+    return fails("syscall") ? -1 : real(which, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *), void *argument)
 {

@@ -20,6 +20,7 @@ NAMED = (  # the scenario, which call fails, words of what is told; one run each
     ("pipe", "write", 1, "to write standard output: No space left on device; make room on the disk"),
     ("pipe", "pthread_create", 1, "a thread for trapgate samples: Resource temporarily unavailable; raise the limits of threads"),
     ("pipe", "pthread_create", 6, "a thread for machine"),
+    ("pipe", "syscall", 3, "a sandbox (Landlock): Cannot allocate memory"),
     ("terminal", "tcsetattr", 1, "a raw terminal (tcsetattr): Input/output error"),
     ("terminal", "pthread_create", 5, "a thread for terminal"),
     ("gdb", "socketpair", 1, "a pair of sockets for gdb (socketpair): Too many open files"),

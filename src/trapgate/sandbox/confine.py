@@ -1,5 +1,6 @@
 """Puts this process under what `policy` and `landlock` allow, as far as the host has them, and says what it has."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -8,10 +9,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from trapgate.hostcall import HostError
 from trapgate.sandbox import kernel, landlock
 from trapgate.sandbox.landlock import DEVICE, READ, Right
 from trapgate.sandbox.policy import Needs, filter_program
 
+_ABSENT = frozenset((errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EACCES, errno.E2BIG))
+"""What a kernel answers that is too old, was started without it, is told so by a container, or is in too many sandboxes."""
 _MAPS = Path("/proc/self/maps")
 _LATE = ("llvmlite", "rich")  # loaded late, if at all: looked for where nothing else may be
 
@@ -34,9 +38,9 @@ def confine(needs: Needs, opened: Iterable[tuple[Path, Right]]) -> Hold:
     """From now on this process makes a run's system calls only, and opens what is `opened` and what Python loads; what holds it.
 
     For good, and for all threads with filters; with Landlock for this one and those that it starts: it is to be the only one.
-    What the host does not have is done without.
+    What the host does not have is done without. HostError when it has it, but no descriptor or memory for it.
     """
-    with suppress(OSError):
+    with suppress(OSError):  # then it refuses the rest as well
         kernel.no_new_privileges()
     allowed = [*((path, READ) for path in libraries()), (Path(os.devnull), DEVICE), *opened]
     return _hold(lambda: landlock.restrict(allowed), lambda: kernel.install_filter(filter_program(needs)))
@@ -47,13 +51,19 @@ def _hold(rules: Callable[[], int], filters: Callable[[], None]) -> Hold:
     try:
         abi = rules()
     except OSError as error:
-        reasons.append(f"Landlock: {error.strerror}")
+        reasons.append(_reason("Landlock", error))
     try:
         filters()
         filtered = True
     except OSError as error:
-        reasons.append(f"seccomp: {error.strerror}")
+        reasons.append(_reason("seccomp", error))
     return Hold(abi, filtered, tuple(reasons))
+
+
+def _reason(what: str, error: OSError) -> str:
+    if error.errno not in _ABSENT:
+        raise HostError(f"a sandbox ({what})", error.errno or errno.EIO) from error
+    return f"{what}: {error.strerror}"
 
 
 def libraries() -> set[Path]:
