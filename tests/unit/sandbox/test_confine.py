@@ -19,7 +19,7 @@ HOST = offered()
 needs_filters = pytest.mark.skipif(not HOST.filters, reason=f"no seccomp filters here: {HOST.reasons}")
 needs_landlock = pytest.mark.skipif(not HOST.landlock, reason=f"no Landlock here: {HOST.reasons}")
 DONE = ("keep a file", "serve a client", "load a library", "settings of the terminal", "signal itself")
-KILLED = ("run a program", *(f"call {name}" for name in HOSTILE.split()))
+KILLED = ("run a program", "an x32 call", *(f"call {name}" for name in HOSTILE.split()))
 REFUSED = (
     "truncate outside", "chmod outside", "link to outside", "symlink inside", "a socket", "a UNIX socket", "a pair of sockets",
     "connect", "bind", "a child", "memory to write and run", "new memory to run", "memory made to run", "signal another process",
@@ -68,8 +68,13 @@ def test_files_outside_of_threads_and_moved_ones() -> None:
     assert tried()["move to outside"] in ("EACCES", "EXDEV")
 
 
+@needs_filters
+def test_32_bit_calls() -> None:
+    assert tried()["a 32-bit call"] in ("SIGSYS", "SIGSEGV")  # the latter of a kernel that has none
+
+
 def test_every_attempt_is_judged() -> None:
-    judged = {*DONE, *KILLED, *REFUSED, *OUTSIDE, "a call to come", "another thread", "move to outside"}
+    judged = {*DONE, *KILLED, *REFUSED, *OUTSIDE, "a call to come", "another thread", "move to outside", "a 32-bit call"}
     assert set(tried()) == judged
 
 
