@@ -1,5 +1,6 @@
 """Names for guest addresses: from the symbol table of an ELF file, or from a System.map."""
 
+import errno
 import os
 import re
 import struct
@@ -11,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
 
 from trapgate.errors import TrapgateError
-from trapgate.hostcall import open_file
+from trapgate.hostcall import NotAFile, open_file
 
 LISTED = re.compile(rb"[0-9a-fA-F]{8,16} [A-Za-z] \S")  # the first line of a System.map
 LONGEST_LINE = 256
@@ -53,9 +54,10 @@ def read_symbols(path: str) -> Symbols:
                 file.seek(0)
                 return Symbols(_listed(file.read(MOST_LISTED)))
             return Symbols(_named(file))
-    except OSError as error:
-        raise SymbolsError(f"cannot read symbols from {path}: {error.strerror}") from error
-    except (ELFError, struct.error, LookupError, ValueError, ArithmeticError, AttributeError, TypeError) as error:
+    except (OSError, ELFError, struct.error, LookupError, ValueError, ArithmeticError, AttributeError, TypeError) as error:
+        if isinstance(error, OSError) and (isinstance(error, NotAFile) or error.errno != errno.EINVAL):
+            # EINVAL: the file names an offset that no file can have
+            raise SymbolsError(f"cannot read symbols from {path}: {error.strerror}") from error
         raise SymbolsError(f"{path} holds no symbols that can be read: it is neither a whole ELF file nor a System.map") from error
 
 

@@ -50,13 +50,13 @@ def watch(crew: Crew, console: Console) -> bool:
     signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))  # an exception could come amid the start of a process
     with Live(console=console, refresh_per_second=2, transient=True, redirect_stdout=False, redirect_stderr=False) as live:
         while crew.go_on() and not asked:
-            live.update(_table(crew.workers, time.monotonic() - start))
+            live.update(_table(crew.workers, f"{(time.monotonic() - start) / 60:.1f} minutes"))
             time.sleep(0.5)
     return bool(asked)
 
 
-def _table(workers: list[Worker], seconds: float) -> Table:
-    table = Table(title=f"{seconds / 60:.1f} minutes", title_justify="left", box=None)
+def _table(workers: list[Worker], title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None)
     for column in ("target", "runs", "branches", "inputs kept"):
         table.add_column(column, justify="left" if column == "target" else "right")
     for worker in workers:
@@ -67,7 +67,7 @@ def _table(workers: list[Worker], seconds: float) -> Table:
 
 def tell(crew: Crew, console: Console) -> int:
     """What came out; the exit status."""
-    console.print(_table(crew.workers, 0))
+    console.print(_table(crew.workers))
     found = [worker.found for worker in crew.workers if worker.found is not None]
     for one in found:
         console.print(story(one), markup=False, highlight=False, soft_wrap=True)

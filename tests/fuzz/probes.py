@@ -88,22 +88,25 @@ class Probes(MetaPathFinder):
     def __init__(self, rooms: Sequence[str]) -> None:
         self._rooms = tuple(rooms)
         self.count = 0
+        self.found = set[str]()
+        """The rooms of which something was imported."""
         self.integers = set[int]()
         self.texts = set[bytes]()
 
-    def watches(self, module: str) -> bool:
-        """Whether a module belongs to the rooms."""
-        return module in self._rooms or module.startswith(tuple(room for room in self._rooms if room.endswith(".")))
+    def _rooms_of(self, module: str) -> set[str]:
+        return {room for room in self._rooms if room == module or (room.endswith(".") and module.startswith(room))}
 
     def install(self) -> None:
         """From now on, for modules that are not loaded yet: AssertionError when one of the rooms is."""
-        early = [name for name in sys.modules if self.watches(name)]
+        early = [name for name in sys.modules if self._rooms_of(name)]
         assert not early, f"imported before the probes were there: {early}"
         sys.meta_path.insert(0, self)
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path) if self.watches(fullname) else None
+        rooms = self._rooms_of(fullname)
+        spec = PathFinder.find_spec(fullname, path) if rooms else None
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            self.found |= rooms
             spec.loader = _Loader(spec.loader.name, spec.loader.path, self)
         return spec
 

@@ -32,7 +32,7 @@ class Target:
     lines: bool = False
     words: Sequence[bytes] = ()
     memory: int = GIB
-    short: int = 5000
+    short: int = 2000
 
 
 def without_numbers(text: str) -> str:
@@ -46,4 +46,5 @@ def load(name: str) -> tuple[Target, Probes]:
     probes.install()
     target = import_module(f"fuzz.targets.{name}").TARGET
     assert isinstance(target, Target)
+    assert probes.found == set(ROOMS[name]), f"rooms that are not there: {set(ROOMS[name]) - probes.found}"
     return target, probes

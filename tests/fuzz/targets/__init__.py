@@ -9,7 +9,7 @@ ROOMS = {
     "linux": ("trapgate.boot.",),
     "flat": ("trapgate.boot.",),
     "initrd": ("trapgate.boot.",),
-    "symbols": ("trapgate.cli.symbols",),
+    "symbols": ("trapgate.symbols", "elftools.elf."),
     "framing": ("trapgate.gdb.framing",),
     "stub": ("trapgate.gdb.",),
     "devices": ("trapgate.devices.",),

@@ -36,5 +36,5 @@ TARGET = Target(
     [bytes.fromhex(code) for code in ("26010f22011327", "2205220302220a1427", "22642203060b27")],
     plant,
     words=[bytes((opcode,)) for opcode in (*agent._BINARY, *agent._UNARY, *agent._REFERENCE)],
-    short=10_000,
+    short=7000,
 )

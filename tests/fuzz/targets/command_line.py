@@ -108,5 +108,5 @@ TARGET = Target(
         b"=",
         b":",
     ),
-    short=1000,
+    short=300,
 )

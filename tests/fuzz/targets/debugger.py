@@ -165,4 +165,4 @@ SESSIONS = (
     b"c\nR00\nc\nk\nvKill;1\nmonitor quit",
 )
 
-TARGET = Target(run, SESSIONS, plant, lines=True, words=pretend.WORDS, memory=32 << 30, short=100)
+TARGET = Target(run, SESSIONS, plant, lines=True, words=pretend.WORDS, memory=32 << 30, short=50)

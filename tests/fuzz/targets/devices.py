@@ -14,7 +14,7 @@ from trapgate.arch import layout
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.arch.msrs import MsrError
 from trapgate.clock import InstructionClock
-from trapgate.devices import pit
+from trapgate.devices import lapic
 from trapgate.devices.board import Board, Switches
 
 MOST_ACTS = 200
@@ -139,8 +139,14 @@ def run(data: bytes) -> str:
 
 
 def plant() -> None:
-    """The counters of the PIT count from 0."""
-    pit.Channel.count = lambda self: 0xFFFF // self._ticks()  # type: ignore[method-assign]
+    """A read of the local APIC between two registers was not expected."""
+    right = lapic.LocalApic.read
+
+    def read(self: lapic.LocalApic, offset: int, size: int) -> int:
+        assert offset % 16 == 0, "no register"
+        return right(self, offset, size)
+
+    lapic.LocalApic.read = read  # type: ignore[method-assign]
 
 
 def _starts() -> list[bytes]:
@@ -173,5 +179,5 @@ TARGET = Target(
         *(f"apicw {offset:x} 2 ".encode() for offset in range(0, 0x400, 16)),
         *(b"write fec00000 2 ", b"write fec00010 2 ", b"acknowledge\n", b"button\n", b"wait 5f5e100\n", b"line 8 1\n"),
     ),
-    short=1500,
+    short=600,
 )

@@ -56,5 +56,5 @@ TARGET = Target(
         _SIZES.pack(0x200, 0, 0, 0, 0, 0, 0),
     ],
     plant,
-    short=2000,
+    short=1000,
 )

@@ -104,5 +104,5 @@ TARGET = Target(
     plant,
     words=(b"null", b"[", b"]", b"{", b"}", b"-1", b"1e9", b",", b"18446744073709551616", *(b"%d" % digit for digit in range(10))),
     memory=4 << 30,
-    short=1000,
+    short=300,
 )

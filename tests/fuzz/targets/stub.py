@@ -103,4 +103,4 @@ WORDS = (
     *(b"^\n", b";X3,220127", b";X6,262000110027", b";X1,28", b"%x,10" % DATA, b"target.xml:0,fff", b"0,4", b":-1", b"vCont;s:1;c"),
 )
 
-TARGET = Target(run, SESSIONS, plant, lines=True, words=WORDS, short=2000)
+TARGET = Target(run, SESSIONS, plant, lines=True, words=WORDS, short=1000)

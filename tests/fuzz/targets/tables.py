@@ -134,5 +134,5 @@ TARGET = Target(
         *(struct.pack("<H", selector) for selector in (K64, K32, U32, U64, TSS_SELECTOR, GATE, CONFORMING, 4, 7)),
     ),
     memory=32 << 30,
-    short=100,
+    short=50,
 )
