@@ -148,6 +148,18 @@ ROWS = (
         """,
     ),
     Row(
+        "what is mapped, before there is paging and with it",
+        DEBUGGEE,
+        "monitor info mem; break kmain; continue; monitor info mem; monitor gva2gpa 0x101000; monitor info tlb",
+        r"""
+        kmain
+        paging is off
+        0000000000000000-0000000[0-9a-f]+ 0000000[0-9a-f]+ .rwx
+        0x101000 is guest-physical 0x101000
+        'info tlb' is QEMU's
+        """,
+    ),
+    Row(
         "memory in bulk: find, dump, restore, compare-sections, load",
         DEBUGGEE,
         """

@@ -58,6 +58,13 @@ def page_shift(mode: Mode, level: int) -> int:
     return 12 + (level - 1) * mode.value[2]
 
 
+def may_be_large(mode: Mode, level: int, *, pse: bool) -> bool:
+    """Whether PS makes an entry of this level map a page; `pse`: CR4.PSE, which counts in 32-bit mode alone."""
+    if mode is Mode.BITS32:
+        return level == 2 and pse
+    return level == 2 or (level == 3 and mode is Mode.LONG4)
+
+
 def reserved_mask(mode: Mode, level: int, large: bool, *, physical_bits: int, nx: bool, pdpe1gb: bool, amd: bool) -> int:
     """The bits that must be 0 in a present entry, else #PF with ERROR_RSVD.
 

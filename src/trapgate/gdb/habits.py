@@ -20,8 +20,7 @@ _NO_DISPLAY = "there is no display; 'monitor screen' shows text at b8000"
 _NO_FILES = "no file of the host is read or written here"
 
 OTHERS = {
-    "info mem": "'monitor translate ADDRESS' tells where one address leads",
-    "info tlb": "'monitor translate ADDRESS' tells where one address leads",
+    "info tlb": "'monitor info mem' shows what is mapped, 'monitor translate ADDRESS' where one address leads",
     "info lapic": f"the local APIC {_SEE}; 'monitor msr APIC_BASE' tells where it is",
     **dict.fromkeys(("info pic", "info irq", "info pit", "info ioapic"), f"the state of devices {_SEE}"),
     **dict.fromkeys(

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from trapgate import screen
 from trapgate.arch import msrs
+from trapgate.arch.control import CR0_PG
 from trapgate.arch.registers import OURS, TABLE, Group
-from trapgate.gdb import habits
-from trapgate.gdb.target import BreakKind, Target
+from trapgate.gdb import habits, mappings
+from trapgate.gdb.target import BreakKind, Target, TargetError
 
 _LONGEST_DUMP = 4096
+_MOST_RANGES = 2000
 _MSRS: dict[str, int] = {
     name.lower(): getattr(msrs, name)
     for name in (
@@ -73,6 +75,28 @@ def _vcpus(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
         yield f"{'*' if each == thread else ' '} vCPU {each - 1}: {target.describe(each)}"
 
 
+def _mappings(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    def read(address: int, length: int) -> bytes:
+        try:
+            return target.read_physical(address, length)
+        except TargetError:
+            return b""
+
+    cr0, cr3, cr4, efer = (target.get_register(thread, name) or 0 for name in ("cr0", "cr3", "cr4", "efer"))
+    count = 0
+    try:
+        for one in mappings.ranges(read, cr0=cr0, cr3=cr3, cr4=cr4, efer=efer):
+            count += 1
+            if count > _MOST_RANGES:
+                yield f"the rest is left out: there are more than {_MOST_RANGES} ranges"
+                return
+            yield f"{one.start:016x}-{one.end:016x} {one.end - one.start:016x} {mappings.words(one)}"
+    except mappings.TooMany as error:
+        yield str(error)
+    if not count:
+        yield "nothing is mapped" if cr0 & CR0_PG else "paging is off: addresses are guest-physical"
+
+
 def _breakpoints(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     none = True
     for kind, address, length in target.breakpoints():
@@ -127,6 +151,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("info registers", "", "general registers of the chosen vCPU", _registers),
     Command("info system", "", "segments, control and debug registers, tables", _system),
     Command("info vcpus", "", "mode and privilege level of each vCPU", _vcpus),
+    Command("info mem", "", "what the page tables map: from, up to, size; user, read, write, execute", _mappings),
     Command("info breakpoints", "", "what the debugger has armed", _breakpoints),
     Command("msr", "INDEX|NAME [VALUE]", "show an MSR, or write it first", _msr),
     Command("translate", "ADDRESS", "the guest-physical address behind a virtual one", _translate),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from trapgate.arch.control import CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, EFER_LMA
-from trapgate.arch.paging import ADDRESS_4K, PS, Mode, P, mode_of, page_shift
+from trapgate.arch.paging import ADDRESS_4K, PS, Mode, P, may_be_large, mode_of, page_shift
 
 ReadEntry = Callable[[int, int], int | None]  # physical address, bytes; None where there is no RAM
 
@@ -27,16 +27,10 @@ def translate(read: ReadEntry, address: int, *, cr0: int, cr3: int, cr4: int, ef
         entry = read(table + (address >> shift & (1 << index_bits) - 1) * size, size)
         if entry is None or not entry & P:
             return None
-        if level == 1 or (entry & PS and _may_be_large(mode, level, cr4)):
+        if level == 1 or (entry & PS and may_be_large(mode, level, pse=bool(cr4 & CR4_PSE))):
             return _frame(mode, level, entry) & -1 << shift | address & (1 << shift) - 1
         table = entry & ADDRESS_4K
     raise AssertionError("the lowest level always ends the walk")
-
-
-def _may_be_large(mode: Mode, level: int, cr4: int) -> bool:
-    if mode is Mode.BITS32:
-        return bool(cr4 & CR4_PSE)
-    return level == 2 or (level == 3 and mode is Mode.LONG4)
 
 
 def _frame(mode: Mode, level: int, entry: int) -> int:
