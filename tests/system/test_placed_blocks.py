@@ -25,9 +25,9 @@ class Record:
     def __init__(self, memory: memoryview, at: int) -> None:
         _, _, _, _, self.code_length, _, length, parameters, rips, exits = HEADER.unpack_from(memory, at)
         padded = length + 7 & ~7
-        self.guest = bytes(memory[at + p.BYTES : at + p.BYTES + length])
-        self.mask = bytes(memory[at + p.BYTES + padded : at + p.BYTES + padded + length])
-        first = at + p.BYTES + 2 * padded + p.PAIR * (parameters + rips)
+        self.guest = bytes(memory[at + p.RECORD.size : at + p.RECORD.size + length])
+        self.mask = bytes(memory[at + p.RECORD.size + padded : at + p.RECORD.size + padded + length])
+        first = at + p.RECORD.size + 2 * padded + p.PAIR * (parameters + rips)
         self.branches = [struct.unpack_from("<I", memory, first + p.PAIR * n)[0] for n in range(exits)]
 
     def fits(self, data: bytes) -> bool:

@@ -6,7 +6,7 @@ It prints what was told of it, and then that the guest runs on with sound code; 
 import ctypes
 import sys
 
-from trapgate.isa.native.placing import E_CODE, ENTRY
+from trapgate.isa.native.placing import ENTRY, PLACED
 from trapgate.soft.crash import Crashes, HostCrash
 from unit.soft.bench import CODE, Bench
 
@@ -25,7 +25,7 @@ def main(text: str) -> None:
     if text == "outside":
         ctypes.string_at(8)
     entry = cpu.lookup(CODE, CODE, bench.st.mode)
-    at = int.from_bytes(ctypes.string_at(entry + E_CODE, 4), "little") + ENTRY
+    at = int.from_bytes(ctypes.string_at(entry + PLACED.code, 4), "little") + ENTRY
     sound = cpu.code.peek(at, 16)
     cpu.code.patch(at, bytes.fromhex(text))
     bench.st.rip = CODE

@@ -211,9 +211,13 @@ def empty(data: bytearray, start: int) -> None:
     "change",
     [
         *(cut, longer, odd, nothing, far, empty),
-        *(first(at, 4, value) for at in (p.CODE_LENGTH, p.CODE_AT) for value in (0, 15, 1 << 20, (1 << 32) - 1)),
-        *(first(at, 2, value) for at in (p.GUEST_LENGTH, p.PARAMETERS, p.RIPS, p.EXITS) for value in (0xFFFF, 3)),
-        *(first(p.PREFIX_LENGTH, 2, value) for value in (11, 12, 15, 16, 17, 0xFFFF)),
+        *(first(at, 4, value) for at in (p.RECORD.code_length, p.RECORD.code_at) for value in (0, 15, 1 << 20, (1 << 32) - 1)),
+        *(
+            first(at, 2, value)
+            for at in (p.RECORD.guest_length, p.RECORD.parameters, p.RECORD.rips, p.RECORD.exits)
+            for value in (0xFFFF, 3)
+        ),
+        *(first(p.RECORD.prefix_length, 2, value) for value in (11, 12, 15, 16, 17, 0xFFFF)),
         *(pair(*what) for what in ((0, 2, 5), (2, 2, 3), (4, 4, 29), (16, 4, 25), (32, 4, 29), (36, 4, 33))),
         *map(head, (None, [], (1,), (-1, []), (1, [5]), {})),
         *(head((1, [raw])) for raw in (("", 64), ("90" * 16, 64), ("90", 63), ("9", 64), ("9g", 64), (5, 64))),
@@ -235,7 +239,7 @@ def test_links_on_the_disk_are_not_followed(native: Searching) -> None:
     """A record that is its own successor, one that leads beyond the memory: chains are made anew."""
     for value in (known._FIRST, (1 << 32) - 1, 8):
         data, start = packed()
-        struct.pack_into("<I", data, start + p.NEXT, value)
+        struct.pack_into("<I", data, start + p.RECORD.next, value)
         blocks = KnownBlocks()
         native.learn(blocks, bytes(data))
         assert native.found(blocks, 2, LONG + b"x") == LONG

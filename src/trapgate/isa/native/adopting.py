@@ -20,12 +20,12 @@ def adopt_records(m: Trace) -> None:
     with m.loop():
         with m.when(at.value == end):
             m.leave()
-        _unless(m, (end - at.value).uge(p.BYTES))
-        record = known + at.value
-        length, prefix = m.load(record + p.GUEST_LENGTH, 16).zext(64), m.load(record + p.PREFIX_LENGTH, 16).zext(64)
-        parameters, rips, exits = (m.load(record + count, 16).zext(64) for count in (p.PARAMETERS, p.RIPS, p.EXITS))
-        pairs = (padded(length) << 1) + p.BYTES
-        code, code_length = m.load(record + p.CODE_AT, 32).zext(64), m.load(record + p.CODE_LENGTH, 32).zext(64)
+        _unless(m, (end - at.value).uge(p.RECORD.size))
+        record, fields = known + at.value, p.RECORD
+        length, prefix = m.load(record + fields.guest_length, 16).zext(64), m.load(record + fields.prefix_length, 16).zext(64)
+        parameters, rips, exits = (m.load(record + n, 16).zext(64) for n in (fields.parameters, fields.rips, fields.exits))
+        pairs = (padded(length) << 1) + fields.size
+        code, code_length = m.load(record + fields.code_at, 32).zext(64), m.load(record + fields.code_length, 32).zext(64)
         size = (code + code_length + 15) & ~m.const(15, 64)
         _unless(m, (code == pairs + (parameters + rips + exits) * PAIR) & code_length.uge(p.ENTRY) & size.ule(end - at.value))
         _unless(m, prefix.ule(length) & (prefix.ule(p.SHORT) | (prefix == p.LONG)))

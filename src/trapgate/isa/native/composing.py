@@ -20,14 +20,15 @@ from trapgate.isa.native.placing import (
     padded,
     spread,
 )
+from trapgate.isa.records import Record
 from trapgate.isa.vocabulary import Trace, Value, Variable
 
 # A hole of a template: what is filled in is the base and a constant of the guest's (0 bytes: none), its offset counted from the
 # instruction. Kinds as of parameters, and: a way out to RIP + value; a branch to a native function, out of line where it resumes;
 # 8 bits of code.
-CONSTANT_AT, CONSTANT_SIZE, KIND, MAY_BE_PARAMETER, OFFSET, BASE, HOLE_SIZE = 0, 1, 2, 3, 4, 8, 16
+HOLE = Record(constant_at="B", constant_size="B", kind="B", may_be_parameter="B", offset="I", base="Q")
 EXIT, NATIVE, NARROW = (RELATIVE + n for n in range(1, 4))
-RESUME = BASE + 4  # of a NATIVE hole, whose base is the place of the function's address in the CPU state: 0, or where to resume
+RESUME = HOLE.base + 4  # of a NATIVE hole, whose base is where in the CPU state the function's address lies: 0, or where to resume
 
 # Room behind the parts, more than any block needs: `soft.blocks.patterns` sees to it that templates are small enough.
 RIPS, EXITS, NATIVES, CODE = (g.PARTS + 2048 + n * (1 << 17) for n in range(4))
@@ -64,12 +65,12 @@ def compose_block(m: Trace) -> None:
         m.store(last.value + 8, m.load(base + g.STOP, 32))
     number = m.load(known + p.KNOWN_END, 32).zext(64)
     record, length = known + number, m.load(base + g.LENGTH_NOW, 32).zext(64)
-    copy_bytes(m, record + p.BYTES, data, length)
-    mask = record + p.BYTES + padded(length)
+    copy_bytes(m, record + p.RECORD.size, data, length)
+    mask = record + p.RECORD.size + padded(length)
     _fill(m, mask, padded(length))
     first = mask + padded(length)
-    m.store(record + p.GUEST_LENGTH, length.trunc(16))
-    m.store(record + p.SPACE, space)
+    m.store(record + p.RECORD.guest_length, length.trunc(16))
+    m.store(record + p.RECORD.space, space)
     block = _Block(m, base + CODE, base, first)
     free = m.variable(64, length)  # guest bytes in front of the first parameter
     _string(m, block, data, mask, free, last.value)
@@ -81,17 +82,17 @@ def compose_block(m: Trace) -> None:
     code_length = (block.code.value - block.start + 15) & ~m.const(15, 64)
     to = m.variable(64, block.parameters.value)
     for start, end, counted in (
-        (base + RIPS, block.rips.value, p.RIPS),
-        (base + EXITS, block.exits.value, p.EXITS),
+        (base + RIPS, block.rips.value, p.RECORD.rips),
+        (base + EXITS, block.exits.value, p.RECORD.exits),
     ):
         m.store(record + counted, ((end - start) >> 4).trunc(16))
         copy_bytes(m, to.value, start, end - start)
         to.set(to.value + (end - start))
-    m.store(record + p.PARAMETERS, ((block.parameters.value - first) >> 4).trunc(16))
-    m.store(record + p.CODE_LENGTH, code_length.trunc(32))
-    m.store(record + p.CODE_AT, (to.value - record).trunc(32))
+    m.store(record + p.RECORD.parameters, ((block.parameters.value - first) >> 4).trunc(16))
+    m.store(record + p.RECORD.code_length, code_length.trunc(32))
+    m.store(record + p.RECORD.code_at, (to.value - record).trunc(32))
     copy_bytes(m, to.value, block.start, code_length)
-    m.store(record + p.RUN, m.load(known + p.KNOWN_RUN, 16))
+    m.store(record + p.RECORD.run, m.load(known + p.KNOWN_RUN, 16))
     m.store(known + p.KNOWN_END, ((to.value + code_length - known + 15) & ~m.const(15, 64)).trunc(32))
     m.store(known + p.KNOWN_ADDED, m.load(known + p.KNOWN_ADDED, 32) + 1)
     short = free.value.ult(p.SHORT).select(free.value, m.const(p.SHORT, 64))
@@ -125,18 +126,18 @@ def _string(m: Trace, block: _Block, data: Value, mask: Value, free: Variable, l
         with m.when(number != 0):
             template = base + number
             by.set(m.load(part.value + 4, 32).zext(64))
-            hole = m.variable(64, template + g.TEMPLATE_SIZE)
-            end = hole.value + m.load(template + g.HOLES, 32).zext(64) * HOLE_SIZE
-            length = m.load(template + g.CODE_LENGTH, 32).zext(64)
+            hole = m.variable(64, template + g.TEMPLATE.size)
+            end = hole.value + m.load(template + g.TEMPLATE.holes, 32).zext(64) * HOLE.size
+            length = m.load(template + g.TEMPLATE.code_length, 32).zext(64)
             code = block.code.value
             copy_bytes(m, code, end, length)
             with m.loop():
                 with m.when(hole.value == end):
                     m.leave()
                 _fill_in(m, block, hole.value, code, by.value, data, mask, free)
-                hole.set(hole.value + HOLE_SIZE)
+                hole.set(hole.value + HOLE.size)
             block.code.set(code + length)
-            final.set((m.load(template + g.FACTS, 32) & g.FINAL) != 0)
+            final.set((m.load(template + g.TEMPLATE.facts, 32) & g.FINAL) != 0)
         with m.when(part.value == last):
             m.leave()
         part.set(part.value + g.PART_SIZE)
@@ -149,14 +150,14 @@ def _string(m: Trace, block: _Block, data: Value, mask: Value, free: Variable, l
 
 def _fill_in(m: Trace, block: _Block, hole: Value, code: Value, by: Value, data: Value, mask: Value, free: Variable) -> None:
     """One hole of the template whose code was copied to `code`; its instruction lies `by` bytes into the block."""
-    kind, at = m.load(hole + KIND, 8), code + m.load(hole + OFFSET, 32).zext(64)
+    kind, at = m.load(hole + HOLE.kind, 8), code + m.load(hole + HOLE.offset, 32).zext(64)
     with m.when(kind == NATIVE):
-        _add(m, block.natives, at, m.load(hole + BASE, 32).zext(64) | (by << 32))
+        _add(m, block.natives, at, m.load(hole + HOLE.base, 32).zext(64) | (by << 32))
         resume = m.load(hole + RESUME, 32).zext(64)
         m.store(block.natives.value, (resume == 0).select(m.const(0, 64), code + resume))
         block.natives.set(block.natives.value + 8)
     with m.otherwise():
-        place, size = by + m.load(hole + CONSTANT_AT, 8).zext(64), m.load(hole + CONSTANT_SIZE, 8)
+        place, size = by + m.load(hole + HOLE.constant_at, 8).zext(64), m.load(hole + HOLE.constant_size, 8)
         constant = m.variable(64, 0)
         with m.when(size == 4):
             constant.set(m.load(data + place, 32).sext(64))
@@ -164,9 +165,9 @@ def _fill_in(m: Trace, block: _Block, hole: Value, code: Value, by: Value, data:
             constant.set(m.load(data + place, 8).sext(64))
         with m.when(size == 8):
             constant.set(m.load(data + place, 64))
-        value, relative = m.load(hole + BASE, 64), kind == RELATIVE
+        value, relative = m.load(hole + HOLE.base, 64), kind == RELATIVE
         looks = (constant.value.trunc(32) - LEAST_PARAMETER).ult(MOST_PARAMETER - LEAST_PARAMETER)
-        with m.when(looks & (m.load(hole + MAY_BE_PARAMETER, 8) != 0)):
+        with m.when(looks & (m.load(hole + HOLE.may_be_parameter, 8) != 0)):
             what = place | (kind.zext(64) << 16) | ((at - block.start) << 32)
             _add(m, block.parameters, what, relative.select(value + by, value))
             m.store(mask + place, m.const(0x80000000, 32))  # of the same sign
@@ -267,23 +268,25 @@ def index_block(m: Trace) -> None:
     number, length = m.arguments
     known = m.get("known_base", 64)
     record = known + number
-    m.store(record + p.PREFIX_LENGTH, length.trunc(16))
-    m.store(record + p.NEXT, m.const(0, 32))
+    m.store(record + p.RECORD.prefix_length, length.trunc(16))
+    m.store(record + p.RECORD.next, m.const(0, 32))
     with m.when(length != 0):
         long = length == p.LONG
-        low = m.load(record + p.BYTES, 64) & (m.const(g.NONE, 64) >> long.select(m.const(0, 64), m.const(64, 64) - (length << 3)))
-        prefix = folded(low, long.select(m.load(record + p.BYTES + 8, 64), m.const(0, 64)))
-        link = m.variable(64, known + (spread(prefix, m.load(record + p.SPACE, 64), length) << 2))
+        low = m.load(record + p.RECORD.size, 64) & (
+            m.const(g.NONE, 64) >> long.select(m.const(0, 64), m.const(64, 64) - (length << 3))
+        )
+        prefix = folded(low, long.select(m.load(record + p.RECORD.size + 8, 64), m.const(0, 64)))
+        link = m.variable(64, known + (spread(prefix, m.load(record + p.RECORD.space, 64), length) << 2))
         here = m.variable(32, 0)
         with m.loop():
             here.set(m.load(link.value, 32))
             other = known + here.value.zext(64)
             with m.when(here.value == 0):
                 m.leave()
-            with m.when(m.load(other + p.GUEST_LENGTH, 16).ult(m.load(record + p.GUEST_LENGTH, 16))):
+            with m.when(m.load(other + p.RECORD.guest_length, 16).ult(m.load(record + p.RECORD.guest_length, 16))):
                 m.leave()
-            link.set(other + p.NEXT)
-        m.store(record + p.NEXT, here.value)
+            link.set(other + p.RECORD.next)
+        m.store(record + p.RECORD.next, here.value)
         m.store(link.value, number.trunc(32))
     m.result()
 

@@ -9,7 +9,7 @@ from trapgate.isa import state as s
 from trapgate.isa.families.memory import WIDTHS
 from trapgate.isa.native.mode import with_flags
 from trapgate.isa.native.paging import jump_filter, present_rights, tlb_slot
-from trapgate.isa.native.placing import E_CODE, ENTRY, jump_entry, stops_in_page
+from trapgate.isa.native.placing import ENTRY, PLACED, jump_entry, stops_in_page
 from trapgate.isa.request import leave_soon
 from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
 
@@ -154,7 +154,7 @@ def dispatch(m: Trace) -> None:
     found = m.call("lookup_block", 64, rip, physical, mode)
     code = m.variable(64, 0)
     with m.when(found != 0):
-        code.set(m.get("code_base", 64) + m.load(found + E_CODE, 32).zext(64))
+        code.set(m.get("code_base", 64) + m.load(found + PLACED.code, 32).zext(64))
     with m.otherwise():
         with m.when(stops_in_page(m, linear), likely=False):
             leave(m, s.EXIT_TRANSLATE)

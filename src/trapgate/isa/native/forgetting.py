@@ -5,13 +5,10 @@ A page has one bit in `code_lines` for each 64 bytes that were translated, in `k
 
 from trapgate.isa import modes
 from trapgate.isa.native.placing import (
-    E_MODE,
-    E_NEXT,
-    E_PHYSICAL,
-    E_RIP,
     GONE,
     NOWHERE,
     PLACE,
+    PLACED,
     chain_all,
     class_of,
     entry_of,
@@ -37,17 +34,17 @@ def forget_blocks(m: Trace) -> None:
             m.leave()
         entry = entry_of(m, here.value - 1)
         following = next_of(m, entry)
-        physical, length = m.load(entry + E_PHYSICAL, 64), length_of(m, entry)
+        physical, length = m.load(entry + PLACED.physical, 64), length_of(m, entry)
         start = physical & 0xFFF
         with m.when(start.ule(last) & (start + length).ugt(first)):
             gone.set(gone.value + 1)
-            gone_rip.set(m.load(entry + E_RIP, 64))
-            tag, place = jump_entry(gone_rip.value, m.load(entry + E_MODE, 32).zext(64))
+            gone_rip.set(m.load(entry + PLACED.rip, 64))
+            tag, place = jump_entry(gone_rip.value, m.load(entry + PLACED.mode, 32).zext(64))
             with m.when(m.get_at("jumps", place, 64) == tag):
                 m.put_at("jumps", place, m.const(NOWHERE, 64))
-            m.store(entry + E_MODE, m.const(GONE, 32))
+            m.store(entry + PLACED.mode, m.const(GONE, 32))
         with m.otherwise():
-            m.store(entry + E_NEXT, (m.load(entry + E_NEXT, 32) & ~m.const(PLACE, 32)) | left.value)
+            m.store(entry + PLACED.next, (m.load(entry + PLACED.next, 32) & ~m.const(PLACE, 32)) | left.value)
             left.set(here.value.trunc(32))
             lines.set(lines.value | touched_lines(m, physical, length))
         here.set(following)
@@ -77,7 +74,7 @@ def overwrite(m: Trace) -> None:
         with m.when(here.value == 0):
             m.leave()
         entry = entry_of(m, here.value - 1)
-        into = (rip - m.load(entry + E_RIP, 64)) & space
+        into = (rip - m.load(entry + PLACED.rip, 64)) & space
         with m.when(into.ult(4096), likely=False):
             with m.when(into.ult(length_of(m, entry))):
                 m.result(0)

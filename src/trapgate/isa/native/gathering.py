@@ -7,6 +7,7 @@ where nobody reads its flags, and knows the branches that a compare was fused wi
 
 from trapgate.isa import modes
 from trapgate.isa.native.placing import spread
+from trapgate.isa.records import Record
 from trapgate.isa.vocabulary import Trace, Value
 
 PREFIX = 4  # patterns are found by at most so many first bytes
@@ -14,15 +15,16 @@ PLACES = 1 << 15  # of their index, which comes first: 4 bytes each
 MOST = 64  # instructions of a block
 NONE = (1 << 64) - 1
 
-# A pattern: offsets of its fields. Bytes and mask have 16 each.
-NEXT, SPACE, BYTES, MASK, LENGTH, ENDS, HAS_DEAD, LIVE, DEAD, PAIRS, FUSES, CONDITION, PATTERN_SIZE = (
-    0, 4, 8, 24, 40, 42, 43, 44, 48, 52, 56, 60, 64,
+# A pattern: its bytes and their mask; its templates, 0 where not made yet; what branches behind it make of it; in `fuses` one bit
+# for each `condition` (from 1) of a branch that it can be fused with.
+PATTERN = Record(
+    next="I", space="I", bytes="16s", mask="16s", length="H", ends="B", has_dead="B",
+    live="I", dead="I", pairs="I", fuses="I", condition="I",
 )  # fmt: skip
-"""LIVE, DEAD: its templates, 0 where not made yet; FUSES: one bit for each CONDITION (from 1) of a branch it can be fused with."""
-PAIR_NEXT, PAIR_BRANCH, PAIR_PATTERN, PAIR_SIZE = 0, 4, 8, 16  # of a list: what a branch made of the compare before it, 0: nothing
+PAIR = Record(next="I", branch="I", pattern="I", unused="I")  # of a list: what a branch made of the compare before it, 0: nothing
 
-# A template. FACTS say what it means for the flags of those before it.
-FACTS, CODE_LENGTH, HOLES, TEMPLATE_SIZE = 0, 4, 8, 16
+# A template. `facts` say what it means for the flags of those before it.
+TEMPLATE = Record(facts="I", code_length="I", holes="Q")
 READS, SETS, EXPOSES, FINAL = 1, 2, 4, 8  # FINAL: nothing behind it runs in this block
 
 # Behind the index lies what one block is made with: the question to Python, then the parts chosen.
@@ -63,13 +65,15 @@ def find_pattern(m: Trace) -> None:
             with m.when(here.value == 0):
                 m.leave()
             pattern = base + here.value
-            differ = ((m.load(pattern + BYTES, 64) ^ low.value) & m.load(pattern + MASK, 64)) | (
-                (m.load(pattern + BYTES + 8, 64) ^ high.value) & m.load(pattern + MASK + 8, 64)
+            differ = ((m.load(pattern + PATTERN.bytes, 64) ^ low.value) & m.load(pattern + PATTERN.mask, 64)) | (
+                (m.load(pattern + PATTERN.bytes + 8, 64) ^ high.value) & m.load(pattern + PATTERN.mask + 8, 64)
             )
-            fits = m.load(pattern + LENGTH, 16).zext(64).ule(room) & (m.load(pattern + SPACE, 32) == space.trunc(32))
+            fits = m.load(pattern + PATTERN.length, 16).zext(64).ule(room) & (
+                m.load(pattern + PATTERN.space, 32) == space.trunc(32)
+            )
             with m.when((differ == 0) & fits):
                 m.result(here.value)
-            here.set(m.load(pattern + NEXT, 32).zext(64))
+            here.set(m.load(pattern + PATTERN.next, 32).zext(64))
         length.set(length.value - 1)
         with m.when(length.value == 0):
             m.leave()
@@ -98,8 +102,8 @@ def gather(m: Trace) -> None:
         part = base + PARTS + count.value * PART_SIZE
         m.store(part, found.trunc(32))
         m.store(part + 4, at.value.trunc(32))
-        at.set(at.value + m.load(base + found + LENGTH, 16).zext(64))
-        with m.when(m.load(base + found + ENDS, 8) != 0):
+        at.set(at.value + m.load(base + found + PATTERN.length, 16).zext(64))
+        with m.when(m.load(base + found + PATTERN.ends, 8) != 0):
             m.leave()
     m.store(base + LENGTH_NOW, at.value.trunc(32))
     m.result(count.value)
@@ -119,13 +123,13 @@ def choose_templates(m: Trace) -> None:
         number = m.load(part, 32).zext(64)
         with m.when(number != 0):
             pattern = base + number
-            dead = ~needed.value & (m.load(pattern + HAS_DEAD, 8) != 0)
-            template = m.load(pattern + dead.select(m.const(DEAD, 64), m.const(LIVE, 64)), 32)
+            dead = ~needed.value & (m.load(pattern + PATTERN.has_dead, 8) != 0)
+            template = m.load(pattern + dead.select(m.const(PATTERN.dead, 64), m.const(PATTERN.live, 64)), 32)
             with m.when(template == 0):
                 _ask(m, WHICH_TEMPLATE, number, dead.zext(64))
                 m.result(0)
             m.store(part + 8, template)
-            facts = m.load(base + template.zext(64) + FACTS, 32)
+            facts = m.load(base + template.zext(64) + TEMPLATE.facts, 32)
             wanted = needed.value | ((facts & EXPOSES) != 0)
             needed.set(((facts & READS) != 0) | (wanted & ((facts & SETS) == 0)))
         with m.otherwise():
@@ -137,17 +141,17 @@ def choose_templates(m: Trace) -> None:
 def _fuse(m: Trace, base: Value, last: Value) -> None:
     """The two last parts become one where they are a compare and its branch; ends `choose_templates` where Python must say."""
     first, branch = m.load(last - PART_SIZE, 32).zext(64), m.load(last, 32).zext(64)
-    condition = m.load(base + branch + CONDITION, 32)
-    with m.when(((m.load(base + first + FUSES, 32) >> condition) & 1) != 0):
-        pair = m.variable(64, m.load(base + first + PAIRS, 32).zext(64))
+    condition = m.load(base + branch + PATTERN.condition, 32)
+    with m.when(((m.load(base + first + PATTERN.fuses, 32) >> condition) & 1) != 0):
+        pair = m.variable(64, m.load(base + first + PATTERN.pairs, 32).zext(64))
         with m.loop():
             with m.when(pair.value == 0):
                 _ask(m, WHICH_PAIR, first, branch)
                 m.result(0)
-            with m.when(m.load(base + pair.value + PAIR_BRANCH, 32).zext(64) == branch):
+            with m.when(m.load(base + pair.value + PAIR.branch, 32).zext(64) == branch):
                 m.leave()
-            pair.set(m.load(base + pair.value + PAIR_NEXT, 32).zext(64))
-        fused = m.load(base + pair.value + PAIR_PATTERN, 32)
+            pair.set(m.load(base + pair.value + PAIR.next, 32).zext(64))
+        fused = m.load(base + pair.value + PAIR.pattern, 32)
         with m.when(fused != 0):
             m.store(last - PART_SIZE, fused)
             m.store(last, m.const(0, 32))

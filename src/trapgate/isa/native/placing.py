@@ -8,6 +8,7 @@ the dispatcher searches; those of one guest-physical page hang together, so that
 
 from trapgate.isa import modes
 from trapgate.isa import state as s
+from trapgate.isa.records import Record
 from trapgate.isa.vocabulary import Trace, Value
 
 NOWHERE = (1 << 64) - 1
@@ -21,17 +22,20 @@ KNOWN_ROOM = 192 << 20  # bytes of memory for records: reserved, not touched
 MOST_RECORDS = 1 << 18  # made in one run
 LARGEST_RECORD = 1 << 20  # bytes: none comes near
 
-# A record: offsets of its fields. Behind them: guest bytes and mask, each padded to 8; parameters, RIP holes, exits; the code.
-NEXT, PREFIX_LENGTH, RUN, SPACE, CODE_LENGTH, CODE_AT = 0, 4, 6, 8, 16, 20
-GUEST_LENGTH, PARAMETERS, RIPS, EXITS, BYTES = 24, 26, 28, 30, 32
+# A known block. Behind the fields: guest bytes and mask, each padded to 8; parameters, RIP holes, exits; the code.
+RECORD = Record(
+    next="I", prefix_length="H", run="H", space="Q", code_length="I", code_at="I",
+    guest_length="H", parameters="H", rips="H", exits="H",
+)  # fmt: skip
 # A parameter (offset in the guest bytes, kind, offset in the code, addend) is a 32-bit constant of the guest's whose value the
 # code was not made for: in the code as 32 bits, sign-extended to 64, or added to RIP.
 PLAIN, EXTENDED, RELATIVE = range(3)
 LEAST_PARAMETER, MOST_PARAMETER = 0x40000000, 0xFFFF0000  # [least, most): what addresses and distances in a kernel look like
 
-# An entry of the table of blocks.
-E_RIP, E_PHYSICAL, E_MODE, E_NEXT, E_CODE, E_RECORD, ENTRY_SHIFT = 0, 8, 16, 20, 24, 28, 5
-# E_NEXT is 1 + the place of the next block of the page, 0 for none; above that one bit for each class of RIP that it branches to.
+# A block that has a place: an entry of the table of blocks.
+PLACED = Record(rip="Q", physical="Q", mode="I", next="I", code="I", record="I")
+ENTRY_SHIFT = (PLACED.size - 1).bit_length()
+# `next` is 1 + the place of the next block of the page, 0 for none; above that one bit for each class of RIP that it branches to.
 NEXT_BITS = 19
 PLACE, CLASSES = (1 << NEXT_BITS) - 1, 32 - NEXT_BITS
 
@@ -91,18 +95,18 @@ def _search(m: Trace, prefix: Value, length: Value) -> None:
         with m.when(record.value == 0):
             m.leave()
         place = base + record.value
-        fits = (m.load(place + SPACE, 64) == space) & (m.load(place + PREFIX_LENGTH, 16).zext(64) == length)
-        with m.when(fits & m.load(place + GUEST_LENGTH, 16).zext(64).ule(room)):
+        fits = (m.load(place + RECORD.space, 64) == space) & (m.load(place + RECORD.prefix_length, 16).zext(64) == length)
+        with m.when(fits & m.load(place + RECORD.guest_length, 16).zext(64).ule(room)):
             with m.when(m.call("same_bytes", 64, place, data) != 0):
                 m.result(record.value)
-        record.set(m.load(place + NEXT, 32).zext(64))
+        record.set(m.load(place + RECORD.next, 32).zext(64))
 
 
 def same_bytes(m: Trace) -> None:
     """same_bytes(record's address, guest bytes' address) -> 1 where the record was made of such bytes, else 0."""
     record, data = m.arguments
-    length = m.load(record + GUEST_LENGTH, 16).zext(64)
-    guest = record + BYTES
+    length = m.load(record + RECORD.guest_length, 16).zext(64)
+    guest = record + RECORD.size
     mask = guest + padded(length)
     at = m.variable(64, 0)
     with m.loop():
@@ -120,7 +124,7 @@ def same_bytes(m: Trace) -> None:
             m.result(0)
         at.set(at.value + 1)
     parameter = m.variable(64, mask + padded(length))
-    end = parameter.value + m.load(record + PARAMETERS, 16).zext(64) * PAIR
+    end = parameter.value + m.load(record + RECORD.parameters, 16).zext(64) * PAIR
     with m.loop():
         with m.when(parameter.value == end):
             m.leave()
@@ -137,14 +141,14 @@ def copy_block(m: Trace) -> None:
     record = m.get("known_base", 64) + number
     start = m.get("code_end", 64)
     target = m.get("code_write", 64) + start
-    length = m.load(record + CODE_LENGTH, 32).zext(64)
-    copy_bytes(m, target, record + m.load(record + CODE_AT, 32).zext(64), length)
+    length = m.load(record + RECORD.code_length, 32).zext(64)
+    copy_bytes(m, target, record + m.load(record + RECORD.code_at, 32).zext(64), length)
     m.put("code_end", start + length)
-    m.store(record + RUN, m.load(m.get("known_base", 64) + KNOWN_RUN, 16))  # the number of this run
+    m.store(record + RECORD.run, m.load(m.get("known_base", 64) + KNOWN_RUN, 16))  # the number of this run
     m.store(target, rip)
-    mask = rip_mask(m.load(record + SPACE, 64))
-    at = m.variable(64, record + BYTES + (padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1))
-    end = m.variable(64, at.value + m.load(record + PARAMETERS, 16).zext(64) * PAIR)
+    mask = rip_mask(m.load(record + RECORD.space, 64))
+    at = m.variable(64, record + RECORD.size + (padded(m.load(record + RECORD.guest_length, 16).zext(64)) << 1))
+    end = m.variable(64, at.value + m.load(record + RECORD.parameters, 16).zext(64) * PAIR)
     with m.loop():
         with m.when(at.value == end.value):
             m.leave()
@@ -156,9 +160,9 @@ def copy_block(m: Trace) -> None:
         with m.otherwise():
             m.store(hole, (kind == RELATIVE).select(rip + value, value))
         at.set(at.value + PAIR)
-    end.set(at.value + m.load(record + RIPS, 16).zext(64) * PAIR)
+    end.set(at.value + m.load(record + RECORD.rips, 16).zext(64) * PAIR)
     reach = m.variable(64, 0)
-    with m.when(limited(m.load(record + SPACE, 64))):
+    with m.when(limited(m.load(record + RECORD.space, 64))):
         reach.set(_reach(m, record, rip, end.value, mask))
     with m.loop():
         with m.when(at.value == end.value):
@@ -171,11 +175,11 @@ def copy_block(m: Trace) -> None:
 
 def _reach(m: Trace, record: Value, rip: Value, exits: Value, mask: Value) -> Value:
     """The farthest offset that a copy of a record fetches from, or branches to; beyond all limits where RIP has to be cut."""
-    length = m.load(record + GUEST_LENGTH, 16).zext(64)
+    length = m.load(record + RECORD.guest_length, 16).zext(64)
     behind = rip + length
     reach = m.variable(64, behind.ugt(mask).select(m.const(NOWHERE, 64), behind - 1))
     here = m.variable(64, exits)
-    end = exits + m.load(record + EXITS, 16).zext(64) * PAIR
+    end = exits + m.load(record + RECORD.exits, 16).zext(64) * PAIR
     with m.loop():
         with m.when(here.value == end):
             m.leave()
@@ -191,14 +195,14 @@ def place_block(m: Trace) -> None:
     number, physical = m.arguments
     record = m.get("known_base", 64) + number
     room = m.get("code_limit", 64) - m.get("code_end", 64)
-    with m.when(room.ult(m.load(record + CODE_LENGTH, 32).zext(64)), likely=False):
+    with m.when(room.ult(m.load(record + RECORD.code_length, 32).zext(64)), likely=False):
         m.result(0)
     rip, mode = m.get("rip", 64), m.get("mode", 32)
     place = m.variable(64, block_hash(physical, rip, mode.zext(64)))
     turns = m.variable(64, 0)
     with m.loop():
         entry = entry_of(m, place.value & m.get("block_mask", 64))
-        with m.when((m.load(entry + E_CODE, 32) == 0) | (m.load(entry + E_MODE, 32) == GONE)):
+        with m.when((m.load(entry + PLACED.code, 32) == 0) | (m.load(entry + PLACED.mode, 32) == GONE)):
             m.leave()
         place.set(place.value + 1)
         turns.set(turns.value + 1)
@@ -206,16 +210,16 @@ def place_block(m: Trace) -> None:
             m.result(0)
     slot = place.value & m.get("block_mask", 64)
     entry = entry_of(m, slot)
-    fresh = m.load(entry + E_CODE, 32) == 0
+    fresh = m.load(entry + PLACED.code, 32) == 0
     m.put("block_count", m.get("block_count", 64) + fresh.zext(64))
     code = m.call("copy_block", 64, number, rip, m.get("ram_base", 64) + physical)
     head = m.get("page_blocks", 64) + ((physical >> 12) << 2)
-    m.store(entry + E_RIP, rip)
-    m.store(entry + E_PHYSICAL, physical)
-    m.store(entry + E_MODE, mode)
-    m.store(entry + E_NEXT, m.load(head, 32))
-    m.store(entry + E_CODE, code.trunc(32))
-    m.store(entry + E_RECORD, number.trunc(32))
+    m.store(entry + PLACED.rip, rip)
+    m.store(entry + PLACED.physical, physical)
+    m.store(entry + PLACED.mode, mode)
+    m.store(entry + PLACED.next, m.load(head, 32))
+    m.store(entry + PLACED.code, code.trunc(32))
+    m.store(entry + PLACED.record, number.trunc(32))
     m.store(head, (slot + 1).trunc(32))
     lines = m.get("code_lines", 64) + ((physical >> 12) << 3)
     old = m.load(lines, 64)
@@ -236,7 +240,7 @@ def chain_all(m: Trace, first: Value, classes: Value, wanted: Value) -> None:
         with m.when(here.value == 0):
             m.leave()
         entry = entry_of(m, here.value - 1)
-        with m.when((m.load(entry + E_NEXT, 32) & classes) != 0):
+        with m.when((m.load(entry + PLACED.next, 32) & classes) != 0):
             m.call("chain", 0, here.value - 1, wanted)
         here.set(next_of(m, entry))
 
@@ -245,15 +249,15 @@ def chain(m: Trace) -> None:
     """chain(slot, wanted): set a block's branches out, all or those to one RIP: to the block of this page, or unlinked."""
     slot, wanted = m.arguments
     entry = entry_of(m, slot)
-    rip, physical, mode = m.load(entry + E_RIP, 64), m.load(entry + E_PHYSICAL, 64), m.load(entry + E_MODE, 32)
-    record = m.get("known_base", 64) + m.load(entry + E_RECORD, 32).zext(64)
+    rip, physical, mode = m.load(entry + PLACED.rip, 64), m.load(entry + PLACED.physical, 64), m.load(entry + PLACED.mode, 32)
+    record = m.get("known_base", 64) + m.load(entry + PLACED.record, 32).zext(64)
     mask = rip_mask(mode)
     page = ~m.const(0xFFF, 64)
-    before = m.load(record + PARAMETERS, 16).zext(64) + m.load(record + RIPS, 16).zext(64)
-    at = m.variable(64, record + BYTES + (padded(m.load(record + GUEST_LENGTH, 16).zext(64)) << 1) + before * PAIR)
-    end = at.value + m.load(record + EXITS, 16).zext(64) * PAIR
-    code = m.load(entry + E_CODE, 32)
-    lines, link = m.load(m.get("code_lines", 64) + ((physical >> 12) << 3), 64), m.variable(32, m.load(entry + E_NEXT, 32))
+    before = m.load(record + RECORD.parameters, 16).zext(64) + m.load(record + RECORD.rips, 16).zext(64)
+    at = m.variable(64, record + RECORD.size + (padded(m.load(record + RECORD.guest_length, 16).zext(64)) << 1) + before * PAIR)
+    end = at.value + m.load(record + RECORD.exits, 16).zext(64) * PAIR
+    code = m.load(entry + PLACED.code, 32)
+    lines, link = m.load(m.get("code_lines", 64) + ((physical >> 12) << 3), 64), m.variable(32, m.load(entry + PLACED.next, 32))
     with m.loop():
         with m.when(at.value == end):
             m.leave()
@@ -266,10 +270,10 @@ def chain(m: Trace) -> None:
             with m.when((lines >> ((target & 0xFFF) >> 6)).bit(0)):
                 found = m.call("lookup_block", 64, target, (physical & page) | (target & 0xFFF), mode.zext(64))
                 with m.when(found != 0):
-                    to.set(m.load(found + E_CODE, 32) + ENTRY)
+                    to.set(m.load(found + PLACED.code, 32) + ENTRY)
             m.store(m.get("code_write", 64) + site.zext(64), to.value - site - 4)
         at.set(at.value + PAIR)
-    m.store(entry + E_NEXT, link.value)
+    m.store(entry + PLACED.next, link.value)
     m.result()
 
 
@@ -282,10 +286,10 @@ def lookup_block(m: Trace) -> None:
     place, turns = m.variable(64, block_hash(physical, rip, mode)), m.variable(64, 0)
     with m.loop():
         entry = entry_of(m, place.value & m.get("block_mask", 64))
-        with m.when((m.load(entry + E_CODE, 32) == 0) | (turns.value == TURNS)):
+        with m.when((m.load(entry + PLACED.code, 32) == 0) | (turns.value == TURNS)):
             m.leave()
-        same = (m.load(entry + E_RIP, 64) == rip) & (m.load(entry + E_PHYSICAL, 64) == physical)
-        with m.when(same & (m.load(entry + E_MODE, 32).zext(64) == mode)):
+        same = (m.load(entry + PLACED.rip, 64) == rip) & (m.load(entry + PLACED.physical, 64) == physical)
+        with m.when(same & (m.load(entry + PLACED.mode, 32).zext(64) == mode)):
             m.result(entry)
         place.set(place.value + 1)
         turns.set(turns.value + 1)
@@ -300,7 +304,7 @@ def block_hash(physical: Value, rip: Value, mode: Value) -> Value:
 
 def next_of(m: Trace, entry: Value) -> Value:
     """1 + the place of the block behind this one in the list of its page, or 0."""
-    return (m.load(entry + E_NEXT, 32) & PLACE).zext(64)
+    return (m.load(entry + PLACED.next, 32) & PLACE).zext(64)
 
 
 def rip_mask(mode: Value) -> Value:
@@ -315,7 +319,7 @@ def limited(mode: Value) -> Value:
 
 
 def class_of(rip: Value) -> Value:
-    """The bit in E_NEXT of blocks that may branch to a RIP: most of a page's blocks need not be looked at any closer."""
+    """The bit in PLACED.next of blocks that may branch to a RIP: most of a page's blocks need not be looked at any closer."""
     number = (((rip * 0x9E3779B97F4A7C15) >> 48) * CLASSES) >> 16
     return (rip.trace.const(1 << NEXT_BITS, 64) << number).trunc(32)
 
@@ -345,8 +349,8 @@ def entry_of(m: Trace, slot: Value) -> Value:
 
 def length_of(m: Trace, entry: Value) -> Value:
     """Guest bytes of a block; a breakpoint's has none, but goes with those behind it."""
-    record = m.get("known_base", 64) + m.load(entry + E_RECORD, 32).zext(64)
-    length = m.load(record + GUEST_LENGTH, 16).zext(64)
+    record = m.get("known_base", 64) + m.load(entry + PLACED.record, 32).zext(64)
+    length = m.load(record + RECORD.guest_length, 16).zext(64)
     return (length == 0).select(m.const(1, 64), length)
 
 

@@ -18,7 +18,6 @@ from trapgate.stencil.cache import WrongContent, pack, unpack
 KEPT = 96 << 20  # bytes packed: past that only what this run has used
 _INDEX = 4 * s.KNOWN_PLACES
 _FIRST = _INDEX + 16  # where the first record lies, behind the words that `isa.native.placing` names
-_HEADER = struct.Struct("<IHHQIIHHHH")
 _ALL = (1 << 64) - 1
 
 
@@ -113,24 +112,24 @@ class KnownBlocks:
             return None, 0
         words = self._words
         link, here = 4 * place, words[place]
-        while here and words[here + p.GUEST_LENGTH >> 2] & 0xFFFF >= length:
-            link = here + p.NEXT
+        while here and words[here + p.RECORD.guest_length >> 2] & 0xFFFF >= length:
+            link = here + p.RECORD.next
             here = words[link >> 2]
         return link, here
 
     def length(self, record: int) -> int:
         """Guest bytes of a record."""
-        return int.from_bytes(self._view[record + p.GUEST_LENGTH : record + p.GUEST_LENGTH + 2], "little")
+        return int.from_bytes(self._view[record + p.RECORD.guest_length : record + p.RECORD.guest_length + 2], "little")
 
     def guest(self, record: int) -> bytes:
         """The guest bytes that a record was made of."""
-        return bytes(self._view[record + p.BYTES : record + p.BYTES + self.length(record)])
+        return bytes(self._view[record + p.RECORD.size : record + p.RECORD.size + self.length(record)])
 
     def exits(self, record: int) -> dict[int, int]:
         """Where each branch out of a block leads when it is not chained, by where it lies. Offsets into its code."""
-        *_, length, parameters, rips, exits = _HEADER.unpack_from(self._view, record)
-        first = record + p.BYTES + 2 * (length + 7 & ~7) + p.PAIR * (parameters + rips)
-        words = self._view[first : first + p.PAIR * exits].cast("I")
+        of = p.RECORD.read(self._view, record)
+        first = record + p.RECORD.size + 2 * (of["guest_length"] + 7 & ~7) + p.PAIR * (of["parameters"] + of["rips"])
+        words = self._view[first : first + p.PAIR * of["exits"]].cast("I")
         return {words[at]: words[at + 1] for at in range(0, len(words), p.PAIR // 4)}
 
     # --- as bytes
@@ -166,13 +165,13 @@ class KnownBlocks:
         self._view[:_INDEX] = bytes(_INDEX)
         self.end = _FIRST
         while at < end:
-            _, prefix_length, run, space, code_length, code_at, length, *_ = _HEADER.unpack_from(self._view, at)
-            size = code_at + code_length + 15 & ~15
-            if run == self.run:
+            of = p.RECORD.read(self._view, at)
+            size = of["code_at"] + of["code_length"] + 15 & ~15
+            if of["run"] == self.run:
                 record = bytearray(self._view[at : at + size])
-                prefix = bytes(record[_HEADER.size : _HEADER.size + prefix_length])
-                before, following = self._neighbours(spread(space, prefix) if prefix else None, length)
-                struct.pack_into("<I", record, p.NEXT, following)
+                prefix = bytes(record[p.RECORD.size : p.RECORD.size + of["prefix_length"]])
+                before, following = self._neighbours(spread(of["space"], prefix) if prefix else None, of["guest_length"])
+                struct.pack_into("<I", record, p.RECORD.next, following)
                 self._view[self.end : self.end + size] = record
                 if before is not None:
                     self._words[before >> 2] = self.end
@@ -193,6 +192,3 @@ def _instruction(raw: object) -> tuple[bytes, int]:
         case [str() as digits, int() as bits] if re.fullmatch("([0-9a-f]{2}){1,15}", digits) and bits in (16, 32, 64):
             return bytes.fromhex(digits), bits
     raise WrongContent
-
-
-assert _HEADER.size == p.BYTES

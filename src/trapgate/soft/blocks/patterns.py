@@ -1,7 +1,6 @@
 """Patterns of instructions: lowered once, then found and strung together by native code (`isa.native.gathering`, `composing`)."""
 
 import ctypes
-import struct
 from typing import NamedTuple
 
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic
@@ -21,9 +20,6 @@ from trapgate.soft.decode.template import Builder
 from trapgate.soft.state.view import CpuState
 
 ROOM = 96 << 20  # bytes of memory: reserved, not touched
-_KEY = struct.Struct("<II16s16s")  # a pattern: the record behind it, space, bytes, mask
-_PATTERN = struct.Struct("<40sHBBIIIII")  # length, ends, has a template without flags, templates, pairs, fuses, condition
-_TEMPLATE, _HOLE, _PAIR = struct.Struct("<IIQ"), struct.Struct("<BBBBIQ"), struct.Struct("<IIII")
 _FIELD_KIND = {1: c.NARROW, 4: PLAIN, 8: EXTENDED}  # by bytes
 _NONE = (0, 0, False)  # of the guest's constants
 _CONDITION = {getattr(Mnemonic, f"J{name.upper()}"): n for n, name in enumerate(CONDITIONS, 1)}
@@ -95,12 +91,12 @@ class Patterns:
         lower: Lower = lambda other: self._lowering.lowered(other, mode)  # noqa: E731
         number = self._give(Pattern(raw, mode, builder, lower, free, i.code), ends)
         words = self._words
-        words[number + g.FUSES >> 2] = 0 if ends else self._conditions(builder)
-        words[number + g.CONDITION >> 2] = _CONDITION.get(i.mnemonic, 0)
+        words[number + g.PATTERN.fuses >> 2] = 0 if ends else self._conditions(builder)
+        words[number + g.PATTERN.condition >> 2] = _CONDITION.get(i.mnemonic, 0)
         same = mask(len(raw), self._made[number].free)
         prefix = raw[: min(g.PREFIX, len(raw) - len(same.lstrip(b"\xff")))]
         place = spread(space, prefix) & g.PLACES - 1
-        _KEY.pack_into(self._view, number, words[place], space, raw, same)
+        g.PATTERN.put(self._view, number, next=words[place], space=space, bytes=raw, mask=same)
         words[place] = number
 
     def _give_template(self, number: int, dead: bool) -> None:
@@ -109,7 +105,7 @@ class Patterns:
         pattern = self._made[number]
         seen = self._observer.observe(pattern.raw, pattern.builder, pattern.free, True, pattern.lower, pattern.encoding)
         assert len(seen.moved) == len(pattern.free), f"{pattern.raw.hex()}: flags change what becomes of a constant"
-        self._words[number + g.DEAD >> 2] = self._keep(seen, pattern.raw, pattern.mode)
+        self._words[number + g.PATTERN.dead >> 2] = self._keep(seen, pattern.raw, pattern.mode)
 
     def _give_pair(self, first: int, branch: int) -> None:
         """What an instruction and the branch behind it are together."""
@@ -124,8 +120,8 @@ class Patterns:
 
             number = self._give(Pattern(one.raw + two.raw, one.mode, builder, lower, free, one.encoding << 16 | two.encoding), True)
             assert self._made[number].free == free, f"{one.raw.hex()}, {two.raw.hex()}: a branch changes what becomes of a constant"
-        pair = self._append(_PAIR.pack(self._words[first + g.PAIRS >> 2], branch, number, 0))
-        self._words[first + g.PAIRS >> 2] = pair
+        pair = self._append(g.PAIR.pack(next=self._words[first + g.PATTERN.pairs >> 2], branch=branch, pattern=number, unused=0))
+        self._words[first + g.PATTERN.pairs >> 2] = pair
 
     def _conditions(self, builder: Builder) -> int:
         """One bit for each condition (from 1) that the last micro-op can be fused with."""
@@ -146,7 +142,11 @@ class Patterns:
         seen = self._observer.observe(raw, builder, pattern.free, False, pattern.lower, pattern.encoding)
         live, layout = self._keep(seen, raw, pattern.mode), builder.laid_out
         assert layout is not None
-        number = self._append(_PATTERN.pack(b"", len(raw), ends, layout.has_dead, live, 0, 0, 0, 0))
+        made = g.PATTERN.pack(
+            next=0, space=0, bytes=b"", mask=b"", length=len(raw), ends=ends, has_dead=layout.has_dead,
+            live=live, dead=0, pairs=0, fuses=0, condition=0,
+        )  # fmt: skip
+        number = self._append(made)
         self._made[number] = pattern._replace(free=tuple(constant for constant in pattern.free if constant in seen.moved))
         return number
 
@@ -177,7 +177,7 @@ class Patterns:
         assert len(code) <= c.MOST_CODE and len(holes) <= c.MOST_HOLES, f"a template of {len(code)} bytes, {len(holes)} holes"
         facts = g.READS * (template.reads_flags or template.leaves) | g.SETS * template.sets_flags | g.FINAL * template.ends
         facts |= g.EXPOSES * (template.ends or bool(template.exits))  # whatever is behind an exit reads them
-        return self._append(b"".join((_TEMPLATE.pack(facts, len(code), len(holes)), *holes, code)))
+        return self._append(b"".join((g.TEMPLATE.pack(facts=facts, code_length=len(code), holes=len(holes)), *holes, code)))
 
     def _append(self, record: bytes) -> int:
         at = self._end
@@ -188,13 +188,12 @@ class Patterns:
 
 def _hole(what: tuple[int, int, bool], kind: int, at: int, base: int) -> bytes:
     """`what`: offset and size of the guest's constant, and whether it may be a parameter."""
-    return _HOLE.pack(*what[:2], kind, what[2], at, base & (1 << 64) - 1)
-
-
-assert (
-    _PATTERN.size == g.PATTERN_SIZE
-    and _KEY.size == g.LENGTH
-    and _TEMPLATE.size == g.TEMPLATE_SIZE
-    and _HOLE.size == c.HOLE_SIZE
-    and _PAIR.size == g.PAIR_SIZE
-)
+    constant_at, constant_size, may_be_parameter = what
+    return c.HOLE.pack(
+        constant_at=constant_at,
+        constant_size=constant_size,
+        kind=kind,
+        may_be_parameter=may_be_parameter,
+        offset=at,
+        base=base & (1 << 64) - 1,
+    )

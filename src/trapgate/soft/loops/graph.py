@@ -57,7 +57,7 @@ def placed(core: TranslatingCore, rip: int, physical: int, mode: int) -> Placed 
     entry = core.lookup(rip, physical, mode)
     if not entry:
         return None
-    code, record = (ctypes.c_uint32.from_address(entry + at).value for at in (p.E_CODE, p.E_RECORD))
+    code, record = (ctypes.c_uint32.from_address(entry + at).value for at in (p.PLACED.code, p.PLACED.record))
     return Placed(rip, physical, mode, code, record)
 
 
