@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test quick test-long test-dist check dist bench linux test-linux linux-guests silicon-record test-kvm soak fuzz differences guests format clean
+.PHONY: setup run test quick test-long test-dist check dist docs docs-example bench linux test-linux linux-guests silicon-record test-kvm soak fuzz differences guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -22,6 +22,18 @@ run: $(READY)
 # What a change must pass.
 test: check
 	$(BIN)/python -m pytest
+
+# Pages and reference in build/docs; a warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+# The bytes in docs/example.md, made again.
+docs-example: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m house.example
 
 # For the loop of edit and try: the rooms that need neither LLVM nor a guest.
 quick: $(READY)

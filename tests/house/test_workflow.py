@@ -46,5 +46,10 @@ def test_the_required_job_waits_for_all_others(jobs: dict[str, Any]) -> None:
 
 def test_it_runs_what_ci_runs(jobs: dict[str, Any]) -> None:
     commands = {step.get("run", "").split(" PYTHON=")[0] for job in jobs.values() for step in job["steps"]}
-    assert {"make check", ".ci/needs", "make test-dist", ".venv/bin/python -m pytest"} <= commands
-    assert (ROOT / ".ci/run").read_text().splitlines()[-3:] == [".ci/needs", "make test </dev/null", "make test-dist </dev/null"]
+    assert {"make check", ".ci/needs", "make test-dist", "make docs", ".venv/bin/python -m pytest"} <= commands
+    assert (ROOT / ".ci/run").read_text().splitlines()[-4:] == [
+        ".ci/needs",
+        "make test </dev/null",
+        "make test-dist </dev/null",
+        "make docs </dev/null",
+    ]
