@@ -11,6 +11,8 @@ class TestEngine:
 
     __test__ = False
 
+    breaks_anywhere = True
+
     def __init__(self, make: Callable[[Place], Vcpu]) -> None:
         self.make = make
 

@@ -1,11 +1,92 @@
 """Who answers what the guest reads and writes at ports and where no RAM is; a device that fails makes a stop, not an error."""
 
-from trapgate.bus import Device
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from trapgate.bus import Bus, Device
 from trapgate.devices.board import Board
 from trapgate.devices.lapic import LocalApic
-from trapgate.stops import DeviceFault
+from trapgate.stops import DeviceFault, PortAccessed
 
 Access = tuple[Device, int]  # who answers, at which of its offsets
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """Somebody who is told of accesses to ports. What `call` raises is a failure of the device."""
+
+    ports: range
+    call: Callable[[PortAccessed], None]
+
+
+class _Watched:
+    """A port whose accesses are told, with whoever answers there."""
+
+    def __init__(self, found: Access | None, port: int, calls: Sequence[Callable[[PortAccessed], None]]) -> None:
+        self._found, self._port, self._calls = found, port, calls
+
+    def read(self, offset: int, size: int) -> int:
+        mask = (1 << 8 * size) - 1
+        value = mask if self._found is None else self._found[0].read(self._found[1], size) & mask
+        self._tell(PortAccessed(self._port, size, value, write=False))
+        return value
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if self._found is not None:
+            self._found[0].write(self._found[1], size, value)
+        self._tell(PortAccessed(self._port, size, value, write=True))
+
+    def _tell(self, access: PortAccessed) -> None:
+        for call in self._calls:
+            call(access)
+
+
+class Added:
+    """What the owner of a machine adds to its board: devices, and who is told of ports."""
+
+    def __init__(self) -> None:
+        self._board: Board
+        self._devices: list[tuple[bool, range, Device]] = []  # whether at ports, where
+        self._watches: list[Watch] = []
+        self._followers: list[Callable[[], None]] = []
+
+    def connect(self, board: Board) -> None:
+        """Another board: what was added is on it, too, and nobody follows yet."""
+        self._board = board
+        self._followers.clear()
+        for at_ports, place, device in self._devices:
+            self._bus(at_ports).map(place.start, len(place), device)
+
+    def follow(self, changed: Callable[[], None]) -> None:
+        """Have somebody called when what answers, or who is told, changes."""
+        self._followers.append(changed)
+
+    def add(self, device: Device, place: range, *, at_ports: bool) -> None:
+        """Put a device at ports, or at guest-physical addresses. BusConflict when any of them is taken."""
+        self._bus(at_ports).map(place.start, len(place), device)
+        self._devices.append((at_ports, place, device))
+        self._changed()
+
+    def _bus(self, at_ports: bool) -> Bus:
+        return self._board.ports if at_ports else self._board.mmio
+
+    def watch(self, watch: Watch) -> None:
+        """Tell somebody of accesses to ports, after they are answered."""
+        self._watches.append(watch)
+        self._changed()
+
+    def unwatch(self, watch: Watch) -> None:
+        """Tell them no more."""
+        self._watches.remove(watch)
+        self._changed()
+
+    def watching(self, port: int) -> list[Callable[[PortAccessed], None]]:
+        """Who is told of a port."""
+        return [watch.call for watch in self._watches if port in watch.ports]
+
+    def _changed(self) -> None:
+        for changed in self._followers:
+            changed()
 
 
 class Accesses:
@@ -14,12 +95,17 @@ class Accesses:
     Where nobody answers, reads give all ones and writes are lost; so they are where a device fails, and `fault` tells of that.
     """
 
-    def __init__(self, board: Board, lapic: LocalApic) -> None:
-        self._board, self._lapic = board, lapic
+    def __init__(self, board: Board, lapic: LocalApic, added: Added) -> None:
+        self._board, self._lapic, self._added = board, lapic, added
         self._ports: dict[int, Access | None] = {}
         self._registers: dict[int, Access] = {}
         self.fault: DeviceFault | None = None
         """The last failure of a device; for whoever deals with it to make None."""
+        added.follow(self._forget)
+
+    def _forget(self) -> None:
+        self._ports.clear()
+        self._registers.clear()
 
     def port_read(self, port: int, size: int) -> int:
         """What a port answers, cut to `size` bytes."""
@@ -42,7 +128,10 @@ class Accesses:
         try:
             return self._ports[port]
         except KeyError:
-            found = self._ports[port] = self._board.ports.find(port)
+            found = self._board.ports.find(port)
+            if calls := self._added.watching(port):
+                found = _Watched(found, port, calls), 0
+            self._ports[port] = found
             return found
 
     def _memory_mapped(self, address: int) -> Access | None:

@@ -8,13 +8,8 @@ from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.devices.interrupts import Interrupts
 from trapgate.devices.lapic import LocalApic
-from trapgate.errors import TrapgateError
 from trapgate.memory import Ram
 from trapgate.vcpu import Devices, Vcpu
-
-
-class EngineError(TrapgateError, ValueError):
-    """The engine, or this host, cannot do what a configuration asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +35,9 @@ class Place:
 
 class Engine(Protocol):
     """Makes the vCPU of one machine, each time it is switched on."""
+
+    breaks_anywhere: bool
+    """Whether a software breakpoint may be on any byte of code, and not on the first of an instruction only."""
 
     def make(self, place: Place) -> Vcpu:
         """A vCPU in its reset state; the one made before is closed already. EngineError or HostError when it cannot be had."""

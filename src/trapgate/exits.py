@@ -77,6 +77,18 @@ class SoftwareBreakpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestException:
+    """An exception that `Vcpu.catch` names is about to be delivered; RIP is on its instruction. The next `run` delivers it.
+
+    `error` is its error code, if it has one; `address` what CR2 becomes, for #PF.
+    """
+
+    vector: int
+    error: int | None
+    address: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class BusLock:
     """A locked access that locked the bus, reported when `--bus-locks` asks: at any CPL. `rip` is the locking instruction."""
 
@@ -86,4 +98,16 @@ class BusLock:
     cpl: int
 
 
-Exit = PortRead | PortWrite | MmioRead | MmioWrite | Halted | Shutdown | Interrupted | DebugException | SoftwareBreakpoint | BusLock
+Exit = (
+    PortRead
+    | PortWrite
+    | MmioRead
+    | MmioWrite
+    | Halted
+    | Shutdown
+    | Interrupted
+    | DebugException
+    | SoftwareBreakpoint
+    | GuestException
+    | BusLock
+)

@@ -5,53 +5,25 @@ All of it runs on the thread that calls `resume` (or `run`); other threads may o
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 
-from trapgate.answering import culprit, failed
-from trapgate.arch.models import DEFAULT_MODEL, CpuModel
+from trapgate.answering import Accesses, Added, culprit, failed
+from trapgate.arch.models import CpuModel
 from trapgate.clock import HostClock, InstructionClock
-from trapgate.debug.buslock import EVERY_LEVEL, BusLockLog, Mode
+from trapgate.config import ClockKind as ClockKind
+from trapgate.config import MachineConfig as MachineConfig
+from trapgate.debug.buslock import BusLockLog, Mode
 from trapgate.devices.board import Board, Switches
 from trapgate.devices.lapic import LocalApic
 from trapgate.devices.waker import DeadlineThread, InputThread, Mailbox
 from trapgate.engine import Engine, Place
 from trapgate.memory import Ram
 from trapgate.processor import Processor
-from trapgate.stops import STATUS, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, Stop
+from trapgate.stops import STATUS, BusLocked, CountDone, DeviceFault, ExitKind, MachineExit, Paused, Stop
 from trapgate.vcpu import Vcpu
 
 FIXED_WALL_START = 1_735_689_600 * 1_000_000_000  # 2025-01-01: where repeatable runs begin
 INPUT_LIMIT = 1 << 20  # bytes of input that wait for the guest before we stop reading more
-NO_DEADLINE = 1 << 62  # an instruction budget without an end
-
-
-def _discard(anything: object) -> None:
-    pass
-
-
-class ClockKind(Enum):
-    """What guest time follows."""
-
-    HOST = "host"
-    INSTRUCTIONS = "instructions"  # runs repeat exactly
-
-
-@dataclass(frozen=True, slots=True)
-class MachineConfig:
-    """What a machine is made of. `memory` in bytes; `wall_start` in ns since 1970 (None: the host's time, or a fixed date)."""
-
-    memory: int = 512 << 20
-    cpu: str = DEFAULT_MODEL  # a name, with +feature and -feature
-    clock: ClockKind = ClockKind.HOST
-    wall_start: int | None = None
-    serial: Callable[[bytes], None] = _discard  # what the guest sends through COM1
-    debugcon: Callable[[bytes], None] = _discard  # what it writes to port E9h
-    bus_locks: Mode = Mode.OFF
-    bus_lock_levels: tuple[int, ...] = EVERY_LEVEL  # CPLs
-    bus_lock_limit: int = 0  # how many a second, in mode LIMIT
-    report: Callable[[str], None] = _discard  # a line for the user
-    stop_when_dead: bool = True  # HLT with interrupts disabled ends the run: nothing can wake the guest
+LONGEST = 1 << 26  # instructions of one run of the vCPU: some tenths of a second, then signals are heard
 
 
 class Machine:
@@ -71,11 +43,18 @@ class Machine:
         )
         self._mailbox = Mailbox()
         self._inputs: list[InputThread] = []
-        self._pausing = False
+        self._asked: Stop | None = None
+        self._limit: int | None = None  # how many instructions are executed when `resume` returns
+        self._caught: frozenset[int] = frozenset()
+        self.added = Added()
+        """Devices of the owner, and who is told of ports: all that outlasts a power cycle."""
         self._unread = set[str]()  # outputs of which so much waits that the guest must
         self._broken: BaseException | None = None  # what a thread failed with that the guest cannot do without
         self.on_failure: Callable[[], None] = lambda: None
         """Called, from any thread, with `fail`: for whoever waits for other things than `resume`. Then `check` raises."""
+        self.on_resume: Callable[[], None] = lambda: None
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called on the machine's thread where `resume` begins, and before it returns."""
         self._power_on()
 
     def _power_on(self) -> None:
@@ -96,6 +75,7 @@ class Machine:
             serial=config.serial,
             debugcon=config.debugcon,
         )
+        self.added.connect(self.board)
         self._ending: MachineExit | None = None
         self.processors = [self._processor(lapic) for lapic in self.board.interrupts.lapics]
         self._running = self.processors[0]
@@ -104,9 +84,17 @@ class Machine:
         self._deadlines = DeadlineThread(self.clock, self._kick, self.fail)
 
     def _processor(self, lapic: LocalApic) -> Processor:
-        made = Processor(self.board, lapic, self.clock, self.bus_locks, self.config.report, lambda *end: self._end(*end))
+        made = Processor(
+            Accesses(self.board, lapic, self.added),
+            lapic,
+            self.clock,
+            self.bus_locks,
+            self.config.report,
+            lambda *end: self._end(*end),
+        )
         lapic.init = self._reset
-        made.vcpu = self.engine.make(self._place(made))
+        made.connect(self.engine.make(self._place(made)))
+        made.catch(self._caught)
         return made
 
     @property
@@ -129,13 +117,17 @@ class Machine:
 
         Between two runs, on the machine's thread. Inputs stay attached, and what was posted is still called. HostError.
         """
-        self._deadlines.close()
         self._close_processors()
         self.ram.clear()
         self.bus_locks.restart()
         self._power_on()
 
     def _close_processors(self) -> None:
+        """Let go of the vCPUs, which other threads may still want to kick, and whose count is still asked for."""
+        self._deadlines.close()
+        self._mailbox.kick = lambda: None
+        executed = self._executed() if self._counting else 0
+        self._executed = lambda: executed
         for one in self.processors:
             one.vcpu.close()
 
@@ -166,10 +158,12 @@ class Machine:
 
     def pause(self) -> None:
         """Make `resume` return Paused soon; when nothing runs, the next `resume` does."""
-        self.post(self._pause)
+        self.post(lambda: self.stop(Paused()))
 
-    def _pause(self) -> None:
-        self._pausing = True
+    def stop(self, stop: Stop) -> None:
+        """Make `resume` return this as soon as the instruction under way is done. On the machine's thread, amid a run too."""
+        self._asked = stop
+        self._kick()
 
     def hold(self, output: str, unread: bool) -> None:
         """While much of an output is unread, the guest does not run, and its time stands still; a step is made all the same."""
@@ -200,9 +194,9 @@ class Machine:
         return self.board.uart.waiting() < INPUT_LIMIT
 
     def close(self) -> None:
-        """End the helper threads, and give back what the vCPUs hold of the host."""
-        self._deadlines.close()
+        """End the helper threads, and give back what vCPUs and RAM hold of the host: neither can be used any more."""
         self._close_processors()
+        self.ram.close()
         for one in self._inputs:
             one.close()
         self._inputs.clear()
@@ -220,21 +214,31 @@ class Machine:
             case _:
                 return MachineExit(ExitKind.STOPPED, 1, type(stop).__name__)
 
-    def resume(self, step: bool = False) -> Stop:
+    def catch(self, vectors: frozenset[int]) -> None:
+        """Stop at exceptions of these vectors before they are delivered: ExceptionRaised. EngineError where that cannot be."""
+        for one in self.processors:
+            one.catch(vectors)
+        self._caught = vectors
+
+    def resume(self, step: bool = False, instructions: int | None = None) -> Stop:
         """Run the guest until something stops it; with `step`, for one instruction, no interrupt taken before it.
 
-        An exception counts as one: a step ends on the first instruction of the guest's handler.
+        With `instructions`, for so many at most (ClockKind.INSTRUCTIONS). An exception counts as one: a step ends on the first
+        instruction of the guest's handler.
         An ended machine returns its end again. The execution breakpoint that stopped the guest last does not stop it at once again.
         """
+        self._limit = None if instructions is None else self._executed() + instructions
         stop = self._running.begin(step)
         if stop is not None:
             return stop
+        self.on_resume()
         self.clock.resume()
         try:
             return self._loop()
         finally:
             self.clock.pause()
             self._deadlines.arm(None)
+            self.on_stop()
 
     # The loop
 
@@ -275,12 +279,16 @@ class Machine:
         self.check()
         if self._ending is not None:
             return self._ending
-        if self._pausing:
-            self._pausing = False
-            return Paused()
+        if (stop := self._asked) is not None:
+            self._asked = None
+            return stop
+        if self._limit is not None and self._executed() >= self._limit:
+            return CountDone()
         self._running.inject()
         if self._counting:
-            self.vcpu.budget(NO_DEADLINE if deadline is None else max(deadline - self.clock.now(), 1))
+            due = LONGEST if deadline is None else max(deadline - self.clock.now(), 1)
+            left = LONGEST if self._limit is None else self._limit - self._executed()
+            self.vcpu.budget(min(due, left, LONGEST))
         elif not self._running.halted:
             self._deadlines.arm(deadline)
         return None

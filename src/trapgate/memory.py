@@ -37,15 +37,22 @@ class Ram:
         self.size = size
         self.low_end = min(size, HOLE_START)
         self.high_end = HOLE_END + size - HOLE_START if size > HOLE_START else self.low_end
-        self._memory = Mapping(self.high_end, "guest RAM")
-        self._memory.prefer_large_pages()
-        self._view = self._memory.view
-        self.host_base = HostAddress(self._memory.address)
+        memory = Mapping(self.high_end, "guest RAM")
+        memory.prefer_large_pages()
+        self._memory: Mapping | None = memory
+        self._view = memory.view
+        self.host_base = HostAddress(memory.address)
         self.on_write: Callable[[int, int], None] = lambda address, length: None
 
     def clear(self) -> None:
         """Every byte is zero, as at first. `on_write` is not told: a CPU that runs goes with what it knows of RAM. HostError."""
+        assert self._memory is not None, "RAM that was given back"
         self._memory.clear()
+
+    def close(self) -> None:
+        """Give the memory back: nothing is RAM any more."""
+        self.low_end = self.high_end = 0
+        self._memory, self._view, self.on_write = None, memoryview(b""), lambda address, length: None
 
     def regions(self) -> Iterator[tuple[int, int]]:
         """The (start, end) ranges of guest-physical addresses that are RAM."""

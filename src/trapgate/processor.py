@@ -4,16 +4,17 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from trapgate.answering import Accesses, culprit, failed
+from trapgate.arch import vectors
 from trapgate.arch.debugregs import DR6_BS
 from trapgate.arch.flags import IF
 from trapgate.clock import Clock
 from trapgate.debug.buslock import BusLockLog
 from trapgate.debug.router import Share, route
-from trapgate.devices.board import Board
 from trapgate.devices.lapic import LocalApic
 from trapgate.exits import (
     BusLock,
     DebugException,
+    GuestException,
     Halted,
     Interrupted,
     MmioRead,
@@ -23,7 +24,7 @@ from trapgate.exits import (
     Shutdown,
     SoftwareBreakpoint,
 )
-from trapgate.stops import BreakpointHit, BusLocked, DeviceFault, ExitKind, SoftwareHit, StepDone, Stop
+from trapgate.stops import BreakpointHit, BusLocked, DeviceFault, ExceptionRaised, ExitKind, SoftwareHit, StepDone, Stop
 from trapgate.vcpu import Owner, Vcpu
 
 Ends = Callable[[ExitKind, str], Stop]
@@ -36,10 +37,11 @@ class Processor:
     vcpu: Vcpu
 
     def __init__(
-        self, board: Board, lapic: LocalApic, clock: Clock, bus_locks: BusLockLog, report: Callable[[str], None], end: Ends
+        self, accesses: Accesses, lapic: LocalApic, clock: Clock, bus_locks: BusLockLog, report: Callable[[str], None], end: Ends
     ) -> None:
         self.lapic, self._clock, self._bus_locks, self._report, self._end = lapic, clock, bus_locks, report, end
-        self._accesses = Accesses(board, lapic)
+        self._accesses = accesses
+        self._caught: frozenset[int] = frozenset()
         self.halted = False
         self.held: int | None = None
         """Bus locks came too fast: the moment until which the guest does not run."""
@@ -47,7 +49,11 @@ class Processor:
         self._attention = True  # an interrupt may be pending
         self._stopped_on: int | None = None  # RIP of the instruction whose execution breakpoint stopped us
         self._queued: Share | None = None  # the guest's part of the #DB on which the debugger stopped it
-        lapic.notify, lapic.nmi = self._interrupts_changed, self._nmi
+
+    def connect(self, vcpu: Vcpu) -> None:
+        """The vCPU, which its local APIC reaches from now on."""
+        self.vcpu = vcpu
+        self.lapic.notify, self.lapic.nmi = self._interrupts_changed, self._nmi
 
     def begin(self, step: bool) -> Stop | None:
         """The debugger lets the guest go on: what it stopped on does not stop it again. A Stop when that was the step."""
@@ -64,6 +70,11 @@ class Processor:
                 return StepDone()
         self._attention = True
         return None
+
+    def catch(self, vectors: frozenset[int]) -> None:
+        """Exceptions of these vectors stop the guest before they are delivered. EngineError where that cannot be."""
+        self.vcpu.catch(vectors)
+        self._caught = vectors
 
     @property
     def stepping(self) -> bool:
@@ -172,6 +183,9 @@ class Processor:
     def _debug(self, event: DebugException) -> Stop | None:
         armed = self.vcpu.armed()
         verdict = route(event, armed, self.vcpu.guest_debug(), self._stepping)
+        if verdict.guest and not verdict.debugger and vectors.DB in self._caught:
+            self._queued = verdict.guest
+            return ExceptionRaised(vectors.DB)
         if verdict.guest and (event.fault or event.icebp) and not verdict.debugger.hits:
             self._deliver(verdict.guest)  # the instruction ends with it
         elif verdict.guest and verdict.debugger:
@@ -189,6 +203,9 @@ class Processor:
         if event.fault and not verdict.guest:
             self.vcpu.resume_over()  # nobody's: it must not come again for ever
         return None
+
+    def _exception(self, event: GuestException) -> Stop:
+        return ExceptionRaised(event.vector, event.error, event.address)
 
     def _deliver(self, share: Share) -> None:
         self.vcpu.deliver_debug(share.causes, share.hits, share.icebp)
@@ -214,5 +231,6 @@ class Processor:
         Interrupted: _interrupted,
         DebugException: _debug,
         SoftwareBreakpoint: _software_breakpoint,
+        GuestException: _exception,
         BusLock: _bus_lock,
     }

@@ -60,6 +60,23 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True)
+class CountDone:
+    """As many instructions were executed as were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionRaised:
+    """The guest raised an exception that somebody waits for; RIP is on its instruction, and the next run delivers it.
+
+    `error` is its error code, if it has one; `address` what CR2 becomes, for #PF.
+    """
+
+    vector: int
+    error: int | None = None
+    address: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Paused:
     """`pause` was called."""
 
@@ -73,6 +90,16 @@ class BusLocked:
 
 
 @dataclass(frozen=True, slots=True)
+class PortAccessed:
+    """The guest has read (IN) or written (OUT) `value`, `size` bytes at `port`."""
+
+    port: int
+    size: int
+    value: int
+    write: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceFault:
     """A device's code failed. `story` names the device; a read answered all ones, and the guest can go on."""
 
@@ -80,4 +107,15 @@ class DeviceFault:
     error: Exception = field(compare=False)
 
 
-Stop = MachineExit | BreakpointHit | SoftwareHit | StepDone | Paused | BusLocked | DeviceFault
+Stop = (
+    MachineExit
+    | BreakpointHit
+    | SoftwareHit
+    | StepDone
+    | CountDone
+    | ExceptionRaised
+    | PortAccessed
+    | Paused
+    | BusLocked
+    | DeviceFault
+)

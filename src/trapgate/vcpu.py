@@ -5,11 +5,16 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, Protocol
 
+from trapgate.errors import TrapgateError
 from trapgate.exits import Exit
 
 RFLAGS_FIXED = 1 << 1  # reads as 1
 TABLES = ("gdt_base", "gdt_limit", "idt_base", "idt_limit", "cr3", "cr4", "efer", "cr0")
 """What `CpuStart` says of tables and control registers, in the order in which it is set."""
+
+
+class EngineError(TrapgateError, ValueError):
+    """An engine, on this host, cannot do what is asked of it."""
 
 
 class Owner(IntEnum):
@@ -198,6 +203,14 @@ class Vcpu(Protocol):
 
     def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
         """Deliver #DB to the guest with its share of the last DebugException: causes active high, `hits` bit n = its DR n."""
+        ...
+
+    def catch(self, vectors: frozenset[int]) -> None:
+        """Exceptions of these vectors are returned as GuestException before they are delivered. EngineError where none can be.
+
+        Faults and traps of instructions are meant, #DB among them where no debugger's share of it comes first; not NMI, not INT n,
+        and not what arises amid a delivery (#DF, and what leads to it).
+        """
         ...
 
     def start(self, first: CpuStart) -> None:

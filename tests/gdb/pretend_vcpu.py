@@ -105,6 +105,9 @@ class PretendVcpu(Uncounted):
     def nmi(self) -> None:
         pass
 
+    def catch(self, vectors: frozenset[int]) -> None:
+        assert not vectors
+
     def start(self, first: CpuStart) -> None:
         self.regs.update(first.registers())
 

@@ -1,7 +1,7 @@
 """Guests into machines: images from files, with what belongs to them."""
 
-import gc
 from collections.abc import Sequence
+from pathlib import Path
 
 from trapgate.boot import BootOptions, BootPlan, Module, load, plan_boot, read_image
 from trapgate.machine import Machine
@@ -10,9 +10,9 @@ from trapgate.memory import Ram
 
 def plan_guest(
     ram: Ram,
-    image: str,
+    image: str | Path,
     command_line: str = "",
-    initrd: str | None = None,
+    initrd: str | Path | None = None,
     cpus: int = 1,
     modules: Sequence[str] = (),
     load_address: int | None = None,
@@ -38,7 +38,7 @@ def put_guest(machine: Machine, plan: BootPlan) -> None:
     machine.vcpu.start(plan.start)
 
 
-def load_guest(machine: Machine, image: str, command_line: str = "", initrd: str | None = None) -> BootPlan:
+def load_guest(machine: Machine, image: str | Path, command_line: str = "", initrd: str | Path | None = None) -> BootPlan:
     """`plan_guest` and `put_guest` in one."""
     plan = plan_guest(machine.ram, image, command_line, initrd)
     put_guest(machine, plan)
@@ -49,5 +49,4 @@ def restart(machine: Machine, plan: BootPlan) -> None:
     """Switch a machine off and on, with a guest in it as `plan` says. HostError."""
     machine.engine.keep()
     machine.power_cycle()
-    gc.collect()  # the CPU of before, which refers to itself, holds many MiB
     put_guest(machine, plan)

@@ -3,11 +3,12 @@
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.build.hearing import Hearing
 from trapgate.debug import slots
-from trapgate.engine import EngineError, Place
+from trapgate.engine import Place
 from trapgate.kvm.core import host_is_amd
 from trapgate.kvm.cpu import KvmVcpu, make
 from trapgate.kvm.cpuid import OF_THE_APIC
 from trapgate.kvm.handles import System
+from trapgate.vcpu import EngineError
 
 INTEL_MODEL = "SapphireRapids"
 
@@ -22,6 +23,8 @@ class KvmEngine:
 
     With `chips`, interrupt controllers and PIT are the kernel's, where it has them.
     """
+
+    breaks_anywhere = False  # they are INT3s in guest memory
 
     def __init__(self, hearing: Hearing, chips: bool = True) -> None:
         self._hearing, self._chips = hearing, chips

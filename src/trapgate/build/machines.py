@@ -2,8 +2,9 @@
 
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.build.hearing import Hearing
-from trapgate.engine import Engine, EngineError
+from trapgate.engine import Engine
 from trapgate.machine import Machine, MachineConfig
+from trapgate.vcpu import EngineError
 
 ENGINES = ("soft", "kvm")
 _QUIET = Hearing()

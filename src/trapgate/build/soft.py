@@ -17,6 +17,8 @@ _libraries: dict[Path, Library] = {}  # of each cache: machines of a process sha
 class SoftEngine:
     """Makes `SoftVcpu`s. `hearing` hears of compilation, and of what host and cache lack."""
 
+    breaks_anywhere = True
+
     def __init__(self, hearing: Hearing) -> None:
         self._hearing = hearing
         self._vcpu: cpu.SoftVcpu | None = None

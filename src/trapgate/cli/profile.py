@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from trapgate.machine import Machine
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.profile import Figures, Place, Profile, Spent
-from trapgate.stops import Stop
 from trapgate.symbols import Symbols, symbols_of
 
 MOST_EXITS, MOST_PLACES = 15, 15
@@ -21,8 +20,7 @@ class Profiler:
         self._symbols = symbols_of(image, symbols)
         self._machine = machine
         self.profile = self._begin(Figures())
-        self._resume = machine.resume
-        machine.resume = self._resumed  # type: ignore[method-assign]
+        machine.on_resume, machine.on_stop = lambda: self.profile.resumed(), lambda: self.profile.paused()
 
     def _begin(self, figures: Figures) -> Profile:
         assert isinstance(self._machine.vcpu, SoftVcpu)
@@ -36,13 +34,6 @@ class Profiler:
     def close(self) -> None:
         """End the sampling."""
         self.profile.close()
-
-    def _resumed(self, step: bool = False) -> Stop:
-        self.profile.resumed()
-        try:
-            return self._resume(step)
-        finally:
-            self.profile.paused()
 
     def stopped(self) -> None:
         """A debugger sees a stop: tell what is known, if enough is new."""

@@ -112,6 +112,7 @@ def _layout() -> dict[str, Field]:
     add("fault_vector", 4)
     add("fault_error", 4)
     add("fault_has_error", 4)
+    add("caught", 4)  # not zero: Python looks at every exception before it is delivered
     add("fault_delivering", 4)  # a delivery is in progress: another fault goes to the double-fault rules
     # debug
     add("pending_debug", 4)  # active-high DR6 causes of the instruction under way, delivered behind it

@@ -137,9 +137,11 @@ class Core:
                 self.fd.set_msr(msr.index, msr.reset)  # some are not KVM's: those read as KVM has them
 
     def close(self) -> None:
-        """Give the VM back to the host."""
-        for handle in (self.fd, self.vm, self.system):
-            handle.close()
+        """Give the VM back to the host; what is left is an empty shell."""
+        if vars(self):
+            for handle in (self.fd, self.vm, self.system):
+                handle.close()
+            vars(self).clear()  # it refers to itself, and its shared pages hold the VM
 
     # --- entering the guest
 

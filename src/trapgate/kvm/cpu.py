@@ -20,7 +20,7 @@ from trapgate.kvm.core import LocalApic, Setup
 from trapgate.kvm.debugging import Debugging
 from trapgate.kvm.ioctl import KvmError
 from trapgate.memory import Ram
-from trapgate.vcpu import TABLES, Breakpoint, CpuStart, GuestDebug, Uncounted
+from trapgate.vcpu import TABLES, Breakpoint, CpuStart, EngineError, GuestDebug, Uncounted
 
 APIC_MSRS = frozenset({0x1B, 0x6E0, *range(0x800, 0x900)})
 LOOK = 250_000_000  # ns between two looks at whether the guest can still wake
@@ -222,6 +222,11 @@ class KvmVcpu(Debugging, Uncounted):
             self.abandon()
         self.known_ready = False
         self.registers.set(register, value)
+
+    def catch(self, vectors: frozenset[int]) -> None:
+        """Nothing but #DB leaves the guest, and that for a debugger alone."""
+        if vectors:
+            raise EngineError("KVM keeps the guest's exceptions to itself; use the engine 'soft' to stop at them")
 
     def start(self, first: CpuStart) -> None:
         """From the reset state to the first registers that a loader chose, hidden parts of the segments included."""

@@ -8,25 +8,39 @@ into a block of its own, with everything that happened to it noted and turned in
 from collections.abc import Callable
 from functools import partial
 
+from iced_x86 import Instruction
+
 from trapgate.arch import vectors
 from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BS
 from trapgate.arch.flags import IF, RF, TF
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
-from trapgate.exits import DebugException, Exit, Halted, Interrupted, PortRead, PortWrite, Shutdown, SoftwareBreakpoint
+from trapgate.exits import (
+    DebugException,
+    Exit,
+    GuestException,
+    Halted,
+    Interrupted,
+    PortRead,
+    PortWrite,
+    Shutdown,
+    SoftwareBreakpoint,
+)
 from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft import accesses, answers, borrowed, crash, inspection
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
+from trapgate.soft.blocks.placed import Block
+from trapgate.soft.delivering import DeliveringCpu
 from trapgate.soft.exact import debugging, handlers, limits  # noqa: F401  (it fills HANDLERS)
 from trapgate.soft.exact.interrupts import TripleFault
 from trapgate.soft.exact.interrupts import deliver as deliver_event
 from trapgate.soft.exact.operands import linear_address
-from trapgate.soft.exact.stack_fault import by_stack
+from trapgate.soft.exact.traps import trap_of
 from trapgate.soft.loops.hot import HOT
+from trapgate.soft.observing import Observer
 from trapgate.soft.reset import reset
-from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.apic import LocalApic
 from trapgate.soft.state.core import NOWHERE
 from trapgate.soft.state.fault import GuestFault
@@ -36,7 +50,7 @@ from trapgate.stencil.library import Library
 from trapgate.vcpu import GuestDebug
 
 
-class SoftVcpu(RunningCpu):
+class SoftVcpu(DeliveringCpu):
     """A vCPU of the software engine; see `trapgate.vcpu.Vcpu` for the protocol."""
 
     def __init__(
@@ -49,25 +63,15 @@ class SoftVcpu(RunningCpu):
         tsc_hz: int = 0,
         counting: bool = False,
     ) -> None:
-        super().__init__(ram, borrowed.possible(model), library, clock, lapic, tsc_hz)
+        super().__init__(ram, borrowed.possible(model), library, clock, lapic, tsc_hz, counting)
         self.translator.configure(counting=counting)
-        self.deterministic = counting
-        self._enter = self.code.enter()
-        self._interrupt_code = self.code.entries["interrupt"]
-        self._kicked = self._nmi = self._resuming = False
-        self._activity: Activity | None = None
-        self._answer: int | None = None
-        self._want_step = self._stepping = False
+        self._want_step = False
         self._skip_breakpoint: int | None = None
-        self._restarts: set[int] = set()  # RIPs of instructions that faulted behind a breakpoint of the debugger: told of already
-        self._step_start = self._step_next = 0
+        self._step_next = 0
         self._step_goes: int | None = None  # where a step goes on, in 32 bits, as far as that is known before it
         self._step_code = b""
-        self._step_tf = self._step_faulted = self._step_asked = False
-        self._step_over = False  # a #DB was delivered before the step's instruction: the step ends on the handler
-        self._before_step: tuple[int, int, int | None] = (0, 0, None)  # RF, shadow, skipped breakpoint: what a step consumes
-        self._halting = False
-        self._dead: Shutdown | None = None
+        self._step_tf = self._step_asked = False
+        self._observer: Observer | None = None
         reset(self)
         self._reasons: dict[int, Callable[[], Exit | None]] = {
             s.EXIT_TRANSLATE: self._translate, s.EXIT_INTERRUPTED: self._interrupted, s.EXIT_INSTRUCTION: self._instruction,
@@ -107,6 +111,9 @@ class SoftVcpu(RunningCpu):
     def _turn(self) -> Exit | None:
         """One stay in translated code, or what comes before the next one."""
         st = self.state
+        if (deliver := self._untold) is not None:
+            self._untold, self._step_over = None, self._stepping and not self.in_step
+            return deliver()
         if self._activity is not None:
             return self._advance(self._activity)
         if self._resuming:
@@ -200,11 +207,40 @@ class SoftVcpu(RunningCpu):
         self._activity = activity
         return exit_
 
+    def _block(self, physical: int, mode: int) -> Block | None:
+        if self._observer is None:
+            return self.block_at(physical, mode)
+        self._observer.translating()
+        try:
+            return self.block_at(physical, mode)
+        finally:
+            self._observer.translated()
+
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer of all that happens from now on."""
+        self._observer, native = observer, self._enter
+
+        def enter(address: int, code: int) -> None:
+            observer.entering()
+            native(address, code)
+            observer.left()
+
+        def answering(reason: int, answer: Callable[[], int]) -> Callable[[], int]:
+            def answered() -> int:
+                if code := answer():
+                    observer.answered(reason)
+                return code
+
+            return answered
+
+        self._enter = enter
+        self._answers = {reason: answering(reason, answer) for reason, answer in self._answers.items()}
+
     # --- reasons
 
     def _translate(self) -> Exit | None:
         st = self.state
-        block = self.block_at(st.walk_physical, st.mode)
+        block = self._block(st.walk_physical, st.mode)
         if block is not None:
             self.remember_jump(block)
         return None
@@ -217,6 +253,12 @@ class SoftVcpu(RunningCpu):
             instruction = debugging.NATIVE_FALLBACKS[number - s.NATIVE_FALLBACK]
         else:
             instruction = self.translator.instructions[number]
+        if self.caught and (vector := trap_of(self, instruction)) in self.caught:
+            return self._hold_back(GuestException(vector, None, None), partial(self._execute, instruction))
+        return self._execute(instruction)
+
+    def _execute(self, instruction: Instruction) -> Exit | None:
+        st = self.state
         exit_ = handler_of(instruction.mnemonic)(self, instruction)
         if st.rip == st.next_rip and (instruction.has_rep_prefix or instruction.has_repne_prefix):
             debugging.within_repeat(self)
@@ -303,7 +345,7 @@ class SoftVcpu(RunningCpu):
         physical = self.walk(self.linear(st.rip), self.rights() | s.ACCESS_FETCH)
         if not self.ram.contains(physical):
             raise GuestFault(vectors.UD)
-        block = self.block_at(physical, mode)
+        block = self._block(physical, mode)
         assert block is not None
         self._step_next = st.rip + block.length & (NOWHERE if mode & modes.CODE64 else 0xFFFFFFFF)
         self._step_code = bytes(self.ram.read(physical, min(block.length, PAGE_SIZE - physical % PAGE_SIZE)))
@@ -376,70 +418,6 @@ class SoftVcpu(RunningCpu):
         self._want_step = True
         return None
 
-    # --- faults and interrupts
-
-    def deliver(self, fault: GuestFault) -> Exit | None:
-        """Deliver a fault to the guest."""
-        st = self.state
-        vector, unclear, st.fault_has_error = fault.vector, st.fault_has_error == s.NOT_CANONICAL, 0
-        if unclear and vector == vectors.GP and by_stack(self):
-            vector = vectors.SS
-        if self.in_step and self._before_step[2] == self._step_start:
-            self._restarts.add(self._step_start)
-        self._step_faulted = True
-        self._forget_access()
-        st.pending_debug = self.pending_hits = 0
-        deliver_event(self, vector, fault.error, cr2=fault.cr2, history=self.history)
-        return None
-
-    def can_interrupt(self) -> bool:
-        """Whether an external interrupt would be taken now."""
-        st = self.state
-        busy = self.in_step or self._resuming or self._activity is not None or st.pending_debug or self.pending_hits
-        return bool(st.rflags & IF) and not busy and not (st.shadow and st.shadow_rip == st.rip)
-
-    def interrupt(self, vector: int) -> None:
-        """Deliver an external interrupt."""
-        assert self.can_interrupt()
-        self._halting = False
-        st = self.state
-        if not self.deterministic:  # native code leaves again in front of the handler's first block
-            st.fault_vector, st.fault_error, st.fault_has_error, st.request = vector, 0, 0, 1
-            self._enter(self.address, self._interrupt_code)
-            if st.exit_reason != s.EXIT_DELIVER:
-                st.shadow = 0
-                return
-        self._survive(lambda: deliver_event(self, vector, external=True, history=self.history))
-
-    def _survive(self, delivery: Callable[[], None]) -> None:
-        """Deliver something from outside of `run`, which tells of a triple fault when it is called next."""
-        try:
-            delivery()
-        except TripleFault:
-            self._dead = Shutdown(story(self, self.history))
-
-    def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
-        """Deliver #DB to the guest; `debugging.deliver_debug`. An instruction that ends so takes no other trap."""
-        self._step_faulted, self._halting = True, False
-        self._step_over = self._stepping and not self.in_step
-        self._survive(lambda: debugging.deliver_debug(self, causes, hits, icebp))
-
-    def want_interrupt(self, waiting: bool) -> None:
-        """While waiting, `run` returns Interrupted as soon as an interrupt could be taken."""
-        self.state.irq_waiting = int(waiting)
-        if waiting and self.state.rflags & IF:
-            self.state.request = 1
-
-    def nmi(self) -> None:
-        """A non-maskable interrupt at the next boundary."""
-        self._nmi = True
-        self.state.request = 1
-
-    def kick(self) -> None:
-        """Make `run` return Interrupted soon; from any thread."""
-        self._kicked = True
-        self.state.request = 1
-
     def complete(self, value: int) -> None:
         """Answer the read that `run` returned."""
         if self._activity is not None:
@@ -465,26 +443,20 @@ class SoftVcpu(RunningCpu):
     write_virtual = inspection.write_virtual
     translate = inspection.translate
     start = inspection.start
-
-    def report_bus_locks(self, on: bool) -> None:
-        """Whether `run` returns every bus lock."""
-        self.state.bus_lock_report = on
+    report_bus_locks = inspection.report_bus_locks
+    catch = inspection.catch
 
     def abandon(self) -> None:
         """Somebody moved RIP: an access that waits for a device is not resumed."""
         self._forget_access()
-        self._resuming, self.in_step = False, False
+        self._resuming, self.in_step, self._untold = False, False, None
         self._skip_breakpoint = None
         self.state.stepping = 0
-
-    def _forget_access(self) -> None:
-        """The access that waits for a device is none any more; neither is the answer that it may have got already."""
-        self._activity = self._answer = None
 
     def step(self, on: bool) -> None:
         """While on, `run` returns after one instruction; one that waits for a device counts."""
         self._stepping, self._step_over = on, False
-        if self._activity is not None:
+        if self._activity is not None or self._untold is not None:
             self._step_asked = on
 
     def resume_over(self) -> None:
@@ -494,8 +466,3 @@ class SoftVcpu(RunningCpu):
     def guest_debug(self) -> GuestDebug:
         """What the guest had armed when the last DebugException arose."""
         return self.last_debug
-
-
-def make(ram: Ram, *, model: CpuModel, clock: Clock, lapic: LocalApic | None, library: Library, counting: bool = False) -> SoftVcpu:
-    """A vCPU for `trapgate.machine`."""
-    return SoftVcpu(ram, model, library, clock, lapic, counting=counting)

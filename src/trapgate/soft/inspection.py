@@ -135,3 +135,14 @@ def start(cpu: RunningCpu, first: CpuStart) -> None:
     for name, value in first.registers():
         set_(cpu, name, value)
     cpu.update_mode()
+
+
+def report_bus_locks(cpu: RunningCpu, on: bool) -> None:
+    """Whether `run` returns every bus lock."""
+    cpu.state.bus_lock_report = on
+
+
+def catch(cpu: RunningCpu, vectors: frozenset[int]) -> None:
+    """Exceptions of these vectors are returned before they are delivered."""
+    cpu.caught = vectors
+    cpu.state.caught = bool(vectors)

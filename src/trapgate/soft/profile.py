@@ -1,8 +1,7 @@
 """Where the time of a run goes: native code, translation, each way out to Python, sleep; and which guest code is hot.
 
-Costs nothing until it is attached: then it stands in the place of the one function that enters native code, and of the one that
-finds blocks. The time between two stays in native code belongs to the reason for which the first one ended, whatever was done
-about it: Python, devices, the machine.
+Costs nothing until it is attached: it is an `observing.Observer`. The time between two stays in native code belongs to the reason
+for which the first one ended, whatever was done about it: Python, devices, the machine.
 
 Hot code is found by *sampling*: every millisecond a thread asks native code to leave. It does so at the next block (or at an exit
 before it), whose address is the sample. So nothing is added to translated code; a sample names the block behind the one that was
@@ -21,7 +20,6 @@ from iced_x86 import Mnemonic
 
 from trapgate.hostcall import Helper
 from trapgate.isa import state as s
-from trapgate.soft.blocks.placed import Block
 from trapgate.soft.cpu import SoftVcpu
 
 INTERVAL = 0.001  # s between samples
@@ -104,10 +102,9 @@ class Profile:
         self._reason = ""  # why native code was left last; empty: the machine has not entered it since it was resumed
         self._left = 0  # when
         self._nested = 0  # ns of translation since
-        self._enter, self._block_at = cpu._enter, cpu.block_at
-        cpu._enter, cpu.block_at = self._entered, self._translated  # type: ignore[method-assign]
-        for reason, answer in list(cpu._answers.items()):
-            cpu._answers[reason] = self._answered(reason, answer)
+        self._begun = 0  # when what is under way began: native code, translation
+        self._late = False  # a sample was asked for while Python ran: that is no guest code
+        cpu.observe(self)
         self._running = False
         self._closing = threading.Event()
         self._thread = Helper("trapgate profile", partial(self._sample, interval))
@@ -141,16 +138,19 @@ class Profile:
                 exit_ = figures.exits[self._reason] = Spent()
             exit_.add(spent)
 
-    def _entered(self, address: int, code: int) -> None:
+    def entering(self) -> None:
+        """Native code begins."""
+        self._late = self._cpu.state.request == SAMPLE
+        self._begun = self._now()
+        self._settle(self._begun)
+
+    def left(self) -> None:
+        """Native code ends."""
         state = self._cpu.state
-        late = state.request == SAMPLE  # it came while Python ran: that is no guest code
-        begin = self._now()
-        self._settle(begin)
-        self._enter(address, code)
-        self._left = end = self._now()
-        self.figures.native += end - begin
+        self._left = self._now()
+        self.figures.native += self._left - self._begun
         self._reason = self._why(state.exit_reason)
-        if state.request == SAMPLE and not late:
+        if state.request == SAMPLE and not self._late:
             self.figures.samples[Place(self._cpu.linear(state.rip), state.cpl)] += 1
 
     def _why(self, reason: int) -> str:
@@ -168,23 +168,20 @@ class Profile:
         mnemonic = cpu.translator.instructions[number].mnemonic
         return ASLEEP if mnemonic == Mnemonic.HLT else f"{_NAMES[mnemonic]} in Python"
 
-    def _answered(self, reason: int, answer: Callable[[], int]) -> Callable[[], int]:
-        def answered() -> int:
-            code = answer()
-            if code and reason == s.EXIT_ACCESS:
-                self._reason = f"memory-mapped device at {self._cpu.state.walk_physical & ~0xFFF:X}h"
-            return code
+    def answered(self, reason: int) -> None:
+        """A device's time is told by its page."""
+        if reason == s.EXIT_ACCESS:
+            self._reason = f"memory-mapped device at {self._cpu.state.walk_physical & ~0xFFF:X}h"
 
-        return answered
+    def translating(self) -> None:
+        """Translation begins."""
+        self._begun = self._now()
 
-    def _translated(self, physical: int, mode: int) -> Block | None:
-        begin = self._now()
-        try:
-            return self._block_at(physical, mode)
-        finally:
-            took = self._now() - begin
-            self._nested += took
-            self.figures.translation.add(took)
+    def translated(self) -> None:
+        """Translation ends."""
+        took = self._now() - self._begun
+        self._nested += took
+        self.figures.translation.add(took)
 
     def _sample(self, interval: float) -> None:
         state = self._cpu.state

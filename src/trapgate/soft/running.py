@@ -30,6 +30,7 @@ class RunningCpu(TranslatingCore):
         self.device_sites: dict[int, int] = {}  # host code behind a device access: the same place in the instruction's step
         self.bus_lock: BusLock | None = None
         self.in_step = False
+        self.caught: frozenset[int] = frozenset()  # vectors of exceptions that `run` returns before they are delivered
 
     @abstractmethod
     def become_step(self, place: int) -> None:
@@ -57,9 +58,13 @@ class RunningCpu(TranslatingCore):
         self.device_sites.clear()
 
     def close(self) -> None:
-        """End the helper threads, and handle no crash any more."""
+        """End the helper threads, handle no crash any more, and let go of everything: what is left is an empty shell."""
+        if not vars(self):
+            return
         if self.hot is not None:
             self.hot.close()
             self.hot = None
         if self.crashes is not None:
             self.crashes.release()
+        self.translator.patterns.close()
+        vars(self).clear()  # it refers to itself in many ways: its memory would wait for the garbage collector

@@ -8,11 +8,11 @@ import pytest
 from trapgate.build import default_cpu, load_guest, make_machine
 from trapgate.cli.main import status_of
 from trapgate.debug.buslock import Mode
-from trapgate.engine import EngineError
 from trapgate.kvm import abi, handles
 from trapgate.kvm.ioctl import KvmError
 from trapgate.machine import ClockKind, MachineConfig
 from trapgate.stops import ExitKind
+from trapgate.vcpu import EngineError
 
 LEAVE = bytes.fromhex("b003 e6f4 f4")  # MOV AL, 3; OUT F4h, AL; HLT
 

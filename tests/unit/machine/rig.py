@@ -122,6 +122,9 @@ class ScriptedVcpu:
     def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
         self.log.append(f"#DB causes={causes:#x} hits={hits:#x} icebp={icebp}")
 
+    def catch(self, vectors: frozenset[int]) -> None:
+        assert not vectors
+
     def start(self, first: CpuStart) -> None:
         self.registers.update(first.registers())
 

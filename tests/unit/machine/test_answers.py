@@ -34,7 +34,7 @@ def test_plain_answers_kick_nobody(rig: Make) -> None:
 def test_a_timer_that_is_set_amid_a_run_is_kept(rig: Make) -> None:
     def guest(vcpu: ScriptedVcpu) -> Exit | None:
         for step in lapic_timer(4000):
-            one.machine.processors[0].memory_write(step.address, step.size, step.value)  # type: ignore[union-attr]
+            one.machine.processors[0].memory_write(step.address, step.size, step.value)  # type: ignore[union-attr, arg-type]
         assert vcpu.kicked.is_set()
         return None
 

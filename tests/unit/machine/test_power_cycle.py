@@ -51,7 +51,7 @@ def scribble(rig: Rig, chance: random.Random) -> None:
     """Writes and reads all over the devices."""
     machine = rig.machine
     board, lapic = machine.board, machine.lapic
-    accesses = Accesses(board, lapic)
+    accesses = Accesses(board, lapic, machine.added)
     ports = [port for port in (*range(0x20, 0x800), *range(0xCF8, 0xD00), *range(0x2000, 0x2018)) if board.ports.find(port)]
     for _ in range(4000):
         rig.vcpu.count += chance.randrange(1000)

@@ -57,14 +57,14 @@ def test_samples_name_blocks_or_exits(profiled: tuple[Bench, Profile], place: in
     made, profile = profiled
     made.ram.write(CODE, bytes.fromhex("9090 eb00 0fa2 0fa2 f4"))  # nop; nop; jmp; 1: cpuid; cpuid; hlt
     assert made.cpu.run() == Halted()
-    enter = profile._enter
+    left = profile.left
 
-    def sampled(address: int, code: int) -> None:  # as the thread does while native code runs, between a block's head and its end
-        enter(address, code)
+    def sampled() -> None:  # as the thread does while native code runs, between a block's head and its end
         if made.st.rip == noted and not profile.figures.samples:
             made.st.request = SAMPLE
+        left()
 
-    profile._enter = sampled
+    profile.left = sampled  # type: ignore[method-assign]
     made.st.rip = place
     profile.resumed()
     assert made.cpu.run() == Halted()
@@ -75,14 +75,14 @@ def test_a_request_to_leave_is_met_at_the_head_of_a_block(profiled: tuple[Bench,
     made, profile = profiled
     made.ram.write(CODE, bytes.fromhex("90 f4"))
     assert made.cpu.run() == Halted()
-    enter, asked = profile._enter, [True]
+    entering, asked = profile.entering, [True]
 
-    def sampled(address: int, code: int) -> None:
+    def sampled() -> None:
+        entering()
         if asked and asked.pop():
             made.st.request = SAMPLE
-        enter(address, code)
 
-    profile._enter = sampled
+    profile.entering = sampled  # type: ignore[method-assign]
     made.st.rip = CODE
     profile.resumed()
     assert made.cpu.run() == Halted()

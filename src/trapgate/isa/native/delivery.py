@@ -52,7 +52,7 @@ def deliver(m: Trace, external: bool = False) -> None:
     """
     m.put("count_exceptions", m.get("count_exceptions", 64) + 1)
     plain = ((m.get("efer", 64) & EFER_LMA) != 0) & (m.get("stepping", 32) == 0) & (m.get("fault_delivering", 32) == 0)
-    plain = plain & (m.get("fault_has_error", 32) != s.NOT_CANONICAL)
+    plain = plain & (m.get("fault_has_error", 32) != s.NOT_CANONICAL) & (m.get("caught", 32) == 0)
     with m.when(~plain, likely=False):
         hard(m)
     vector = m.get("fault_vector", 32).zext(64)

@@ -55,6 +55,10 @@ class Patterns:
             for count in range(g.MOST + 1):
                 self._words[(first >> 2) + count] = heads[count if lowering.counting else 0]
 
+    def close(self) -> None:
+        """Let go of everything: what was observed of instructions leads back here, and would keep it all."""
+        vars(self).clear()
+
     @property
     def full(self) -> bool:
         """Time to start over."""

@@ -31,6 +31,13 @@ def into(cpu: GuestCpu, i: Instruction) -> None:
         software_interrupt(cpu, vectors.OF, checked_iopl=False)
 
 
+def trap_of(cpu: GuestCpu, i: Instruction) -> int:
+    """The vector of the exception that INT3 or INTO is about to raise; -1 for other instructions."""
+    if i.mnemonic == Mnemonic.INT3:
+        return vectors.BP
+    return vectors.OF if i.mnemonic == Mnemonic.INTO and cpu.state.get_rflags() & OF else -1
+
+
 @handles(Mnemonic.INT1)
 def icebp(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """INT1: a #DB without a cause, for the router to place."""

@@ -1,0 +1,119 @@
+"""How the software CPU hands exceptions and interrupts to the guest, and tells of exceptions that somebody waits for first."""
+
+from collections.abc import Callable
+from functools import partial
+
+from trapgate.arch import vectors
+from trapgate.arch.flags import IF
+from trapgate.arch.models import CpuModel
+from trapgate.clock import Clock
+from trapgate.exits import Exit, GuestException, Shutdown
+from trapgate.isa import state as s
+from trapgate.memory import Ram
+from trapgate.soft.accesses import Activity
+from trapgate.soft.exact import debugging
+from trapgate.soft.exact.interrupts import TripleFault
+from trapgate.soft.exact.interrupts import deliver as deliver_event
+from trapgate.soft.exact.stack_fault import by_stack
+from trapgate.soft.running import RunningCpu
+from trapgate.soft.state.apic import LocalApic
+from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.story import story
+from trapgate.stencil.library import Library
+
+
+class DeliveringCpu(RunningCpu):
+    """A CPU that exceptions and interrupts reach."""
+
+    def __init__(
+        self, ram: Ram, model: CpuModel, library: Library, clock: Clock, lapic: LocalApic | None, tsc_hz: int, counting: bool
+    ) -> None:
+        super().__init__(ram, model, library, clock, lapic, tsc_hz)
+        self.deterministic = counting
+        self._enter = self.code.enter()
+        self._interrupt_code = self.code.entries["interrupt"]
+        self._kicked = self._nmi = self._resuming = False
+        self._activity: Activity | None = None
+        self._answer: int | None = None
+        self._restarts: set[int] = set()  # RIPs of instructions that faulted behind a breakpoint of the debugger: told of already
+        self._stepping = self._step_faulted = False
+        self._step_start = 0
+        self._step_over = False  # a #DB was delivered before the step's instruction: the step ends on the handler
+        self._before_step: tuple[int, int, int | None] = (0, 0, None)  # RF, shadow, skipped breakpoint: what a step consumes
+        self._halting = False
+        self._untold: Callable[[], Exit | None] | None = None  # delivers the exception that `run` has returned
+        self._dead: Shutdown | None = None
+
+    def deliver(self, fault: GuestFault) -> Exit | None:
+        """Deliver a fault to the guest."""
+        st = self.state
+        vector, unclear, st.fault_has_error = fault.vector, st.fault_has_error == s.NOT_CANONICAL, 0
+        if unclear and vector == vectors.GP and by_stack(self):
+            vector = vectors.SS
+        if self.in_step and self._before_step[2] == self._step_start:
+            self._restarts.add(self._step_start)
+        self._step_faulted = True
+        self._forget_access()
+        st.pending_debug = self.pending_hits = 0
+        deliver_it = partial(deliver_event, self, vector, fault.error, cr2=fault.cr2, history=self.history)
+        if vector in self.caught:
+            return self._hold_back(GuestException(vector, fault.error, fault.cr2), deliver_it)
+        return deliver_it()
+
+    def _hold_back(self, told: GuestException, deliver: Callable[[], Exit | None]) -> Exit:
+        """Tell of an exception first."""
+        self._untold = deliver
+        return told
+
+    def can_interrupt(self) -> bool:
+        """Whether an external interrupt would be taken now."""
+        st = self.state
+        waits = self._activity is not None or self._untold is not None
+        busy = self.in_step or self._resuming or waits or st.pending_debug or self.pending_hits
+        return bool(st.rflags & IF) and not busy and not (st.shadow and st.shadow_rip == st.rip)
+
+    def interrupt(self, vector: int) -> None:
+        """Deliver an external interrupt."""
+        assert self.can_interrupt()
+        self._halting = False
+        st = self.state
+        if not self.deterministic:  # native code leaves again in front of the handler's first block
+            st.fault_vector, st.fault_error, st.fault_has_error, st.request = vector, 0, 0, 1
+            self._enter(self.address, self._interrupt_code)
+            if st.exit_reason != s.EXIT_DELIVER:
+                st.shadow = 0
+                return
+        self._survive(lambda: deliver_event(self, vector, external=True, history=self.history))
+
+    def _survive(self, delivery: Callable[[], None]) -> None:
+        """Deliver something from outside of `run`, which tells of a triple fault when it is called next."""
+        try:
+            delivery()
+        except TripleFault:
+            self._dead = Shutdown(story(self, self.history))
+
+    def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
+        """Deliver #DB to the guest; `debugging.deliver_debug`. An instruction that ends so takes no other trap."""
+        self._step_faulted, self._halting = True, False
+        self._step_over = self._stepping and not self.in_step
+        self._survive(lambda: debugging.deliver_debug(self, causes, hits, icebp))
+
+    def want_interrupt(self, waiting: bool) -> None:
+        """While waiting, `run` returns Interrupted as soon as an interrupt could be taken."""
+        self.state.irq_waiting = int(waiting)
+        if waiting and self.state.rflags & IF:
+            self.state.request = 1
+
+    def nmi(self) -> None:
+        """A non-maskable interrupt at the next boundary."""
+        self._nmi = True
+        self.state.request = 1
+
+    def kick(self) -> None:
+        """Make `run` return Interrupted soon; from any thread."""
+        self._kicked = True
+        self.state.request = 1
+
+    def _forget_access(self) -> None:
+        """The access that waits for a device is none any more; neither is the answer that it may have got already."""
+        self._activity = self._answer = None
