@@ -298,7 +298,6 @@ def _runner(
         try:
             plan = _plan(machine, request)
         except TrapgateError as error:
-            tell(f"the guest cannot be started again: {error}")  # gdb's `run` does not show what it is told
             raise TargetError(str(error)) from error
         restart(machine, plan)
         if profiler is not None:

@@ -112,9 +112,13 @@ def parse_words(text: bytes) -> list[bytes]:
 
 def start(context: Context, words: list[bytes]) -> bytes:
     """vRun: the guest from its start, as gdb's `run` has it. The file's name is the client's affair: the image is ours."""
-    if len(words) > 1:
-        raise TargetError("a guest is given its words when trapgate is started: --append, --module")
-    _from_the_start(context)
+    try:
+        if len(words) > 1:
+            raise TargetError("a guest is given its words when trapgate is started: --append, --module")
+        _from_the_start(context)
+    except TargetError as error:
+        context.tell(f"gdb cannot start the guest again: {error}")  # it does not show why
+        raise
     return stop_reply(context, context.last_stop)
 
 

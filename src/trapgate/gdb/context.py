@@ -47,6 +47,8 @@ class Context:
     """Whether addresses of memory packets are guest-physical."""
     extended: bool = False
     """Whether the client may outlive the guest and start it again."""
+    tell: Callable[[str], None] = lambda line: None
+    """Takes a line for the user, beside what the client shows."""
     outbox: list[bytes] = field(default_factory=list)
     threads_left: list[int] = field(default_factory=list)
     conditions: dict[tuple[BreakKind, int], tuple[bytes, ...]] = field(default_factory=dict)

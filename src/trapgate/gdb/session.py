@@ -5,6 +5,8 @@ unknown one an empty reply, a senseless one E22, one that comes while the guest 
 DISCONNECTED is final.
 """
 
+from collections.abc import Callable
+
 from trapgate.gdb import framing
 from trapgate.gdb.answer_data import condition_holds
 from trapgate.gdb.context import MALFORMED, Context, Malformed, State, stop_reply
@@ -19,10 +21,13 @@ _GONE = b"E03"
 
 
 class Session:
-    """A debugger that has just come: the guest is attached to, and stops. Call `disconnected` when the connection is gone."""
+    """A debugger that has just come: the guest is attached to, and stops. Call `disconnected` when the connection is gone.
 
-    def __init__(self, target: Target, stop: Stop | None = None) -> None:
-        self._context = Context(target, last_stop=stop or Stopped(target.threads()[0]))
+    `tell` takes lines for the user that debuggers do not show.
+    """
+
+    def __init__(self, target: Target, stop: Stop | None = None, tell: Callable[[str], None] = lambda line: None) -> None:
+        self._context = Context(target, last_stop=stop or Stopped(target.threads()[0]), tell=tell)
         self._reader = framing.Reader()
         self._last_frame = b""
         self._greeting: bytes | None = None  # qSupported, if it came first, for as long as its piece is read

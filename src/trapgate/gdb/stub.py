@@ -26,6 +26,7 @@ class Stub:
     ) -> None:
         self._target = target
         self._session: Session | None = None
+        self._tell = tell
         self._server = Server(address, self, post, patience, failed, tell)
 
     @property
@@ -45,7 +46,7 @@ class Stub:
 
     def connected(self) -> None:
         """A debugger is there."""
-        self._session = Session(self._target)
+        self._session = Session(self._target, tell=self._tell)
 
     def received(self, data: bytes) -> None:
         """Bytes from the client."""
