@@ -78,6 +78,8 @@ class Door:
         for _ in range(MOST_WAITING):
             try:
                 connection, peer = self._listener.accept()
+            except BlockingIOError:  # there are no more
+                return
             except OSError as error:
                 if error.errno in SCARCE:  # who knocks does so until there is a descriptor for it
                     time.sleep(_SCARCE)
