@@ -118,6 +118,45 @@ class Devices(Protocol):
         ...
 
 
+ASLEEP, SAMPLED = "asleep in HLT", "samples"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sample was taken: linear address of the code that is next, CPL."""
+
+    address: int
+    cpl: int
+
+
+class Observer(Protocol):
+    """Watches a vCPU work, on the thread that runs it, amid `run`. It may look at the vCPU, and kick it."""
+
+    def entering(self) -> None:
+        """Guest code is about to run."""
+        ...
+
+    def left(self) -> None:
+        """It runs no more."""
+        ...
+
+    def because(self, why: str, sample: Place | None) -> None:
+        """Why it runs no more, in words, ASLEEP and SAMPLED among them. `sample`: where, if `Vcpu.sample` asked for that."""
+        ...
+
+    def answered(self, why: str) -> None:
+        """A device has answered at once, and guest code is about to run on: words that tell more than the last ones."""
+        ...
+
+    def translating(self) -> None:
+        """A block of guest code is about to be looked for, and translated where there is none."""
+        ...
+
+    def translated(self) -> None:
+        """That is done, or has failed."""
+        ...
+
+
 class Vcpu(Protocol):
     """One virtual CPU. Not thread-safe but for `kick`."""
 
@@ -213,6 +252,14 @@ class Vcpu(Protocol):
         """
         ...
 
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer of all that happens from now on. EngineError where there is nothing to be told."""
+        ...
+
+    def sample(self) -> bool:
+        """Leave guest code at the next block, so that the observer is told where; whether that can be. From any thread."""
+        ...
+
     def start(self, first: CpuStart) -> None:
         """Come from the reset state to the first registers that a loader chose, hidden parts of the segments included."""
         ...
@@ -236,3 +283,15 @@ class Uncounted:
     def budget(self, instructions: int) -> None:
         """Nobody asks."""
         raise NotImplementedError
+
+
+class Unobserved:
+    """A vCPU whose work nobody sees."""
+
+    def observe(self, observer: Observer) -> None:
+        """There is nothing to be told."""
+        raise EngineError("this engine does not tell what it does; use the engine 'soft'")
+
+    def sample(self) -> bool:
+        """It cannot be asked."""
+        return False

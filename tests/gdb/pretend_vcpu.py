@@ -8,12 +8,12 @@ from trapgate.arch.msrs import MsrError
 from trapgate.arch.registers import TABLE
 from trapgate.engine import Place
 from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortWrite, Shutdown, SoftwareBreakpoint
-from trapgate.vcpu import Breakpoint, CpuStart, GuestDebug, Kind, Uncounted
+from trapgate.vcpu import Breakpoint, CpuStart, GuestDebug, Kind, Uncounted, Unobserved
 
 UNMAPPED = 0x10000
 
 
-class PretendVcpu(Uncounted):
+class PretendVcpu(Uncounted, Unobserved):
     """Executes nop; inc rax; mov [rdi],al; mov cl,[rdi]; jmp; hlt; out imm8,al; int1; xlat as a bus lock. All else: shutdown."""
 
     def __init__(self, place: Place) -> None:

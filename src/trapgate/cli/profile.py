@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from trapgate.machine import Machine
-from trapgate.soft.cpu import SoftVcpu
-from trapgate.soft.profile import Figures, Place, Profile, Spent
+from trapgate.profile import Figures, Profile, Spent
 from trapgate.symbols import Symbols, symbols_of
+from trapgate.vcpu import Place
 
 MOST_EXITS, MOST_PLACES = 15, 15
 WORTH_TELLING = 1_000_000_000  # ns of a run until a debugger's stop tells the profile again
@@ -23,7 +23,6 @@ class Profiler:
         machine.on_resume, machine.on_stop = lambda: self.profile.resumed(), lambda: self.profile.paused()
 
     def _begin(self, figures: Figures) -> Profile:
-        assert isinstance(self._machine.vcpu, SoftVcpu)
         return Profile(self._machine.vcpu, figures=figures)
 
     def follow(self) -> None:

@@ -20,7 +20,7 @@ from trapgate.kvm.core import LocalApic, Setup
 from trapgate.kvm.debugging import Debugging
 from trapgate.kvm.ioctl import KvmError
 from trapgate.memory import Ram
-from trapgate.vcpu import TABLES, Breakpoint, CpuStart, EngineError, GuestDebug, Uncounted
+from trapgate.vcpu import TABLES, Breakpoint, CpuStart, EngineError, GuestDebug, Uncounted, Unobserved
 
 APIC_MSRS = frozenset({0x1B, 0x6E0, *range(0x800, 0x900)})
 LOOK = 250_000_000  # ns between two looks at whether the guest can still wake
@@ -33,7 +33,7 @@ INTERNAL = {
 }
 
 
-class KvmVcpu(Debugging, Uncounted):
+class KvmVcpu(Debugging, Uncounted, Unobserved):
     """A vCPU of the KVM engine."""
 
     clock: HostClock | None = None  # the machine's

@@ -38,6 +38,8 @@ class KvmError(TrapgateError, OSError):
 class Handle:
     """A file descriptor that takes ioctls."""
 
+    descriptor = -1
+
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
@@ -48,8 +50,7 @@ class Handle:
             self.descriptor = -1
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            self.close()
+        self.close()
 
     def _try(self, number: int, argument: int | None = None) -> int:
         """The result of an ioctl, or -errno."""

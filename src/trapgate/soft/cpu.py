@@ -29,7 +29,7 @@ from trapgate.exits import (
 from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft import accesses, answers, borrowed, crash, inspection
+from trapgate.soft import accesses, answers, borrowed, crash, inspection, observing
 from trapgate.soft.accesses import REPORT, Activity, NeedsStep
 from trapgate.soft.blocks.placed import Block
 from trapgate.soft.delivering import DeliveringCpu
@@ -39,7 +39,7 @@ from trapgate.soft.exact.interrupts import deliver as deliver_event
 from trapgate.soft.exact.operands import linear_address
 from trapgate.soft.exact.traps import trap_of
 from trapgate.soft.loops.hot import HOT
-from trapgate.soft.observing import Observer
+from trapgate.soft.observing import SAMPLE
 from trapgate.soft.reset import reset
 from trapgate.soft.state.apic import LocalApic
 from trapgate.soft.state.core import NOWHERE
@@ -47,7 +47,7 @@ from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.instructions import handler_of
 from trapgate.soft.state.story import story
 from trapgate.stencil.library import Library
-from trapgate.vcpu import GuestDebug
+from trapgate.vcpu import GuestDebug, Observer, Place
 
 
 class SoftVcpu(DeliveringCpu):
@@ -218,23 +218,32 @@ class SoftVcpu(DeliveringCpu):
 
     def observe(self, observer: Observer) -> None:
         """Tell an observer of all that happens from now on."""
-        self._observer, native = observer, self._enter
+        self._observer, native, st = observer, self._enter, self.state
 
         def enter(address: int, code: int) -> None:
+            late = st.request == SAMPLE  # it came while Python ran: that is no guest code
             observer.entering()
             native(address, code)
             observer.left()
+            sampled = st.request == SAMPLE and not late
+            observer.because(observing.why(self), Place(self.linear(st.rip), st.cpl) if sampled else None)
 
         def answering(reason: int, answer: Callable[[], int]) -> Callable[[], int]:
             def answered() -> int:
-                if code := answer():
-                    observer.answered(reason)
+                if (code := answer()) and (why := observing.answered_by(self, reason)):
+                    observer.answered(why)
                 return code
 
             return answered
 
         self._enter = enter
         self._answers = {reason: answering(reason, answer) for reason, answer in self._answers.items()}
+
+    def sample(self) -> bool:
+        """Have translated code leave at its next block, for the observer; not where that would change what is counted."""
+        if not self.translator.counting and not self.state.request:
+            self.state.request = SAMPLE  # a kick that comes in between is not lost: `_kicked` says so as well
+        return not self.translator.counting
 
     # --- reasons
 

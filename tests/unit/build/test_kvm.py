@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from trapgate import Machine, SoftwareHit
 from trapgate.build import default_cpu, load_guest, make_machine
 from trapgate.cli.main import status_of
 from trapgate.debug.buslock import Mode
 from trapgate.kvm import abi, handles
 from trapgate.kvm.ioctl import KvmError
 from trapgate.machine import ClockKind, MachineConfig
+from trapgate.profile import Profile
 from trapgate.stops import ExitKind
 from trapgate.vcpu import EngineError
 
@@ -76,3 +78,34 @@ def test_a_kvm_that_gives_up_amid_a_run_is_one_line(monkeypatch: pytest.MonkeyPa
 def test_no_instruction_clock() -> None:
     with pytest.raises(EngineError, match="KVM does not count instructions"):
         make_machine(MachineConfig(memory=1 << 20, clock=ClockKind.INSTRUCTIONS), "kvm")
+
+
+@pytest.mark.kvm
+def test_what_its_vcpu_does_not_tell() -> None:
+    machine = make_machine(MachineConfig(memory=1 << 20), "kvm")
+    with pytest.raises(EngineError, match="use the engine 'soft'"):
+        Profile(machine.vcpu)
+    with pytest.raises(EngineError, match="use the engine 'soft'"):
+        machine.catch(frozenset({14}))
+    machine.catch(frozenset())
+    machine.close()
+
+
+@pytest.mark.kvm
+def test_the_library_on_kvm(tmp_path: Path) -> None:
+    """Bare code, hooks on code and ports, registers, a device, a reset, a close."""
+    with Machine(MachineConfig(memory=4 << 20), "kvm") as machine:
+        machine.load_code(bytes.fromhex("b807000000 e680 e4b0 90 f4"))  # mov eax, 7; out 80h, al; in al, b0h; nop; hlt
+        ports: list[int] = []
+        machine.on_port(0x80, call=lambda access: ports.append(access.value))
+        machine.on_code(0x1009)
+        for _ in range(2):
+            assert machine.run() == SoftwareHit(0x1009)
+            assert machine.cpu["rax"] == 0xFF
+            machine.reset()
+        assert ports == [7, 7]
+        with pytest.raises(EngineError, match="single addresses"):
+            machine.on_code(0x1000, 0x1009)
+        with pytest.raises(EngineError):
+            machine.on_exception(6)
+        assert machine.run() == SoftwareHit(0x1009)  # what could not be has left nothing

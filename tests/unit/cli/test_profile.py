@@ -8,8 +8,9 @@ import pytest
 
 from trapgate import guests
 from trapgate.cli.profile import MOST_EXITS, Profiler, lines
-from trapgate.soft.profile import Figures, Place, Spent
+from trapgate.profile import Figures, Spent
 from trapgate.symbols import FURTHEST, Symbols, SymbolsError, read_symbols
+from trapgate.vcpu import Place
 
 
 def figures() -> Figures:

@@ -17,14 +17,14 @@ from trapgate.exits import (
     PortWrite,
 )
 from trapgate.machine import Machine, MachineConfig
-from trapgate.vcpu import Breakpoint, CpuStart, GuestDebug
+from trapgate.vcpu import Breakpoint, CpuStart, GuestDebug, Unobserved
 
 IF = 1 << 9
 POWER_OFF = PortWrite(layout.PM1_CONTROL_PORT, 2, 0x2000)
 Step = Exit | Callable[["ScriptedVcpu"], Exit | None]
 
 
-class ScriptedVcpu:
+class ScriptedVcpu(Unobserved):
     """Plays exits in order; an empty script is a guest that computes until kicked. Each step counts as 100 instructions."""
 
     def __init__(self, place: Place) -> None:

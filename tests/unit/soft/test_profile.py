@@ -7,7 +7,9 @@ import pytest
 
 from trapgate.exits import DebugException, Halted, Interrupted, MmioRead
 from trapgate.isa import state as s
-from trapgate.soft.profile import OURS, REASONS, SAMPLE, Place, Profile, Spent
+from trapgate.profile import Profile, Spent
+from trapgate.soft.observing import REASONS, SAMPLE
+from trapgate.vcpu import SAMPLED, Place
 from unit.soft.bench import CODE, Bench
 from unit.soft.test_answers import PHYSICAL, Recorder
 from unit.soft.test_answers import bench as with_devices
@@ -87,7 +89,7 @@ def test_a_request_to_leave_is_met_at_the_head_of_a_block(profiled: tuple[Bench,
     profile.resumed()
     assert made.cpu.run() == Halted()
     assert profile.figures.samples == {Place(CODE, 0): 1}
-    assert profile.figures.exits[OURS].count == 1
+    assert profile.figures.exits[SAMPLED].count == 1
 
 
 def test_a_sample_that_comes_while_python_runs_is_none(profiled: tuple[Bench, Profile]) -> None:
@@ -163,5 +165,8 @@ def test_the_instruction_clock_is_left_alone() -> None:
     made = Bench("64", counting=True)
     made.cpu.budget(1 << 40)
     profile = Profile(made.cpu, interval=0.0001)
+    profile.resumed()
+    profile._thread.join(10)
     assert not profile._thread.is_alive()
+    assert not made.st.request
     profile.close()
