@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test quick test-long test-dist check dist docs docs-example bench linux test-linux linux-guests silicon-record test-kvm soak fuzz differences guests format clean
+.PHONY: setup run test quick test-long test-dist check dist docs docs-example bench linux test-linux linux-guests silicon-record test-kvm check-others soak fuzz differences guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -60,6 +60,9 @@ silicon-record: $(READY)
 
 test-kvm: $(READY)
 	$(BIN)/python -m tools.test_kvm $(KVM)
+
+check-others: $(READY)
+	$(BIN)/python -m tools.check_others $(CHECK)
 
 soak: $(READY)
 	$(BIN)/python -m tools.soak $(SOAK)

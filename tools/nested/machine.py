@@ -28,8 +28,11 @@ def command(qemu: Sequence[str], kernel: Path, initrd: Path, console: Path, word
     ]
 
 
-def records(words: list[str], console: Path, seconds: float) -> Iterator[Record]:
-    """What the machine tells until it says that it is over. NestedError when it ends before, or takes too long."""
+def records(words: list[str], console: Path, seconds: float, quiet: float = QUIET) -> Iterator[Record]:
+    """What the machine tells until it says that it is over. NestedError when it ends before, or takes too long.
+
+    `quiet`: seconds that may pass between two records.
+    """
     with ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -55,7 +58,7 @@ def records(words: list[str], console: Path, seconds: float) -> Iterator[Record]
                 if "over" in record:
                     return
                 yield record
-            patience = QUIET
+            patience = quiet
 
 
 def _last(console: Path) -> str:

@@ -11,10 +11,10 @@ from trapgate.check.stub import Halt, NotOfferedError, Stub, StubError
 from trapgate.check.vmm import Vmm, VmmError
 
 READY = 0x5944_4145_522D_4741  # of guests/demo/demo.h
-LOOK = 0.03  # s that the guest runs between two looks at whether its case is over
-BOOT_LOOK = 0.3  # s between two looks at whether it takes orders
-BOOTS = 30.0  # s until the guest must take orders
-PATIENCE = 5.0  # s for a case, and for a step
+LOOK, LONGEST_LOOK = 0.03, 2.0  # s until the first look at whether a case is over, twice as long until each other; at most
+BOOT_LOOK = 0.3  # s until the first look at whether it takes orders; twice as long until each other, for a slow host
+BOOTS = 120.0  # s until the guest must take orders
+PATIENCE = 10.0  # s for a case, and for a step
 MOST_STEPS, MOST_STOPS = 5000, 16  # of one case
 
 
@@ -64,17 +64,18 @@ class _Session:
 
     def _boot(self) -> None:
         """Let it come to where it takes orders."""
-        deadline = time.monotonic() + BOOTS
+        deadline, look = time.monotonic() + BOOTS, BOOT_LOOK
         while not self._is_ready():
             if time.monotonic() > deadline:
                 raise StubError(f"the guest did not take orders within {BOOTS:.0f} s: does the monitor run the image of `check`?")
             self.stub.resume()
-            if self.stub.halted(BOOT_LOOK) is None:
+            if self.stub.halted(look) is None:
                 self.stub.interrupt()
+            look = min(2 * look, LONGEST_LOOK)
 
     def _is_ready(self) -> bool:
-        try:
-            return self._parked(self.stub.rip()) and self.stub.read_int(self._symbols["ready"]) == READY
+        try:  # memory first: QEMU 10 on KVM leaves the reset vector only if its debugger has read some
+            return self.stub.read_int(self._symbols["ready"]) == READY and self._parked(self.stub.rip())
         except StubError as error:  # nothing is mapped there yet, say
             if "gone" in str(error) or "closed" in str(error) or "in time" in str(error):
                 raise
@@ -108,10 +109,11 @@ class _Session:
     def _go_on(self, before: int, armed: list[Arm]) -> list[int]:
         """Run to the end of the case. Whatever is hit is disarmed and taken out of `armed`; returns where else it stopped."""
         unasked: list[int] = []
-        deadline = time.monotonic() + PATIENCE
+        deadline, look = time.monotonic() + PATIENCE, LOOK
         while True:
             self.stub.resume()
-            halt = self.stub.halted(LOOK)
+            halt = self.stub.halted(look)
+            look = min(2 * look, LONGEST_LOOK)
             interrupted = halt is None
             halt = halt or self.stub.interrupt()
             if self._is_over(halt.rip, before):

@@ -1,4 +1,4 @@
-"""What other VMMs make of a guest's #DB while a debugger is attached, each by the rule it decides with.
+"""What VMMs that `trapgate check` has not been run on make of a guest's #DB under a debugger, each by the rule it decides with.
 
 The debugger has breakpoints elsewhere and steps nothing: the most charitable case. Causes are DR6 bits, all active high.
 """
@@ -59,7 +59,6 @@ def openvmm(causes: int) -> str:
 
 
 VMMS: dict[str, Callable[[int], str]] = {
-    "QEMU/KVM": qemu_kvm,
     "QEMU/KVM, patched": qemu_kvm_patched,
     "Firecracker": firecracker,
     "Cloud Hypervisor": cloud_hypervisor,

@@ -99,10 +99,10 @@ def main_table(all_rows: list[Row], width: int) -> Table:
 
 
 def others_table(cases: Iterable[Case], right: int) -> Table:
-    """What other VMMs make of the guest's own #DBs while a debugger has breakpoints elsewhere; `right` is what we made of them."""
+    """What other VMMs' rules make of the guest's own #DBs while a debugger has breakpoints elsewhere; `right`: our count."""
     mine = own_db(cases)
     table = Table(
-        title=f"What becomes of {len(mine)} #DBs of the guest's own under gdb, by each VMM's rule",
+        title=f"What becomes of {len(mine)} #DBs of the guest's own under gdb, by each VMM's rule (computed)",
         title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
     )  # fmt: skip
     table.add_column("", no_wrap=True)
