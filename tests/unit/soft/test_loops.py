@@ -248,6 +248,21 @@ def test_a_loop_met_elsewhere_is_known(tmp_path: Path) -> None:
             known.loop([Node([])], compile_)
 
 
+def test_a_breakpoint_that_is_met_again_and_again_is_no_loop() -> None:
+    """The block before it has no instructions, and where it leads is itself."""
+    made = Bench("64")
+    made.ram.write(CODE, bytes.fromhex(ENDLESS))
+    made.cpu.arm((), (CODE, CODE + 3))
+    made.cpu.hot = watching = HotLoops(made.cpu, 1e6)
+    for _ in range(4 * hot.ENOUGH):
+        assert isinstance(made.cpu.run(), SoftwareBreakpoint)
+        watching.sampled()
+        made.cpu.resume_over()
+    assert max(watching._samples.values()) > hot.ENOUGH
+    assert not watching._looked_at
+    made.cpu.close()
+
+
 def test_a_hot_loop_is_found_compiled_and_entered() -> None:
     made = Bench("64")
     made.ram.write(CODE, bytes.fromhex(ENDLESS))

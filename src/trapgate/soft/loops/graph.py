@@ -53,12 +53,12 @@ class _Instruction:
 
 
 def placed(core: TranslatingCore, rip: int, physical: int, mode: int) -> Placed | None:
-    """The block of the dispatcher's table at some place."""
+    """The block of the dispatcher's table at some place, if it has an instruction: one before a breakpoint has none."""
     entry = core.lookup(rip, physical, mode)
     if not entry:
         return None
     code, record = (ctypes.c_uint32.from_address(entry + at).value for at in (p.PLACED.code, p.PLACED.record))
-    return Placed(rip, physical, mode, code, record)
+    return Placed(rip, physical, mode, code, record) if core.translator.known_blocks.length(record) else None
 
 
 def graph(core: TranslatingCore, first: Placed) -> Graph | None:
