@@ -5,11 +5,13 @@ import os
 import socket
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from gdb.pretend import CODE, DATA, INC_AT, JUMP_AT, PretendMachine
+from trapgate.gdb import door
 from trapgate.gdb.address import Address, AddressError, StdioAddress, TcpAddress, UnixAddress, is_exposed, parse_address
 from trapgate.gdb.client import Client, ClientError
 from trapgate.gdb.door import MOST_WAITING
@@ -171,6 +173,16 @@ def test_who_is_sent_away_reads_why_whatever_it_was_still_sending() -> None:
         while piece := second.recv(4096):
             heard += piece
         assert b"already" in heard
+
+
+def test_who_is_sent_away_is_hung_up_on_even_when_it_goes_on_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "_LEAVE", 0.2)
+    with PretendMachine() as machine, Client(machine.stub.address), raw(machine) as second:
+        end = time.monotonic() + 10
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < end:
+                second.sendall(frame(b"?"))
+        assert time.monotonic() < end
 
 
 def test_silent_clients_keep_nobody_out_and_are_let_in_when_they_speak() -> None:

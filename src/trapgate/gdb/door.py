@@ -54,10 +54,9 @@ class Door:
         """Let clients in; a debugger, with what it has said, if there is one now. `taken`: who has the place already."""
         found: tuple[Stream, bytes] | None = None
         for one in list(self._visitors):
-            if not happened(ready, one.stream):
-                if one.until is not None and time.monotonic() > one.until:
-                    self._dismiss(one)
-            elif self._heard(one):
+            if one.until is not None and time.monotonic() > one.until:
+                self._dismiss(one)
+            elif happened(ready, one.stream) and self._heard(one):
                 if taken is None and found is None:
                     self._visitors.remove(one)
                     found = one.stream, bytes(one.newcomer.data)
