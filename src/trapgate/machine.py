@@ -120,6 +120,7 @@ class Machine:
         self._close_processors()
         self.ram.clear()
         self.bus_locks.restart()
+        self._asked = None
         self._power_on()
 
     def _close_processors(self) -> None:

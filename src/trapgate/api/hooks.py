@@ -64,6 +64,7 @@ class Hooks:
     def __init__(self, machine: Callable[[], Machine]) -> None:
         self._open = machine
         self._hooks: list[Hook] = []
+        self._raised: Exception | None = None  # by a callback amid a run of the vCPU
 
     @property
     def _machine(self) -> Machine:
@@ -115,6 +116,12 @@ class Hooks:
         except ValueError as error:  # an engine that has no room
             raise BreakpointError(str(error)) from error
 
+    def check(self) -> None:
+        """Raise what a callback has raised amid a run, once."""
+        error, self._raised = self._raised, None
+        if error is not None:
+            raise error
+
     def answered(self, stop: Stop) -> bool:
         """Call whom a stop concerns; whether the run goes on."""
         match stop:
@@ -129,7 +136,11 @@ class Hooks:
         """Who is told of ports, amid the run."""
 
         def told(access: PortAccessed) -> None:
-            if _stops(call, access):
+            try:
+                stops = _stops(call, access)
+            except Exception as error:  # the device is not to blame; `check` raises it
+                self._raised, stops = error, True
+            if stops:
                 self._machine.stop(access)
 
         return Watch(ports, told)

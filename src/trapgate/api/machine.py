@@ -108,7 +108,8 @@ class Machine:
         """Run the guest until it ends (MachineExit), a hook stops it, a device fails, or `pause` is called.
 
         `until` is a linear address of code before which it stops as well (SoftwareHit). `instructions` is how many it executes at
-        most (CountDone); for a machine whose clock counts them. A KeyboardInterrupt comes between two instructions.
+        most (CountDone); for a machine whose clock counts them. What a callback raises comes out of here, and so does a
+        KeyboardInterrupt, between two instructions.
         """
         machine = self._machine
         if instructions is not None and self.config.clock is not ClockKind.INSTRUCTIONS:
@@ -123,6 +124,7 @@ class Machine:
                 if left is not None and left <= 0:
                     return CountDone()
                 stop = machine.resume(instructions=left)
+                self._hooks.check()
                 if not self._hooks.answered(stop):
                     return stop
 
@@ -132,6 +134,7 @@ class Machine:
         Hooks on code do not see the instruction that it begins on.
         """
         stop = self._machine.resume(step=True)
+        self._hooks.check()
         self._hooks.answered(stop)
         return stop
 

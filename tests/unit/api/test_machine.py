@@ -196,13 +196,15 @@ class TestHooks:
             assert seen == [PortAccessed(0x80, 1, 5, write=True), PortAccessed(0x81, 1, 0xFF, write=False)]
             assert isinstance(machine.run(), MachineExit)
 
-    def test_what_a_callback_raises_amid_a_port_access_is_the_devices(self) -> None:
+    @pytest.mark.parametrize("code", ["e680 f4", "66ba8000 f36e f4"], ids=["OUT", "REP OUTS"])
+    def test_what_a_callback_raises_amid_a_port_access(self, code: str) -> None:
         with Machine(SMALL) as machine:
-            machine.load_code(bytes.fromhex("e680 f4"))
-            machine.on_port(0x80, call=lambda access: 1 // 0)
-            stop = machine.run()
-            assert isinstance(stop, DeviceFault)
-            assert isinstance(stop.error, ZeroDivisionError)
+            machine.load_code(bytes.fromhex(code))
+            machine.cpu["rcx"], machine.cpu["rsi"] = 3, 0x2000
+            hook = machine.on_port(0x80, call=lambda access: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                machine.run()
+            hook.remove()
             assert isinstance(machine.run(), MachineExit)
 
     def test_what_a_callback_raises_leaves_the_machine_sound(self) -> None:
