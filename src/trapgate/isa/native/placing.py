@@ -344,6 +344,7 @@ def stops_in_page(m: Trace, linear: Value) -> Value:
 
 
 def entry_of(m: Trace, slot: Value) -> Value:
+    """The host address of an entry of the table of blocks."""
     return m.get("block_table", 64) + (slot << ENTRY_SHIFT)
 
 
