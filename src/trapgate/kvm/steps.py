@@ -135,8 +135,10 @@ class Steps(Arming):
             return self.deliver_now(self.injection.vector)
         if self.chips is not None and self.fd.halted():
             return self._wake(self.chips)
+        events = self.fd.events()
+        if events.exception_pending or events.exception_injected:  # KVM's own, which a kick came before
+            return self.deliver_now(events.exception_nr)
         if self.in_flight is not None or self.chips is not None:
-            events = self.fd.events()
             if events.interrupt_injected:
                 return self.deliver_now(events.interrupt_nr)
             if events.nmi_injected or (events.nmi_pending and self.in_flight == NMI):

@@ -86,6 +86,37 @@ def test_the_breakpoint_itself_comes_next(monkeypatch: ANY) -> None:
     assert not delivered(cpu, fd, got.guest).general.rflags & RF  # SDM vol. 3, 18.3.1.1: an instruction breakpoint pushes RF = 0
 
 
+# --- what KVM still has to deliver when a kick has ended its run
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_exception_of_kvms_own_comes_before_the_step(asked: bool, monkeypatch: ANY) -> None:
+    """The guest's single-step trap, say: a step begun before it ends nowhere, and sets TF where the handler has cleared it."""
+    cpu, fd = vcpu(monkeypatch)
+    fd.general.rflags |= TF
+    fd.state.exception_pending, fd.state.exception_nr = 1, 1
+    handler = 0x6000 + 16
+
+    def caught(one: FakeVcpuFd) -> None:
+        assert handler in one.guest_debug[-1][1]
+        one.state.exception_pending = 0
+        debug_exit(NONE | 1, handler, rflags=2)(one)
+
+    fd.script += [caught, debug_exit(BS, handler + 1)]
+    if asked:
+        cpu.step(True)
+    else:
+        cpu.resume_over()
+        fd.script.append(lambda one: setattr(one.shared, "exit_reason", abi.EXIT_INTR))
+    event = cpu.run()
+    assert fd.general.rip == handler + 1
+    assert not fd.general.rflags & TF
+    if asked:
+        assert verdict(cpu, event, True) == Verdict(Share(DR6_BS), Share())
+    else:
+        assert event == Interrupted()
+
+
 # --- breakpoints on ports: KVM intercepts IN and OUT, and no CPU looks
 
 
