@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from trapgate.engine import Place
+from trapgate.engine import Surroundings
 from trapgate.vcpu import Vcpu
 
 
@@ -13,7 +13,7 @@ class TestEngine:
 
     breaks_anywhere = True
 
-    def __init__(self, make: Callable[[Place], Vcpu]) -> None:
+    def __init__(self, make: Callable[[Surroundings], Vcpu]) -> None:
         self.make = make
 
     def catch_crashes(self, terminal: bytes | None) -> None:

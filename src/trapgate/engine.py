@@ -13,7 +13,7 @@ from trapgate.vcpu import Devices, Vcpu
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Surroundings:
     """What a vCPU is put into. It forwards CR8, IA32_APIC_BASE, x2APIC MSRs and IA32_TSC_DEADLINE to `lapic`, its own."""
 
     ram: Ram
@@ -39,7 +39,7 @@ class Engine(Protocol):
     breaks_anywhere: bool
     """Whether a software breakpoint may be on any byte of code, and not on the first of an instruction only."""
 
-    def make(self, place: Place) -> Vcpu:
+    def make(self, around: Surroundings) -> Vcpu:
         """A vCPU in its reset state; the one made before is closed already. EngineError or HostError when it cannot be had."""
         ...
 

@@ -15,7 +15,7 @@ from trapgate.debug.buslock import BusLockLog, Mode
 from trapgate.devices.board import Board, Switches
 from trapgate.devices.lapic import LocalApic
 from trapgate.devices.waker import DeadlineThread, InputThread, Mailbox
-from trapgate.engine import Engine, Place
+from trapgate.engine import Engine, Surroundings
 from trapgate.memory import Ram
 from trapgate.processor import Processor
 from trapgate.stops import STATUS, BusLocked, CountDone, DeviceFault, ExitKind, MachineExit, Paused, Stop
@@ -93,7 +93,7 @@ class Machine:
             lambda *end: self._end(*end),
         )
         lapic.init = self._reset
-        made.connect(self.engine.make(self._place(made)))
+        made.connect(self.engine.make(self._surroundings(made)))
         made.catch(self._caught)
         return made
 
@@ -132,8 +132,8 @@ class Machine:
         for one in self.processors:
             one.vcpu.close()
 
-    def _place(self, processor: Processor) -> Place:
-        return Place(
+    def _surroundings(self, processor: Processor) -> Surroundings:
+        return Surroundings(
             ram=self.ram,
             model=self.model,
             clock=self.clock,

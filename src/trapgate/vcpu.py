@@ -265,7 +265,7 @@ class Vcpu(Protocol):
         ...
 
     def executed(self) -> int:
-        """Instructions executed so far; for a vCPU whose `engine.Place` is `counting`."""
+        """Instructions executed so far; for a vCPU whose `engine.Surroundings` is `counting`."""
         ...
 
     def budget(self, instructions: int) -> None:

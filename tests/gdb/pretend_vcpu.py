@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from trapgate.arch.debugregs import DR6_BS
 from trapgate.arch.msrs import MsrError
 from trapgate.arch.registers import TABLE
-from trapgate.engine import Place
+from trapgate.engine import Surroundings
 from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortWrite, Shutdown, SoftwareBreakpoint
 from trapgate.vcpu import Breakpoint, CpuStart, GuestDebug, Kind, Uncounted, Unobserved
 
@@ -16,8 +16,8 @@ UNMAPPED = 0x10000
 class PretendVcpu(Uncounted, Unobserved):
     """Executes nop; inc rax; mov [rdi],al; mov cl,[rdi]; jmp; hlt; out imm8,al; int1; xlat as a bus lock. All else: shutdown."""
 
-    def __init__(self, place: Place) -> None:
-        self.ram = place.ram
+    def __init__(self, around: Surroundings) -> None:
+        self.ram = around.ram
         self.regs = {register.name: 0 for register in TABLE if register.name != "xcr0"}
         self.regs.update(rip=0x1000, rdi=0x2000, rflags=0x202, cs=8, cs_attributes=0x209B, cr0=0x80000011, efer=0x500)
         self.kicked = threading.Event()

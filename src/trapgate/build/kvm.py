@@ -3,7 +3,7 @@
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.build.hearing import Hearing
 from trapgate.debug import slots
-from trapgate.engine import Place
+from trapgate.engine import Surroundings
 from trapgate.kvm.core import host_is_amd
 from trapgate.kvm.cpu import KvmVcpu, make
 from trapgate.kvm.cpuid import OF_THE_APIC
@@ -29,29 +29,29 @@ class KvmEngine:
     def __init__(self, hearing: Hearing, chips: bool = True) -> None:
         self._hearing, self._chips = hearing, chips
 
-    def make(self, place: Place) -> KvmVcpu:
+    def make(self, around: Surroundings) -> KvmVcpu:
         """A vCPU of the host's KVM. KvmError when the host does not let us."""
-        if place.counting:
+        if around.counting:
             raise EngineError("--clock instructions needs --engine soft: KVM does not count instructions")
         vcpu = make(
-            place.ram,
-            model=place.model,
-            clock=place.clock,
-            lapic=place.lapic,
+            around.ram,
+            model=around.model,
+            clock=around.clock,
+            lapic=around.lapic,
             plan=slots.plan,
-            bus_locks=place.bus_locks,
+            bus_locks=around.bus_locks,
             chips=self._chips,
         )
-        if place.bus_locks and not vcpu.bus_lock_exits:
+        if around.bus_locks and not vcpu.bus_lock_exits:
             vcpu.close()
             raise EngineError(
                 "--bus-locks: this host's KVM or CPU has no bus-lock exits (KVM_CAP_X86_BUS_LOCK_EXIT); use --engine soft"
             )
         if vcpu.chips is not None:
-            place.interrupts.lead_to(vcpu.chips.drive)
+            around.interrupts.lead_to(vcpu.chips.drive)
         if lost := [name for name in vcpu.lost_features if name not in OF_THE_APIC]:
             self._hearing.note(f"CPU features that this host's KVM cannot give: {', '.join(lost)}")
-        vcpu.note = place.report
+        vcpu.note = around.report
         return vcpu
 
     def catch_crashes(self, terminal: bytes | None) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from trapgate.build.hearing import Hearing
-from trapgate.engine import Place
+from trapgate.engine import Surroundings
 from trapgate.soft import borrowed, cpu
 from trapgate.soft.blocks.kept import TranslationCache
 from trapgate.soft.crash import Crashes
@@ -26,19 +26,19 @@ class SoftEngine:
         self._catching = False
         self._terminal: bytes | None = None
 
-    def make(self, place: Place) -> cpu.SoftVcpu:
+    def make(self, around: Surroundings) -> cpu.SoftVcpu:
         """A vCPU that knows what earlier runs translated. CacheError when the cache cannot be trusted."""
-        if self._vcpu is None and (lacked := borrowed.lacked(place.model)):
+        if self._vcpu is None and (lacked := borrowed.lacked(around.model)):
             self._hearing.note(f"this host's CPU lacks {', '.join(lacked)}: the guest's does, too")
         self._cache = cache = self._cache or Cache()
         library = self._library(cache)
-        vcpu = cpu.SoftVcpu(place.ram, place.model, library, place.clock, place.lapic, counting=place.counting)
+        vcpu = cpu.SoftVcpu(around.ram, around.model, library, around.clock, around.lapic, counting=around.counting)
         self._vcpu = vcpu
-        vcpu.devices = place.devices
-        vcpu.report_bus_locks(place.bus_locks)
-        if not place.counting:  # where blocks end must not depend on earlier runs when time is counted by blocks
+        vcpu.devices = around.devices
+        vcpu.report_bus_locks(around.bus_locks)
+        if not around.counting:  # where blocks end must not depend on earlier runs when time is counted by blocks
             TranslationCache(cache, vcpu.model).load(vcpu.translator)
-            vcpu.hot = HotLoops(vcpu, failed=place.failed)
+            vcpu.hot = HotLoops(vcpu, failed=around.failed)
             vcpu.hot.known.load(cache)
         if self._catching:
             self._catch(vcpu)

@@ -9,7 +9,7 @@ import pytest
 from engine import TestEngine
 from trapgate.arch import layout
 from trapgate.devices.lapic import LVT_TIMER, SVR, TIMER_DIVIDE, TIMER_INITIAL
-from trapgate.engine import Place
+from trapgate.engine import Surroundings
 from trapgate.exits import (
     Exit,
     Interrupted,
@@ -27,8 +27,8 @@ Step = Exit | Callable[["ScriptedVcpu"], Exit | None]
 class ScriptedVcpu(Unobserved):
     """Plays exits in order; an empty script is a guest that computes until kicked. Each step counts as 100 instructions."""
 
-    def __init__(self, place: Place) -> None:
-        self.ram, self.model, self.lapic = place.ram, place.model, place.lapic
+    def __init__(self, around: Surroundings) -> None:
+        self.ram, self.model, self.lapic = around.ram, around.model, around.lapic
         self.script: deque[Step] = deque()
         self.registers = {"rip": 0x1000, "rflags": IF}
         self.completed: list[int] = []
