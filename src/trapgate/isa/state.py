@@ -120,7 +120,6 @@ def _layout() -> dict[str, Field]:
     add("bld_free", 4)  # not zero: MOV to DR6 can change BLD whatever DEBUGCTL says (Intel with bus-lock detection)
     add("bus_lock_report", 4)  # not zero: the machine wants to hear of every bus lock
     add("split_lock_ac", 4)  # not zero: MSR 33h bit 29
-    add("exec_breakpoints", 4)  # not zero: blocks stop at breakpoints, so RF matters
     add("irq_waiting", 4)  # an interrupt waits for IF
     add("shadow", 4)  # 1: STI shadow, 2: MOV SS shadow; valid for the instruction at shadow_rip
     add("stepping", 4)  # a block of one instruction runs: watched accesses are recorded, not restarted

@@ -1,4 +1,4 @@
-"""Delivery of exceptions and interrupts in 64-bit mode, plainly: gates to ring 0, frames inside one page (SDM vol. 3, 7.12-7.14).
+"""Delivery of exceptions and interrupts in 64-bit mode, plainly: gates to ring 0 (SDM vol. 3, 7.12-7.14).
 
 Whatever is not plain leaves for Python (`exact.interrupts`) before anything has changed.
 """
@@ -40,6 +40,20 @@ def system_host(m: Trace) -> None:
     m.result(host)
 
 
+def system_frame(m: Trace, address: Value, size: Value, write: int) -> tuple[Value, Callable[[Value], Value]]:
+    """(1-bit: not plain, the host address at an offset) of an implicit supervisor access in quadwords, in one page or two."""
+    first = m.const(4096, 64) - (address & 0xFFF)
+    crosses = size.ugt(first)
+    low = m.call("system_host", 64, address, crosses.select(first, size), m.const(write, 64))
+    beyond = m.variable(64, low)  # where the second page's part would begin, were it as long as the whole
+    with m.when(crosses, likely=False):
+        beyond.set(0)
+        with m.when((low != 0) & ((address & 7) == 0)):
+            high = m.call("system_host", 64, address + first, size - first, m.const(write, 64))
+            beyond.set((high == 0).select(high, high - first))
+    return beyond.value == 0, lambda offset: offset.ult(first).select(low, beyond.value) + offset
+
+
 def hard(m: Trace) -> None:
     """Leave the delivery to Python."""
     leave(m, s.EXIT_DELIVER)
@@ -75,16 +89,14 @@ def deliver(m: Trace, external: bool = False) -> None:
     stack = _stack(m, outer, (low >> 32) & 7, give_up)
     size = m.const(FRAME_BYTES, 64) + (has_error.zext(64) << 3)
     bottom = (stack & ~m.const(15, 64)) - size
-    frame = m.call("system_host", 64, bottom, size, m.const(1, 64))
-    with m.when(frame == 0, likely=False):
+    missing, place = system_frame(m, bottom, size, s.ACCESS_WRITE)
+    with m.when(missing, likely=False):
         give_up()
     # nothing can fail any more
     m.put("cr2", cr2)
-    at = m.variable(64, frame)
     with m.when(has_error != 0):
-        m.store(at.value, error.zext(64))
-        at.set(at.value + 8)
-    _push(m, at.value, *_return_state(m, vector, external))
+        m.store(place(m.const(0, 64)), error.zext(64))
+    _push(m, lambda n: place((has_error.zext(64) << 3) + 8 * n), *_return_state(m, vector, external))
     m.put("rsp", bottom)
     put_code(m, selector & 0xFFFC, attributes)
     with m.when(outer):
@@ -136,11 +148,11 @@ def _return_state(m: Trace, vector: Value, external: bool) -> tuple[Value, Value
     return rip, (old & ~m.const(RF, 64)) | flags.read(m) | FIXED | resume_flag
 
 
-def _push(m: Trace, frame: Value, rip: Value, rflags: Value) -> None:
+def _push(m: Trace, place: Callable[[int], Value], rip: Value, rflags: Value) -> None:
     """Write the frame, upwards from its lowest word."""
     words = (rip, m.get("cs_selector", 64), rflags, m.get("rsp", 64), m.get("ss_selector", 64))
     for n, word in enumerate(words):
-        m.store(frame + 8 * n, word)
+        m.store(place(n), word)
 
 
 def int3(m: Trace) -> None:

@@ -139,7 +139,7 @@ def dispatch(m: Trace) -> None:
     long_code = (mode & modes.CODE64) != 0
     with m.when(~long_code & rip.ugt(m.get("cs_limit", 32).zext(64)), likely=False):
         leave(m, s.EXIT_BREAKPOINT)  # as a step: it looks for breakpoints first, then at the limit
-    linear = long_code.select(rip, (rip + m.get("cs_base", 64)) & 0xFFFFFFFF)
+    linear = linear_at(m, rip)
     rights = present_rights(m)
     held = tlb_slot(m, linear, rights) << 5
     host = m.variable(64, linear + m.get_at("tlb", held + 24, 64))
@@ -174,6 +174,12 @@ def dispatch(m: Trace) -> None:
     m.jump_to(code.value + ENTRY)
 
 
+def linear_at(m: Trace, rip: Value) -> Value:
+    """The linear address of a place in the code segment."""
+    long_code = (m.get("mode", 32) & modes.CODE64) != 0
+    return long_code.select(rip, (rip + m.get("cs_base", 64)) & 0xFFFFFFFF)
+
+
 def invlpg(m: Trace) -> None:
     """INVLPG of EA, then on at next_rip."""
     m.call("flush_page", 0, m["EA"])
@@ -203,8 +209,9 @@ def flags_changed(m: Trace) -> None:
     """Behind POPF: AC changes the mode, TF is Python's to see, an interrupt may have waited for IF."""
     flags = m.get("rflags", 64)
     m.put("mode", with_flags(m, flags))
-    notice_flags(m, flags)
-    go_on(m, m.get("next_rip", 64))
+    following = m.get("next_rip", 64)
+    notice_flags(m, flags, following)
+    go_on(m, following)
 
 
 def go_on(m: Trace, rip: Value) -> None:
@@ -213,12 +220,12 @@ def go_on(m: Trace, rip: Value) -> None:
     m.jump("dispatch")
 
 
-def notice_flags(m: Trace, flags: Value) -> None:
-    """TF, and RF where there are execution breakpoints, need single steps from Python; IF may let a waiting interrupt in.
+def notice_flags(m: Trace, flags: Value, rip: Value) -> None:
+    """TF, and RF where an execution breakpoint may be at `rip`, need single steps from Python; IF may let a waiting interrupt in.
 
     RF counts as well for an interrupt that is taken before the next instruction: it pushes RF as it stands.
     """
-    matters = (m.get("exec_breakpoints", 32) != 0).select(m.const(TF | RF, 64), m.const(TF, 64))
+    matters = stops_in_page(m, linear_at(m, rip)).select(m.const(TF | RF, 64), m.const(TF, 64))
     waiting = ((flags & IF) != 0).select(m.get("irq_waiting", 32), m.const(0, 32))
     leave_soon(m, waiting | ((flags & matters) != 0).zext(32))
     with m.when((flags & RF) != 0):

@@ -8,6 +8,7 @@ from trapgate.arch.flags import AC, DF, FIXED, ID, IF, IOPL, NT, RF, SYSRET, TF,
 from trapgate.arch.segments import ATTR_DPL, SELECTOR_INDEX, SELECTOR_LDT, SELECTOR_RPL
 from trapgate.isa import flags
 from trapgate.isa import state as s
+from trapgate.isa.native.delivery import FRAME_BYTES, system_frame
 from trapgate.isa.native.flows import go_on, leave, notice_flags
 from trapgate.isa.native.segments64 import (
     CODE64,
@@ -25,7 +26,6 @@ from trapgate.isa.native.segments64 import (
 from trapgate.isa.request import leave_soon
 from trapgate.isa.vocabulary import Trace, Value
 
-FRAME_BYTES = 40
 IRET_FLAGS = TF | IF | DF | IOPL | NT | RF | AC | ID  # what IRET from ring 0 changes besides the status flags
 DATA_SEGMENTS = ("es", "ds", "fs", "gs")
 
@@ -45,10 +45,10 @@ def iret64(m: Trace) -> None:
     other = _otherwise(m, 0)
     with m.when((cpl_of(m) != 0) | ((m.get("rflags", 64) & NT) != 0) | (m.get("stepping", 32) != 0), likely=False):
         other()
-    frame = m.call("system_host", 64, m.get("rsp", 64), m.const(FRAME_BYTES, 64), m.const(0, 64))
-    with m.when(frame == 0, likely=False):
+    missing, place = system_frame(m, m.get("rsp", 64), m.const(FRAME_BYTES, 64), 0)
+    with m.when(missing, likely=False):
         other()
-    rip, cs, popped, rsp, ss = (m.load(frame + 8 * n, 64) for n in range(5))
+    rip, cs, popped, rsp, ss = (m.load(place(m.const(8 * n, 64)), 64) for n in range(5))
     cs, ss = cs & 0xFFFF, ss & 0xFFFF
     cpl = cs & SELECTOR_RPL
     odd = ((cpl != 0) & (cpl != 3)) | ~is_canonical(rip) | ((popped & VM) != 0)
@@ -76,7 +76,7 @@ def iret64(m: Trace) -> None:
         put_mode(m, new, 0)
     leave_soon(m, m.get("nmi_blocked", 32))  # another NMI may have waited
     m.put("nmi_blocked", m.const(0, 32))
-    notice_flags(m, new)
+    notice_flags(m, new, rip)
     go_on(m, rip)
 
 
@@ -107,7 +107,7 @@ def syscall(m: Trace) -> None:
     put_code(m, cs, CODE64)
     put_stack(m, cs + 8, DATA | DATA_RIGHTS)
     put_mode(m, new, 0)
-    notice_flags(m, new)
+    notice_flags(m, new, m.get("lstar", 64))
     go_on(m, m.get("lstar", 64))
 
 
@@ -127,7 +127,7 @@ def sysret(m: Trace, amd: bool) -> None:
     else:
         put_stack(m, (base + 8) | 3, DATA | ATTR_DPL | DATA_RIGHTS)
     put_mode(m, new, 3)
-    notice_flags(m, new)
+    notice_flags(m, new, target)
     go_on(m, target)
 
 

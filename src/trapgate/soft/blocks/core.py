@@ -40,7 +40,6 @@ class TranslatingCore(GuestCpu):
         """
         changed = addresses ^ self.translator.breakpoints
         self.translator.stop_at(addresses)
-        self.state.exec_breakpoints = int(bool(addresses))
         for offset in {address & 4095 for address in changed}:
             self.blocks.drop_at(offset)
 
