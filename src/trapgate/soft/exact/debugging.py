@@ -245,7 +245,7 @@ def write_debug_register(cpu: GuestCpu, number: int, value: int) -> None:
             setattr(st, f"dr{number}", value)
     except ValueError as error:
         raise gp() from error
-    if number != 6:
+    if number != 6 and guest_breakpoints(cpu) != cpu.guest_armed:
         refresh(cpu, armed(cpu))
 
 
