@@ -63,6 +63,27 @@ DETECTION = (
 INT3 = Guest("trap-int3", 5_000, "1000 INT3 in ring 3, the handler counts", TRAPS, ("-DTRAP=3",))
 BUS_LOCK = Guest("trap-bus-lock", 5_000, "1000 bus locks in ring 3, the handler counts", TRAPS, ("-DTRAP=1",))
 BUS_LOCK_DR6 = Guest("trap-bus-lock-dr6", 5_000, "the same, the handler reads DR6 and puts it back", TRAPS, ("-DTRAP=2",))
+_WATCHED, _BREAKPOINT = "0x2000800UL", "(u64)run"
+_WRITES, _ACCESSES, _EXECUTION = 0xD0402, 0xF0402, 0x402  # DR7: breakpoint 0, 8 bytes, what it matches
+
+
+def _beside(name: str, rounds: int, what: str, work: int, dr7: int = 0, where: str = _WATCHED, pages: int = 1) -> Guest:
+    defines = f"-DWORK={work}", f"-DDR7={dr7}UL", f"-DWHERE={where}", f"-DPAGES={pages}"
+    return Guest(f"watch-{name}", rounds, what, ("watch.c",), defines)
+
+
+WATCHED = (
+    _beside("load", 200_000, "a load, a write watchpoint beside it", 1, _WRITES),
+    _beside("load-access", 20_000, "a load, an access watchpoint beside it", 1, _ACCESSES),
+    _beside("store", 20_000, "a store, a write watchpoint beside it", 2, _WRITES),
+    _beside("stack", 20_000, "a push or a pop, a write watchpoint on the same page", 3, _WRITES, "(u64)&causes & ~0xFFFUL"),
+    _beside("run", 2_000, "a load, an execution breakpoint in its code's page", 1, _EXECUTION, _BREAKPOINT),
+)
+WATCHED_PAGES, WATCHED_IN_EACH = 100, 10
+WATCHED_OUTSIDE = (
+    _beside("many-load", 200_000, "a load, 1,000 write watchpoints of a debugger in 100 pages", 1, pages=WATCHED_PAGES),
+    _beside("many-store", 2_000, "a store, the same", 2, pages=WATCHED_PAGES),
+)
 PAUSE = Guest("pause", 1, "does nothing, for ever")
 DEVICES = tuple(
     Guest(f"device-{name}", 500, work, ("devices.c",), (f"-DACCESS={number}",))

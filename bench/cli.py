@@ -55,7 +55,10 @@ def main(
       bench/run.py --section devices --markdown docs/performance.md
     """
     console = Console()
-    known = {"qemu": Engine("qemu", qemu, qemu_linux), "trapgate": Engine("trapgate", trapgate, trapgate_linux, trapgate_clear)}
+    known = {
+        "qemu": Engine("qemu", qemu, qemu_linux, debug=run.QEMU_DEBUG),
+        "trapgate": Engine("trapgate", trapgate, trapgate_linux, trapgate_clear, run.TRAPGATE_DEBUG),
+    }
     guests = [guest for guest in GUESTS if not only or guest.name in only]
     bars = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:

@@ -1,10 +1,12 @@
-"""The sections of the benchmark that compare two engines: loops, and Linux boots."""
+"""The sections of the benchmark that compare two engines: loops, work beside breakpoints, and Linux boots."""
 
 from bench import engines as run
-from bench.build import EMPTY
+from bench.build import EMPTY, WATCHED, WATCHED_IN_EACH, WATCHED_OUTSIDE, WATCHED_PAGES
 from bench.measuring import APPEND, Bench, times_of
 from bench.report import Row, Sample, Table, compare
 from tools import linux_guest
+
+BESIDE_LIMIT, MANY_LIMIT = 1.0, 1.5  # of the other engine's time
 
 
 def loops(bench: Bench) -> Table:
@@ -16,6 +18,27 @@ def loops(bench: Bench) -> Table:
         work = f"{guest.work} (x {guest.rounds:,})"
         rows.append(Row(guest.name, work, tuple(samples[guest.name, name] for name in names)))
     return compare(f"CPU loops, median of {bench.runs} less start-up", names, rows, rows[1:])
+
+
+def watch(bench: Bench) -> Table:
+    """Per access, the loop around it included; QEMU's accesses to a page that holds a watchpoint are slow as well."""
+    names = [engine.name for engine in bench.engines]
+    places = [0x2000800 + 0x1000 * page + 64 * n for page in range(WATCHED_PAGES) for n in range(WATCHED_IN_EACH)]
+    samples = times_of(bench, bench.engines, WATCHED, busy=True)
+    samples |= times_of(bench, bench.engines, WATCHED_OUTSIDE, busy=True, watched=places)
+    rows = []
+    for guest in (*WATCHED, *WATCHED_OUTSIDE):
+        row = Row(guest.work, f"x {1024 * guest.rounds:,}", tuple(samples[guest.name, name] for name in names))
+        each = [f"{sample.median / guest.rounds / 1024 * 1e9:.1f}" for sample in row.samples]
+        cells = [cell for ns, sample in zip(each, row.samples, strict=True) for cell in (ns, f"±{sample.spread:.0%}")]
+        ratio = row.ratio()
+        limit = MANY_LIMIT if guest in WATCHED_OUTSIDE else BESIDE_LIMIT
+        rows.append((row.name, row.work, *cells, *(() if ratio is None else (f"{ratio:.2f}", f"{limit}"))))
+    heads = ["access", "times"]
+    for name in names:
+        heads += [f"{name}, ns", "spread"]
+    heads += [f"{names[1]} / {names[0]}", "limit"] if len(names) == 2 else []
+    return Table(f"Beside breakpoints, CPU time, median of {bench.runs} less start-up", heads, rows)
 
 
 def _boots(bench: Bench, series: str, *temperatures: str) -> Table:

@@ -5,12 +5,18 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.build import BenchError
+from trapgate.gdb.address import UnixAddress
+from trapgate.gdb.client import Client, ClientError
+from trapgate.gdb.target import BreakKind
 
 MEMORY = "64M"  # RAM of the small guests
 EXIT_OK = 1  # the guest writes 0 to the exit port: status 0 * 2 + 1
@@ -21,17 +27,23 @@ _BESIDE = Path(sys.executable).with_name("trapgate")  # the one of this virtual 
 _TRAPGATE = shlex.quote(str(_BESIDE)) if _BESIDE.is_file() else "trapgate"
 TRAPGATE_IMAGE = f"{_TRAPGATE} run --engine soft --memory {{memory}} {{image}}"
 TRAPGATE_LINUX = f"{_TRAPGATE} run --engine soft --memory 512M {{kernel}} --initrd {{initrd}} --append {{append}}"
+QEMU_DEBUG = "-S -gdb unix:{socket},server=on,wait=off"
+TRAPGATE_DEBUG = "--gdb unix:{socket} --wait"
 TRAPGATE_CLEAR = f"{_TRAPGATE} cache clear --translations"
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A program that runs guests. `clear`, if not empty, is the command that empties its cache of translated code."""
+    """A program that runs guests. `clear`, if not empty, is the command that empties its cache of translated code.
+
+    `debug` is what its command line has besides where a debugger is to join at a Unix {socket} before the guest starts.
+    """
 
     name: str
     image: str  # command line; {image} is the guest, {memory} its RAM as 64M
     linux: str  # command line; {kernel}, {initrd} and {append} are the guest
     clear: str = ""
+    debug: str = ""
 
     def check(self) -> None:
         """BenchError when the program is not installed."""
@@ -52,21 +64,52 @@ class Run:
     busy: float = 0.0
 
 
-def run_image(engine: Engine, image: Path, timeout: float) -> Run:
-    """Run a benchmark guest to its end. BenchError when it does not end, fails, or says that its result is wrong."""
-    command = filled(engine.image, image=str(image), memory=MEMORY)
-    begin, used = time.perf_counter(), _used()
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"{engine.name}: {image.stem} did not end within {timeout:g} s") from None
+def run_image(engine: Engine, image: Path, timeout: float, watched: Sequence[int] = ()) -> Run:
+    """Run a benchmark guest to its end. BenchError when it does not end, fails, or says that its result is wrong.
+
+    A debugger watches stores to 8 bytes at each of the addresses `watched`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        socket = Path(scratch) / "gdb"
+        line = f"{engine.image} {engine.debug}" if watched else engine.image
+        command = filled(line, image=str(image), memory=MEMORY, socket=str(socket))
+        begin, used = time.perf_counter(), _used()
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                with _debugger(engine, socket, watched, timeout) if watched else nullcontext():
+                    out, errors = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                raise BenchError(f"{engine.name}: {image.stem} did not end within {timeout:g} s") from None
+            finally:
+                process.kill()
     seconds = time.perf_counter() - begin
-    output = done.stdout.decode(errors="replace")
+    output = out.decode(errors="replace")
     lines = [line.strip() for line in output.splitlines() if line.startswith("bench: ")]
-    if done.returncode != EXIT_OK or len(lines) != 1 or not lines[0].endswith(" ok"):
-        said = (lines or done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
-        raise BenchError(f"{engine.name}: {image.stem} failed with status {done.returncode}: {said}")
+    if process.returncode != EXIT_OK or len(lines) != 1 or not lines[0].endswith(" ok"):
+        said = (lines or errors.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+        raise BenchError(f"{engine.name}: {image.stem} failed with status {process.returncode}: {said}")
     return Run(seconds, lines[0], _used() - used)
+
+
+def _debugger(engine: Engine, socket: Path, watched: Sequence[int], timeout: float) -> Client:
+    """A debugger that has armed its watchpoints and let the guest go."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            client = Client(UnixAddress(str(socket)), timeout)
+            break
+        except ClientError as error:  # it does not listen yet
+            if time.monotonic() > deadline:
+                raise BenchError(f"{engine.name}: {error}") from error
+            time.sleep(0.01)
+    try:
+        for address in watched:
+            client.insert(BreakKind.WRITE, address, 8)
+        client.resume()
+    except ClientError as error:
+        client.close()
+        raise BenchError(f"{engine.name}: {error}") from error
+    return client
 
 
 def _used() -> float:

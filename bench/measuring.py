@@ -26,10 +26,12 @@ class Bench:
     progress: Progress
 
 
-def times_of(bench: Bench, engines: Sequence[Engine], guests: Sequence[Guest], busy: bool = False) -> dict[tuple[str, str], Sample]:
+def times_of(
+    bench: Bench, engines: Sequence[Engine], guests: Sequence[Guest], busy: bool = False, watched: Sequence[int] = ()
+) -> dict[tuple[str, str], Sample]:
     """Every guest `runs` times on every engine, in turn; by (guest, engine), less start-up, measured with an empty guest.
 
-    `busy`: CPU time, which other work on the host disturbs less.
+    `busy`: CPU time, which other work on the host disturbs less. `watched`: where a debugger watches stores.
     """
     task = bench.progress.add_task("warming up", total=bench.runs * len(engines) * (1 + len(guests)))
     times: dict[tuple[str, str], list[float]] = {}
@@ -42,7 +44,7 @@ def times_of(bench: Bench, engines: Sequence[Engine], guests: Sequence[Guest], b
             image = build(guest)
             for engine in engines:
                 bench.progress.update(task, description=f"{guest.name} on {engine.name}")
-                done = run.run_image(engine, image, bench.timeout)
+                done = run.run_image(engine, image, bench.timeout, watched)
                 first = lines.setdefault(guest.name, done.line)
                 if done.line != first:
                     raise BenchError(

@@ -20,6 +20,7 @@ SECTIONS = {
     "loops": Section("loops and exceptions, beside QEMU", compared.loops),
     "linux-6.1": Section("Debian 6.1 to its init, first and second boot, beside QEMU", compared.debian_6_1),
     "linux-6.12": Section("Debian 6.12 to its init, second boot, beside QEMU", compared.debian_6_12),
+    "watch": Section("accesses beside watchpoints and breakpoints, beside QEMU", compared.watch),
     "start": Section("from the start of the process to the first guest instruction; compiling the stencils", ours.start),
     "memory": Section("memory besides the guest's, Debian 6.1 at its init", ours.memory_at_init),
     "locks": Section("locked additions with bus-lock detection off and on", ours.locks),
