@@ -30,7 +30,7 @@ class Machine:
     """One guest. `resume` runs it until something stops it.
 
     `processors`, `ram`, `board` and `clock` are there for whoever loads images, debugs or looks. A configuration that cannot be
-    raises ValueError (its CPU: ModelError) or MemoryError_.
+    raises ValueError (its CPU: ModelError) or RamError.
     """
 
     def __init__(self, config: MachineConfig, engine: Engine) -> None:

@@ -20,7 +20,7 @@ HOLE_START = 3 << 30  # RAM, if it reaches so far, is interrupted here
 HOLE_END = 4 << 30  # and goes on here
 
 
-class MemoryError_(TrapgateError):
+class RamError(TrapgateError):
     """An access to guest-physical memory that is not RAM, or a size that RAM cannot have."""
 
 
@@ -33,7 +33,7 @@ class Ram:
 
     def __init__(self, size: int) -> None:
         if size <= 0 or size % PAGE_SIZE:
-            raise MemoryError_(f"RAM size {size:#x} is not a positive multiple of 4 KiB")
+            raise RamError(f"RAM size {size:#x} is not a positive multiple of 4 KiB")
         self.size = size
         self.low_end = min(size, HOLE_START)
         self.high_end = HOLE_END + size - HOLE_START if size > HOLE_START else self.low_end
@@ -68,18 +68,18 @@ class Ram:
         return end <= self.low_end or (address >= HOLE_END and end <= self.high_end)
 
     def host_address(self, address: int, length: int) -> HostAddress:
-        """The host address of guest-physical [address, address + length); MemoryError_ when any of it is not RAM."""
+        """The host address of guest-physical [address, address + length); RamError when any of it is not RAM."""
         if not self.contains(address, length):
-            raise MemoryError_(f"guest-physical {address:#x}+{length:#x} is not RAM")
+            raise RamError(f"guest-physical {address:#x}+{length:#x} is not RAM")
         return HostAddress(self.host_base + address)
 
     def read(self, address: int, length: int) -> bytes:
-        """`length` bytes at a guest-physical address; MemoryError_ when any of them is not RAM."""
+        """`length` bytes at a guest-physical address; RamError when any of them is not RAM."""
         self.host_address(address, length)
         return bytes(self._view[address : address + length])
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Store bytes at a guest-physical address; MemoryError_ (and nothing written) when any of them would miss RAM."""
+        """Store bytes at a guest-physical address; RamError (and nothing written) when any of them would miss RAM."""
         self.host_address(address, len(data))
         self._view[address : address + len(data)] = data
         self.on_write(address, len(data))

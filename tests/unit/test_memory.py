@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trapgate.hostcall import HostError
-from trapgate.memory import HOLE_END, HOLE_START, MemoryError_, Ram
+from trapgate.memory import HOLE_END, HOLE_START, Ram, RamError
 
 GIB = 1 << 30
 BIG = Ram(8 * GIB)
@@ -16,7 +16,7 @@ BIG = Ram(8 * GIB)
 
 @pytest.mark.parametrize("size", [0, -4096, 4097])
 def test_odd_sizes_are_refused(size: int) -> None:
-    with pytest.raises(MemoryError_, match="4 KiB"):
+    with pytest.raises(RamError, match="4 KiB"):
         Ram(size)
 
 
@@ -63,16 +63,16 @@ def test_host_addresses_mirror_physical_ones() -> None:
     [(-1, 1), (HOLE_START, 1), (HOLE_START - 1, 2), (HOLE_END - 1, 1), (9 * GIB - 1, 2), (1 << 64, 1), (0, -1)],
 )
 def test_what_is_not_ram_is_refused(address: int, length: int) -> None:
-    with pytest.raises(MemoryError_, match="is not RAM"):
+    with pytest.raises(RamError, match="is not RAM"):
         BIG.host_address(address, length)
-    with pytest.raises(MemoryError_):
+    with pytest.raises(RamError):
         BIG.read(address, length)
 
 
 def test_a_write_that_would_miss_ram_writes_nothing_and_tells_nobody() -> None:
     ram, told = Ram(4096), list[tuple[int, int]]()
     ram.on_write = lambda address, length: told.append((address, length))
-    with pytest.raises(MemoryError_):
+    with pytest.raises(RamError):
         ram.write(4090, b"1234567")
     assert ram.read(4090, 6) == bytes(6)
     assert not told

@@ -15,8 +15,7 @@ from trapgate.debug.buslock import Mode as BusLockMode
 from trapgate.errors import TrapgateError
 from trapgate.exits import BusLock
 from trapgate.hostcall import HostError
-from trapgate.memory import MemoryError_ as RamError
-from trapgate.memory import Ram
+from trapgate.memory import Ram, RamError
 from trapgate.stencil.cache import CacheError
 from trapgate.stops import (
     BreakpointHit,

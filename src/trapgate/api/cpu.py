@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from trapgate.arch.registers import TABLE
-from trapgate.memory import MemoryError_
+from trapgate.memory import RamError
 from trapgate.vcpu import Vcpu
 
 _BY_NAME = {register.name: register for register in TABLE}
@@ -47,13 +47,13 @@ class Cpu(Mapping[str, int]):
         """Memory at a virtual address, whatever its rights; RamError when any of it is unmapped, or no RAM."""
         data = self._vcpu().read_virtual(address, length)
         if len(data) < length:
-            raise MemoryError_(f"virtual {address + len(data):#x} is unmapped, or not RAM")
+            raise RamError(f"virtual {address + len(data):#x} is unmapped, or not RAM")
         return data
 
     def write(self, address: int, data: bytes) -> None:
         """Change memory at a virtual address, whatever its rights; RamError and nothing written when any is unmapped, or no RAM."""
         if not self._vcpu().write_virtual(address, data):
-            raise MemoryError_(f"virtual {address:#x}+{len(data):#x} is unmapped, or not RAM")
+            raise RamError(f"virtual {address:#x}+{len(data):#x} is unmapped, or not RAM")
 
     def translate(self, address: int) -> int | None:
         """The physical address behind a virtual one; None when it is unmapped."""

@@ -74,7 +74,7 @@ CHUNK = 1 << 18  # bytes written at once: signals are heard in between
 def load(plan: BootPlan, ram: Ram) -> None:
     """Write every piece into guest RAM, which must be zero (as it is when fresh): what is zero in a piece is left out.
 
-    MemoryError_ when RAM is smaller than the plan was made for; then some pieces may be written already.
+    RamError when RAM is smaller than the plan was made for; then some pieces may be written already.
     """
     zeros = bytes(CHUNK)
     for piece in plan.pieces:

@@ -33,7 +33,7 @@ def _modules(words: Sequence[str]) -> tuple[Module, ...]:
 
 
 def put_guest(machine: Machine, plan: BootPlan) -> None:
-    """Put a guest into a machine whose RAM is zero, and set the boot processor on its entry. MemoryError_: RAM is too small."""
+    """Put a guest into a machine whose RAM is zero, and set the boot processor on its entry. RamError: RAM is too small."""
     load(plan, machine.ram)
     machine.vcpu.start(plan.start)
 

@@ -13,7 +13,7 @@ _QUIET = Hearing()
 def make_machine(config: MachineConfig, engine: str = "soft", hearing: Hearing = _QUIET) -> Machine:
     """An empty machine with one of `ENGINES`. A TrapgateError says what host or configuration do not allow.
 
-    ModelError: an unknown CPU; MemoryError_: a size that RAM cannot have; EngineError: what the engine cannot do; CacheError: a
+    ModelError: an unknown CPU; RamError: a size that RAM cannot have; EngineError: what the engine cannot do; CacheError: a
     cache that others may write to; HostError, KvmError: what the host refused.
     """
     return Machine(config, _engine(engine, hearing))

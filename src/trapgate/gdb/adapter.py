@@ -14,7 +14,7 @@ from trapgate.gdb.architecture import Architecture, CpuMode, choose
 from trapgate.gdb.description import PC
 from trapgate.gdb.target import BreakKind, Resume, TargetError
 from trapgate.machine import Machine
-from trapgate.memory import MemoryError_
+from trapgate.memory import RamError
 from trapgate.vcpu import Breakpoint, Kind
 
 THREAD = 1
@@ -267,7 +267,7 @@ class MachineTarget:
         here = next((end for start, end in ram.regions() if start <= address < end), address)
         try:
             return ram.read(address, min(length, max(here - address, 1)))
-        except MemoryError_ as error:
+        except RamError as error:
             raise TargetError(str(error)) from error
 
     def write_physical(self, address: int, data: bytes) -> bool:

@@ -6,7 +6,7 @@ from trapgate.arch.models import DEFAULT_MODEL, ModelError
 from trapgate.build import Hearing, default_cpu, load_guest, make_machine
 from trapgate.errors import TrapgateError
 from trapgate.machine import MachineConfig
-from trapgate.memory import MemoryError_
+from trapgate.memory import RamError
 from trapgate.soft import borrowed
 from trapgate.vcpu import EngineError
 
@@ -16,7 +16,7 @@ from trapgate.vcpu import EngineError
     [
         (MachineConfig(memory=1 << 20), "tcg", EngineError),
         (MachineConfig(memory=1 << 20, cpu="8086"), "soft", ModelError),
-        (MachineConfig(memory=1000), "soft", MemoryError_),
+        (MachineConfig(memory=1000), "soft", RamError),
     ],
 )
 def test_what_cannot_be_is_an_error_of_the_library(config: MachineConfig, name: str, kind: type[TrapgateError]) -> None:
