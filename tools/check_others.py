@@ -1,8 +1,8 @@
 """`trapgate check` of the monitors that can be had here, one line each (`make check-others`).
 
 On this host trapgate's software CPU and QEMU's TCG; in the nested machine of `make test-kvm`, on Linux's kvm_amd, QEMU/KVM and
-trapgate's KVM engine. What each row got stays in build/check as JSON. Exit status 1 when a monitor could not be run, or when ours
-is wrong.
+trapgate's KVM engine. What each row got stays in build/check as JSON. Exit status 1 when a monitor could not be run, or when
+the software CPU is wrong.
 """
 
 import json
@@ -28,7 +28,8 @@ from trapgate.check.manners import MANNERS
 RESULTS = PLACE / "build" / "check"
 TRAPGATE = str(PLACE / ".venv" / "bin" / "trapgate")
 SERIES = "6.1"
-LONGEST = 1200  # s for a monitor in the nested machine
+LONGEST = 400  # s for a manner in the nested machine
+JSON = '{\n "monitor"'  # how it begins
 TCG = " -accel tcg -cpu max -m 16 -nodefaults -display none -S -gdb tcp:127.0.0.1:{port} -kernel {image}"
 OURS = f"{TRAPGATE} run {{image}} --gdb :{{port}} --wait"
 
@@ -42,15 +43,17 @@ class Outcome:
     rows: list[dict[str, object]] = field(default_factory=list)
     trouble: str = ""
 
-    def read(self, text: str, slug: str) -> None:
-        """Take the JSON of a check, and keep it."""
+    def read(self, text: str) -> None:
+        """Take the rows of a check's JSON, which may have the table before it."""
         try:
-            self.rows = json.loads(text)["rows"]
+            self.rows += json.loads(text[max(text.find(JSON), 0) :])["rows"]
         except (ValueError, KeyError):
             self.trouble = (text.strip().splitlines() or ["it said nothing"])[-1]
-            return
+
+    def keep(self, slug: str) -> None:
+        """Leave the rows in a file."""
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"{slug}.json").write_text(text)
+        (RESULTS / f"{slug}.json").write_text(json.dumps({"monitor": self.name, "rows": self.rows}, indent=1) + "\n")
 
     def count(self, manner: str) -> Counter[str]:
         """States of the rows in a manner."""
@@ -64,7 +67,8 @@ def here(name: str, slug: str, command: str, *, ours: bool = False) -> Outcome:
     done = subprocess.run(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, check=False
     )
-    outcome.read(done.stderr, slug)
+    outcome.read(done.stderr)
+    outcome.keep(slug)
     return outcome
 
 
@@ -75,29 +79,34 @@ def tcg(qemu: list[str]) -> Outcome:
 
 
 def nested() -> list[Outcome]:
-    """Check the monitors on kvm_amd."""
+    """Check the monitors on kvm_amd, manner by manner: what one of them costs, the others do not lose."""
     engine = f"{TRAPGATE} run {{image}} --engine kvm --gdb :{{port}} --wait"
     monitors = {"qemu-kvm": inner_qemu.COMMAND, "trapgate-kvm": engine}
-    shell = f"{TRAPGATE} check --spawn '%s' --json /tmp/rows; /usr/bin/busybox cat /tmp/rows"
-    jobs = [Job(name, ("/usr/bin/busybox", "sh", "-c", shell % command), LONGEST) for name, command in monitors.items()]
-    outcomes = {"qemu-kvm": Outcome("QEMU/KVM"), "trapgate-kvm": Outcome("trapgate, KVM engine", ours=True)}
-    console = FOLDER / "console-check.log"
+    shell = f"{TRAPGATE} check --spawn '%s' --manner %s --json /tmp/rows; /usr/bin/busybox cat /tmp/rows"
+    jobs = [
+        Job(f"{name} {one.name}", ("/usr/bin/busybox", "sh", "-c", shell % (command, one.name)), LONGEST)
+        for one in MANNERS
+        for name, command in monitors.items()
+    ]
+    outcomes = {"qemu-kvm": Outcome("QEMU/KVM"), "trapgate-kvm": Outcome("trapgate, KVM engine")}
+    lists, console = linux_guest.CACHE / "apt", FOLDER / "console-check.log"
     try:
-        qemu = emulator.qemu(FOLDER, linux_guest.CACHE / "apt")
+        qemu = emulator.qemu(FOLDER, lists)
         kernel, initrd = image(SERIES, jobs)
-        whole = keep(FOLDER / "initrd-check.cpio", initrd.read_bytes() + inner_qemu.archive(FOLDER, linux_guest.CACHE / "apt"))
-        version = ".".join(map(str, emulator.version(emulator.unpacked(FOLDER, linux_guest.CACHE / "apt"))))
-        release = ""
-        for record in machine.records(machine.command(qemu, kernel, whole, console), console, 2 * LONGEST + 300, LONGEST + 60):
-            release = record.get("kernel", release)
-            if "end" in record:
-                found, text = outcomes[record["end"]], str(record["output"])
-                found.read(text[text.find('{\n "monitor"') :] if '{\n "monitor"' in text else text, record["end"])
-        outcomes["qemu-kvm"].name = f"QEMU {version}, KVM of Linux {release}"
-        outcomes["trapgate-kvm"].name = f"trapgate, KVM of Linux {release}"
+        whole = keep(FOLDER / "initrd-check.cpio", initrd.read_bytes() + inner_qemu.archive(FOLDER, lists))
+        version = ".".join(map(str, emulator.version(emulator.unpacked(FOLDER, lists))))
+        words = machine.command(qemu, kernel, whole, console)
+        for record in machine.records(words, console, len(jobs) * LONGEST + 300, LONGEST + 60):
+            if "kernel" in record:
+                outcomes["qemu-kvm"].name = f"QEMU {version}, KVM of Linux {record['kernel']}"
+                outcomes["trapgate-kvm"].name = f"trapgate, KVM of Linux {record['kernel']}"
+            elif "end" in record:
+                slug = record["end"].split()[0]
+                outcomes[slug].read(str(record["output"]))
+                outcomes[slug].keep(slug)
     except (GuestError, machine.NestedError, OSError) as error:
         for one in outcomes.values():
-            one.trouble = one.trouble or ("" if one.rows else str(error))
+            one.trouble = str(error)
     return list(outcomes.values())
 
 
@@ -111,7 +120,7 @@ def table(outcomes: list[Outcome]) -> Table:
     for one in outcomes:
         counts = [one.count(manner.name) for manner in MANNERS]
         cells = [f"{each['right']} of {each['right'] + each['wrong'] + each['not run']}" for each in counts]
-        found.add_row(one.name, *(cells if one.rows else ["-"] * len(cells)))
+        found.add_row(one.name, *(cell if count else "-" for cell, count in zip(cells, counts, strict=True)))
     return found
 
 
