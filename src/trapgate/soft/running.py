@@ -58,8 +58,8 @@ class RunningCpu(TranslatingCore):
         self.device_sites.clear()
 
     def close(self) -> None:
-        """End the helper threads, handle no crash any more, and let go of everything: what is left is an empty shell."""
-        if not vars(self):
+        """End the helper threads, handle no crash any more, and let go of everything: what is left can be kicked, no more."""
+        if "translator" not in vars(self):  # again
             return
         if self.hot is not None:
             self.hot.close()
@@ -67,4 +67,6 @@ class RunningCpu(TranslatingCore):
         if self.crashes is not None:
             self.crashes.release()
         self.translator.patterns.close()
+        state = self.state
         vars(self).clear()  # it refers to itself in many ways: its memory would wait for the garbage collector
+        self.state = state  # a thread may be about to kick

@@ -276,7 +276,7 @@ def test_a_hot_loop_is_found_compiled_and_entered() -> None:
         assert block is not None and made.cpu.code.peek(block.code + ENTRY, 1) == b"\xe9"
     finally:
         made.cpu.close()
-    assert not vars(made.cpu)
+    assert set(vars(made.cpu)) <= {"state", "_kicked"}
 
 
 def test_the_threads_end_with_the_core() -> None:
