@@ -23,7 +23,7 @@ from trapgate.stops import ExitKind
 BETWEEN, LAST = 40, 20_000  # instructions between two lines of a client, and after the last
 MOST_LINES = 30
 _UNSEEN = re.compile(
-    rb"qRcmd,(?:%s)[0-9a-f]*|[gpmxTHzZD?!qQ].*|vCont.*|vMust.*|[csCS](?:0?[0-9a-f])?"
+    rb"qRcmd,(?:%s)[0-9a-f]*|(?!qRcmd)[gpmxTHzZD?!qQ].*|vCont.*|vMust.*|[cs]|[CS][0-9a-f]{1,2}"
     % b"|".join(words.hex().encode() for words in (b"help", b"info", b"translate", b"physical"))
 )
 

@@ -10,7 +10,7 @@ import random
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -83,6 +83,20 @@ def stream(source: random.Random, bits: int) -> bytes:
     return bytes(code[:BYTES])
 
 
+def lay_handlers(bench: Bench, source: random.Random, place: Callable[[], int] | None = None) -> None:
+    """A handler for each exception: it goes on one byte behind, or lies at some `place`."""
+    size = 64 if bench.mode in ("64", "compat") else 16 if bench.mode == "real" else 32
+    for vector in range(32):
+        at = HANDLERS + 16 * vector
+        bench.ram.write(at, bytes.fromhex(DROPPED[size] * (vector in WITH_ERROR and size > 16) + SKIP[size]))
+        if place is not None:
+            at = place()
+        if bench.mode == "real":
+            bench.ram.write_int(4 * vector, 4, at - 0x1000 | 0x100 << 16)
+        else:
+            bench.gate(vector, K64 if size == 64 else K32, at, source.choice((14, 15)), dpl=3)
+
+
 def prepared(model: str, mode: str, source: random.Random, counting: bool) -> Bench:
     """A CPU at the beginning of a program, with something everywhere."""
     cpl = 3 if mode == "v86" else 0 if mode == "real" else source.choice((0, 3))
@@ -100,17 +114,8 @@ def prepared(model: str, mode: str, source: random.Random, counting: bool) -> Be
         code += bytes((0xEB, -len(code) - 2 & 0xFF))
     ram.write(start, code)
     ram.write(DATA, source.randbytes(8192))
-    size = 64 if mode in ("64", "compat") else 16 if mode == "real" else 32
-    wild = source.random() < 0.3
-    for vector in range(32):
-        at = HANDLERS + 16 * vector
-        ram.write(at, bytes.fromhex(DROPPED[size] * (vector in WITH_ERROR and size > 16) + SKIP[size]))
-        if wild:  # handlers are places in the same code
-            at = start + source.randrange(BYTES)
-        if mode == "real":
-            ram.write_int(4 * vector, 4, at - 0x1000 | 0x100 << 16)
-        else:
-            bench.gate(vector, K64 if size == 64 else K32, at, source.choice((14, 15)), dpl=3)
+    wild = source.random() < 0.3  # handlers are places in the same code
+    lay_handlers(bench, source, (lambda: start + source.randrange(BYTES)) if wild else None)
     st.cr4 |= (1 << 9) * (source.random() < 0.9) | 1 << 10 | 1 << 18
     st.xcr0 = 3
     for name in REGISTERS:
