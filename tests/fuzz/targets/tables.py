@@ -4,10 +4,12 @@ Only faults of the guest may come of it. The rules in Python have probes; signal
 """
 
 import struct
+from itertools import count
 from random import Random
 
 from fuzz.target import Target
 from trapgate.arch import vectors
+from trapgate.exits import Exit
 from trapgate.soft.crash import Crashes
 from trapgate.soft.exact import returns, transfers
 from trapgate.soft.state.fault import GuestFault
@@ -37,7 +39,7 @@ MODELS = ("EPYC-Turin", "SapphireRapids")
 _HEAD = struct.Struct("<BBHQ")  # mode and model, CPL and stepping, number of code bytes, RFLAGS and the seed of registers
 TABLES = ((GDT, 128), (IDT, 256), (LDT, 32), (TSS, 128), (0x100000, 16), (0x101000, 16), (0x102000, 32), (STACK0, 40), (STACK3, 20))
 CODE_MOST = 128
-EXITS, INSTRUCTIONS = 4, 60  # stays in translated code, instructions of one
+EXITS, INSTRUCTIONS, DELIVERIES = 4, 60, 100  # stays in translated code, instructions of one, exceptions until a kick
 
 
 def parts(data: bytes) -> tuple[tuple[int, int, int, int], bytes, bytes]:
@@ -65,7 +67,20 @@ def run(data: bytes) -> str:
     for name in ("rax", "rcx", "rdx", "rbx", "rsi", "rdi"):
         setattr(bench.st, name, Random(f"{rest} {name}").choice((GATE, K64, K32, U32, TSS_SELECTOR, CODE, TSS, LDT, 1 << 47, rest)))
     bench.cpu.update_mode()
+    _kick_now_and_then(bench)
     return execute(bench, Random(rest), EXITS, INSTRUCTIONS)
+
+
+def _kick_now_and_then(bench: Bench) -> None:
+    """A guest whose exceptions only raise others executes no instruction, and no budget of them runs out: a kick gets it back."""
+    right, met = bench.cpu.deliver, count(1)
+
+    def deliver(fault: GuestFault) -> Exit | None:
+        if next(met) % DELIVERIES == 0:
+            bench.cpu.kick()
+        return right(fault)
+
+    bench.cpu.__dict__["deliver"] = deliver
 
 
 def plant() -> None:
@@ -114,11 +129,11 @@ _CODES = [bytes.fromhex(code) for code in _ENCODED.split()]
 
 def _streams() -> list[bytes]:
     """All of them, some at a time, in each mode."""
-    inputs, count = [], 36
+    inputs, most = [], 36
     for mode in MODES:
-        for at in range(0, len(_CODES), count):
+        for at in range(0, len(_CODES), most):
             inputs += [
-                _input(mode, b"".join(_CODES[at : at + count]).hex(), cpl, 0x3202, (_CALL,))
+                _input(mode, b"".join(_CODES[at : at + most]).hex(), cpl, 0x3202, (_CALL,))
                 for cpl in (0, 1)[: 1 + (mode in MODES[:3])]
             ]
     return inputs
