@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 
+from trapgate.sandbox.bpf import Action
 from trapgate.sandbox.calls import NUMBERS
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,7 +30,7 @@ def no_new_privileges() -> None:
 
 def has_filters() -> None:
     """Nothing, where seccomp filters can be had; OSError where not."""
-    call("seccomp", _GET_ACTION_AVAIL, 0, (0x80000000).to_bytes(4, "little"))
+    call("seccomp", _GET_ACTION_AVAIL, 0, Action.KILL.to_bytes(4, "little"))
 
 
 def install_filter(program: bytes) -> None:

@@ -22,6 +22,8 @@ THREADS = """
     futex set_robust_list rseq set_tid_address sched_yield sched_getaffinity getcpu exit exit_group restart_syscall arch_prctl
     rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait sigaltstack
 """
+CHILDREN = "wait4 waitid"
+"""Python may have some since stencils were compiled, and waits for them when it ends."""
 TIME = "nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times"
 FACTS = """
     getpid gettid getppid getpgrp getpgid getsid getuid geteuid getgid getegid getresuid getresgid getrlimit getrusage sysinfo
@@ -61,7 +63,7 @@ class Needs:
 
 def rules(needs: Needs) -> dict[str, tuple[Row, ...]]:
     """What is decided about each call by name, `bpf.program` says how."""
-    plain = " ".join((FILES, MEMORY, THREADS, TIME, FACTS, CLIENTS if needs.debugger else "")).split()
+    plain = " ".join((FILES, MEMORY, THREADS, CHILDREN, TIME, FACTS, CLIENTS if needs.debugger else "")).split()
     found = {
         "ioctl": _ioctl(needs),
         "mmap": (
