@@ -77,6 +77,12 @@ entry.main()
 ENGINES = pytest.mark.parametrize("engine", ["soft", pytest.param("kvm", marks=KVM)])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled() -> None:
+    """No run has to compile the stencils, which takes long where the host is busy."""
+    load_library(Cache())
+
+
 def image(folder: Path, code: bytes) -> str:
     path = folder / "image"
     path.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa")
@@ -100,6 +106,8 @@ def waiting(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[bytes]"
                     client.register("rip")
                     break
                 time.sleep(0.1)
+            else:
+                pytest.fail("nobody answers")
             yield process
         finally:
             process.kill()
@@ -163,7 +171,6 @@ def test_on_an_older_kernel_the_run_goes_on(tmp_path: Path) -> None:
 def test_loops_are_compiled_and_kept(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The second thread loads LLVM, and the end of a run writes to the cache; both under the sandbox."""
     usual = Cache()
-    load_library(usual)
     private_caches: Path = request.getfixturevalue("private_caches")
     private_caches.mkdir(mode=0o700)
     shutil.copy(usual.directory / key(), private_caches)

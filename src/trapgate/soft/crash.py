@@ -74,6 +74,8 @@ class Crashes:
 class _SignalStack:
     """Where this thread handles signals, for as long as it lives: Python's own handlers run there as well."""
 
+    _off: bytes | None = None  # what ends its use, once there is one
+
     def __init__(self) -> None:
         self._stack, self._use = Mapping(_STACK, "a stack for signals"), _libc.sigaltstack
         on, self._off = (struct.pack("<QixxxxQ", self._stack.address, flags, _STACK) for flags in (0, _DISABLE))
@@ -82,7 +84,8 @@ class _SignalStack:
                 raise OSError(ctypes.get_errno(), "sigaltstack")
 
     def __del__(self) -> None:  # the thread ends, or the process, whose modules may be gone: nothing may be handled here any more
-        self._use(self._off, None)
+        if self._off is not None:
+            self._use(self._off, None)
 
 
 class _Thread(threading.local):

@@ -1,5 +1,7 @@
 """Translated code that crashes the host is told in one line with what a report needs; the process ends as it should."""
 
+import errno
+import gc
 import os
 import pty
 import re
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from trapgate.hostcall import HostError
 from trapgate.isa.modes import code_bits
+from trapgate.soft import crash
 from unit.soft.bench import CODE
 from unit.soft.crashing import GUEST
 
@@ -135,3 +139,13 @@ def test_the_terminal_is_put_back(where: str, tmp_path: Path) -> None:
         assert "guest RIP 0x7c00 or behind it, 16-bit code, CPL 0" in line
         assert "bytes f4 00" in line
         assert "report it" in line
+
+
+def test_a_stack_that_cannot_be_had_leaves_nothing_to_put_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(size: int, what: str) -> None:
+        raise HostError(f"memory for {what}", errno.ENOMEM)
+
+    monkeypatch.setattr(crash, "Mapping", refused)
+    with pytest.raises(HostError, match="a stack for signals"):  # a complaint of the half-made object would be a warning
+        crash._SignalStack()
+    gc.collect()
