@@ -1,4 +1,4 @@
-"""Who answers what the guest reads and writes at ports and where no RAM is; a device that fails makes a stop, not an error."""
+"""Answers what the guest reads and writes at ports and where no RAM is; a device that fails makes a stop, not an error."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

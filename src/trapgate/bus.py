@@ -1,4 +1,4 @@
-"""Routing by range: which device answers a port or a guest-physical address. A device sees offsets, never its own address."""
+"""The bus routes by range: which device answers a port or a guest-physical address. A device sees offsets, not its own address."""
 
 from bisect import bisect_right
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Images into guest memory and the first registers: `plan_boot(read_image(path), BootOptions(...))`, then `load(plan, ram)`."""
+"""Loads images and first registers: `plan_boot(read_image(path), BootOptions(...))`, then `load(plan, ram)`."""
 
 from trapgate.boot.image import Image, ImageError, read_image
 from trapgate.boot.loader import plan_boot

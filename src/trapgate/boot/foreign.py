@@ -1,4 +1,4 @@
-"""Files that people hand over and that cannot be started here, named as what they are, each with what to do.
+"""Names files that people hand over and that cannot be started here, each with what to do instead.
 
 Sources: Multiboot2 Specification 2.0, 3.1; PE format (Microsoft), sections 2 to 4; UEFI 2.10, 5 (GPT); Platform Initialization 1.7,
 volume 3, 3.2.1 (firmware volumes); the signatures of file(1) as their makers publish them.

@@ -1,4 +1,4 @@
-"""Recognise an image by its content and plan its start. This is what a machine calls."""
+"""Recognises an image by its content and plans its start. This is what a machine calls."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Guests into machines: images from files, with what belongs to them."""
+"""Puts guests into machines: images from files, with what belongs to them."""
 
 from collections.abc import Sequence
 from pathlib import Path

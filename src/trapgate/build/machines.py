@@ -1,4 +1,4 @@
-"""A machine from its configuration and the name of an engine; each engine is loaded only where it is used."""
+"""Makes a machine from its configuration and the name of an engine; each engine is loaded only where it is used."""
 
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.build.hearing import Hearing

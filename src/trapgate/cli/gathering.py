@@ -1,4 +1,4 @@
-"""What the guest sends byte by byte, in fewer pieces, from a thread of its own: who does not read it keeps nobody waiting."""
+"""Writes what the guest sends byte by byte in fewer pieces, from a thread of its own: a reader that does not read delays nobody."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What people write who come from QEMU, each answered in one line with the word that is used here. The options are not taken."""
+"""Answers options of QEMU, which are not taken, in one line each with the word that is used here."""
 
 import re
 from collections.abc import Iterator, Sequence

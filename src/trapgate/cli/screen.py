@@ -1,4 +1,4 @@
-"""The console that commands print on: rich's, but a reader that leaves is told like any other (exit status 141, never 1)."""
+"""Commands print on this console: rich's, but a reader that leaves ends them as for any other output (exit status 141, never 1)."""
 
 from typing import NoReturn
 

@@ -1,7 +1,8 @@
 """Reports of bus locks: one line when a site is first seen, then at most one a second of guest time, with what came since.
 
-A limit holds the guest back besides, whatever its privilege level: behind a bus lock that comes too soon it waits until its second
-is over, so that only so many a second go through, as with Linux' split_lock_detect=ratelimit. Who keeps to the limit is not held.
+A limit also holds the guest back, whatever its privilege level: after a bus lock that comes too soon it waits until its second is
+over, so that only so many a second go through, as with Linux' split_lock_detect=ratelimit. A guest that keeps to the limit is not
+held.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""Fitting both owners' breakpoints into the four debug registers of a real CPU, and reading the hits back (SDM vol. 3, 18.2.5)."""
+"""Fits both owners' breakpoints into the four debug registers of a real CPU, and reads the hits back (SDM vol. 3, 18.2.5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What test guests ask of a board besides: ports that drive interrupt lines, and registers that only remember what was written."""
+"""Test guests need these devices as well: ports that drive interrupt lines, and registers that only remember what was written."""
 
 from collections.abc import Sequence
 

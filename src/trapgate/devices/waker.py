@@ -1,4 +1,4 @@
-"""What wakes the machine's thread: its mailbox, a thread that waits for the next deadline, and one that waits for input.
+"""The waker wakes the machine's thread: it has a mailbox, a thread that waits for the next deadline, and one that waits for input.
 
 Neither thread touches a device: they leave a callable in the mailbox, or kick, and the machine's own thread does the work.
 """

@@ -1,4 +1,4 @@
-"""Where the debugger is met: at `[HOST]:PORT` (loopback when no host is given), at `unix:PATH`, or on `stdio`."""
+"""The debugger connects here: at `[HOST]:PORT` (loopback when no host is given), at `unix:PATH`, or on `stdio`."""
 
 import contextlib
 import errno

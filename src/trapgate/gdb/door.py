@@ -1,4 +1,4 @@
-"""Where clients come in: who says something valid first is the debugger; who comes while there is one is told so, and sent away.
+"""Clients come in here: the first that sends a valid packet is the debugger; while there is one, others are told so and sent away.
 
 Until then a client costs the guest nothing and keeps nobody out, however long it says nothing: a port that was scanned, an IDE that
 forgot its connection. There is no time limit on it, which could only be wrong for somebody who types.

@@ -1,4 +1,4 @@
-"""What people and scripts type to QEMU's monitor: done by the command of here, or answered with the word to use instead."""
+"""Takes what people and scripts type to QEMU's monitor: our command does it, or the answer is the word to use instead."""
 
 import re
 

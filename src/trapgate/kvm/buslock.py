@@ -1,4 +1,4 @@
-"""Which instruction locked the bus, when KVM says only that one did; pure over bytes and registers.
+"""Finds which instruction locked the bus, when KVM says only that one did; pure over bytes and registers.
 
 KVM_EXIT_X86_BUS_LOCK leaves RIP on the instruction on AMD, behind it on Intel (Linux, Documentation/virt/kvm/api.rst, 7.26).
 """

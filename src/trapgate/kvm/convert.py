@@ -1,4 +1,4 @@
-"""What KVM says in our terms and back; pure functions.
+"""Converts what KVM says to our terms and back, by pure functions.
 
 KVM_EXIT_DEBUG differs by the host's vendor. AMD: DR6 raw, bit 11 = 0 means a bus lock. Intel: the exit qualification put on top of
 FFFF0FF0, so bit 11 reads 1 always and a bus lock must be inferred: no cause bit at all, the guest has DEBUGCTL[2] = 1 and CPL > 0,

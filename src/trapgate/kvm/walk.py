@@ -1,4 +1,4 @@
-"""A guest's page tables, walked without a trace: KVM_TRANSLATE would set their accessed bits (SDM vol. 3, 4.3 to 4.5)."""
+"""Walks a guest's page tables without a trace: KVM_TRANSLATE would set their accessed bits (SDM vol. 3, 4.3 to 4.5)."""
 
 from collections.abc import Callable
 

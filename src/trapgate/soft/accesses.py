@@ -1,4 +1,4 @@
-"""Memory accesses that translated code could not settle: two pages, devices, hit data breakpoints, stores into code, bus locks.
+"""Performs accesses that translated code could not settle: two pages, devices, hit data breakpoints, stores into code, bus locks.
 
 Each is a generator: it yields the exits that the machine must answer (MMIO), and ends when the access is done and translated code
 can go on behind it. Faults unwind as GuestFault, before anything has changed.

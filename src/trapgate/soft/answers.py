@@ -1,4 +1,4 @@
-"""What is answered amid a run, without a way through the run loop: plain IN, OUT, loads and stores of devices; CPUID and its like.
+"""Answers amid a run, without returning to the run loop, to ordinary IN, OUT, loads and stores of devices, CPUID and its like.
 
 A port access is the end of its block, so whatever its answer brings about (`request`) is seen before the next instruction. A load
 or store lies amid its block. So that is seen right behind it, too, each place has a second way on: the same place in the

@@ -1,4 +1,4 @@
-"""A signal of the host's amid translated code, which must never be: what is told of it, in place of a process that is gone.
+"""Reports a signal that the host raised amid translated code, which must never happen, instead of letting the process die.
 
 `Crashes.catch` is for programs that run nothing but a machine: signal handlers are the whole process's.
 """

@@ -1,4 +1,4 @@
-"""A CPU amid a run: the access or the step under way, and who is asked about it. What lies beside `cpu` works on this."""
+"""This class is a CPU amid a run: the access or the step under way, and who is asked about it. Files beside `cpu` work on it."""
 
 from abc import abstractmethod
 

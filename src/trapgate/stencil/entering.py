@@ -1,4 +1,4 @@
-"""The way from Python into translated code and back, and what the host's signals do amid it: written as LLVM IR.
+"""Leads from Python into translated code and back, and says what the host's signals do amid it; written as LLVM IR.
 
 `enter` gives the host's MXCSR for the guest's and back, and keeps its stack pointer. `crashed` is a signal handler for what
 translated code must never cause: SIGSEGV, SIGBUS, SIGILL, SIGFPE. Python's own handlers would wait for translated code to end, so

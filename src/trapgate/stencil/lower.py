@@ -1,4 +1,4 @@
-"""From a recorded body to LLVM IR text: a stencil (tail-jumps, transients in registers) or a native function.
+"""Lowers a recorded body to LLVM IR text: a stencil (tail-jumps, transients in registers) or a native function.
 
 Everything that a stencil passes on lies in the arguments of the `preserve_none` calling convention, so that the host registers that
 hold the CPU state and the transients are the same at every seam. A jump is a `musttail` call.

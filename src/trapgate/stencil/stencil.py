@@ -1,4 +1,4 @@
-"""The product: machine code with holes."""
+"""A stencil is machine code with holes."""
 
 from dataclasses import dataclass
 

@@ -125,7 +125,8 @@ def xadd(m: Trace, kind: str, width: int) -> None:
     a, b = fetch(m, kind, 0, width), m.get("R1", width)
     result = add(m, a, b)
     m["T1"] = a.zext(64)
-    store(m, kind, 0, result) if kind == "T" else None
+    if kind == "T":
+        store(m, kind, 0, result)
     if kind == "R":
         m.put("R1", a.zext(64) if width == 32 else a)
         store(m, kind, 0, result)

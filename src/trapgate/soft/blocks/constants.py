@@ -1,4 +1,4 @@
-"""The constants of an instruction that its code may merely carry along: instructions that differ in nothing else share a pattern.
+"""Finds the constants of an instruction that its code only carries along: instructions that differ in nothing else share a pattern.
 
 A kernel is full of them: displacements, distances of branches, immediates; and one that is loaded elsewhere at each boot (KASLR)
 differs from itself in the addresses that its instructions hold, and in nothing else.

@@ -1,8 +1,8 @@
-"""What in a template follows from each constant of the instruction: observed on two instructions that differ in it alone.
+"""Finds which fields of a template change with each constant of the instruction, by lowering the instruction twice.
 
-What becomes of a constant is not asked of the decoders: the instruction is lowered with another value, too, and where the two
-templates differ by just that difference, the constant goes. One that does anything else belongs to the bytes that a pattern shares.
-Instructions of one encoding that became the same micro-ops need it only once.
+The decoders are not asked what becomes of a constant: the instruction is lowered with another value as well, and the fields that
+differ by just that difference hold the constant. A constant that does anything else belongs to the bytes that a pattern shares.
+Instructions of one encoding that became the same micro-ops need this only once.
 """
 
 from collections.abc import Callable, Hashable
@@ -35,7 +35,7 @@ class Observed(NamedTuple):
 
 
 class Observer:
-    """Remembers what was observed."""
+    """Remembers which fields follow from which constants."""
 
     def __init__(self) -> None:
         self._seen: dict[Hashable, list[Followers | None]] = {}
@@ -57,7 +57,7 @@ class Observer:
 
 
 def _alone(found: list[Followers | None]) -> list[Followers | None]:
-    """Without those constants that go where one before them goes."""
+    """The same without constants whose fields an earlier constant has already."""
     taken, alone = set[tuple[str, int]](), list[Followers | None]()
     for one in found:
         what = (
@@ -69,7 +69,7 @@ def _alone(found: list[Followers | None]) -> list[Followers | None]:
 
 
 def _follows(raw: bytes, constant: Constant, template: Template, fields: list[Field], dead: bool, lower: Lower) -> Followers | None:
-    """What follows from one constant; None where it is not carried along."""
+    """Which fields follow from one constant; None where the code does more with it than carry it along."""
     other, by = constant.other(raw)
     builder = lower(other)
     if builder is None:

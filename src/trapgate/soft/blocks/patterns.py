@@ -37,7 +37,11 @@ class Pattern(NamedTuple):
 
 
 class Patterns:
-    """All patterns met so far. `natives`: where in the CPU state the address of each native function lies."""
+    """All patterns met so far.
+
+    `lowering` makes templates; `natives` says where in the CPU state the address of each native function lies; `instructions`
+    numbers those that Python executes; `state` is the CPU's, whose native code searches the patterns.
+    """
 
     def __init__(self, lowering: Lowering, natives: dict[str, int], instructions: Numbered, state: CpuState) -> None:
         self._lowering, self._natives, self._instructions, self._observer = lowering, natives, instructions, Observer()

@@ -1,4 +1,4 @@
-"""The translator: guest bytes in, a known block out. Native code composes it; Python gives what that has never met."""
+"""The translator makes a known block of guest bytes. Native code composes it; Python supplies the patterns that are new."""
 
 import ctypes
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
 
 class Translator:
-    """Makes blocks; knows nothing of when."""
+    """Makes blocks of guest bytes; when one is wanted, its caller decides."""
 
     def __init__(self, ram: Ram, code: CodeBuffer, state: CpuState, model: CpuModel) -> None:
         self.state = state

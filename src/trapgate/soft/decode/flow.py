@@ -1,4 +1,4 @@
-"""From a decoded instruction to micro-ops: branches and the stack."""
+"""Lowers decoded branches and stack instructions to micro-ops."""
 
 from iced_x86 import Instruction, Mnemonic, OpKind
 

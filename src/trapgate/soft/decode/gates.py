@@ -1,4 +1,4 @@
-"""Packed and floating instructions: whether they may run (CR0.EM, CR0.MP, CR0.TS, CR4.OSFXSR), and who lowers them.
+"""Decides whether packed and floating instructions may run (CR0.EM, CR0.MP, CR0.TS, CR4.OSFXSR), and who lowers them.
 
 SDM vol. 3, 2.5 (table 2-1 and what follows) and 12.1: x87 is #NM under EM or TS; SSE is #UD under EM or without OSFXSR, then #NM
 under TS; MMX is #UD under EM, #NM under TS; WAIT is #NM only while both MP and TS are set.

@@ -1,4 +1,4 @@
-"""From a decoded instruction to micro-ops: the general-purpose instructions. One row a mnemonic; what has no row is #UD.
+"""Lowers decoded general-purpose instructions to micro-ops. One row a mnemonic; what has no row is #UD.
 
 Order matters where an access may fault: nothing architectural changes before the last access of an instruction.
 """

@@ -1,4 +1,4 @@
-"""Micro-ops strung together: the code of their stencils before any hole is filled, made once for each list of names."""
+"""Strings micro-ops together: the code of their stencils before any hole is filled, made once for each list of names."""
 
 from dataclasses import dataclass
 

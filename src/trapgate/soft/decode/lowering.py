@@ -1,4 +1,4 @@
-"""From the bytes of an instruction to micro-ops; and the parts of a block that are no instructions."""
+"""Lowers the bytes of an instruction to micro-ops, and the parts of a block that are no instructions."""
 
 from copy import copy
 from typing import NamedTuple

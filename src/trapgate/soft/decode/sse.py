@@ -1,4 +1,4 @@
-"""From a decoded MMX or SSE instruction to micro-ops: address, reference, the host's own instruction, commit.
+"""Lowers a decoded MMX or SSE instruction to micro-ops: address, reference, the host's own instruction, commit.
 
 There is no table of instructions here: the forms follow from the opcode table (`isa.families.hosted`), so does their use.
 """

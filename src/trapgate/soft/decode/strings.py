@@ -1,4 +1,4 @@
-"""String instructions as loops of micro-ops: see `isa.families.string`.
+"""Lowers string instructions to loops of micro-ops: see `isa.families.string`.
 
 Two rules of repeated ones are the vendor's (docs/vendors.md). With a 32-bit address size in 64-bit mode Intel's CPUs begin by
 zero-extending RCX, for MOVS and STOS the pointers as well, even where ECX is 0 or the first iteration faults; AMD's change nothing

@@ -1,4 +1,4 @@
-"""From a decoded x87 instruction to micro-ops. The forms follow from the opcode table (`isa.families.hosted`)."""
+"""Lowers a decoded x87 instruction to micro-ops. The forms follow from the opcode table (`isa.families.hosted`)."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Floating-point instructions under unmasked exceptions: one at a time, from Python.
+"""Executes floating-point instructions under unmasked exceptions, one at a time, from Python.
 
 Translated code runs with every exception masked (`isa.families.sse`, `isa.families.x87`). What the guest has unmasked is kept
 beside: `mxcsr_unmasked` (mask bits that MXCSR has clear; `guest_mxcsr` has them set), and the x87 control word in `fxsave`. With

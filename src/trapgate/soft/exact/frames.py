@@ -1,4 +1,4 @@
-"""Several words on the stack by one instruction: PUSHA, POPA, and ENTER with its levels (SDM vol. 2 under each name)."""
+"""These instructions move several words on the stack: PUSHA, POPA, and ENTER with its levels (SDM vol. 2 under each name)."""
 
 from iced_x86 import Instruction, Mnemonic
 

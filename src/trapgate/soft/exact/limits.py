@@ -1,4 +1,4 @@
-"""The limit of CS outside 64-bit mode: what a step looks at before it fetches an instruction, and where a near branch may go.
+"""Checks the limit of CS outside 64-bit mode: before a step fetches an instruction, and where a near branch may go.
 
 Sources: SDM vol. 3, 6.3 and table 7-1; vol. 2, JMP, CALL, Jcc, LOOP; APM vol. 2, 4.12.1. Blocks know how far they reach
 (`isa.native.placing`) and leave to steps what may go beyond. EIP has 32 bits in 16-bit code, too: behind FFFFh comes 10000h.

@@ -1,4 +1,4 @@
-"""Whether an SSE result would be exact if exponents had no bounds: then PE stays clear beside an unmasked overflow.
+"""Tells whether an SSE result would be exact if exponents had no bounds: then PE stays clear beside an unmasked overflow.
 
 A masked overflow or underflow is always reported as inexact, so the flags of a masked run cannot tell (SDM vol. 1, 4.9.1.5: the
 unmasked response scales the exponent and rounds the significand only).

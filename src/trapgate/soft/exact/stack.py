@@ -1,4 +1,4 @@
-"""Pushes and pops from Python: the present stack, or one that an inner level is about to get. Nothing moves until `commit`."""
+"""Pushes and pops from Python, on the present stack or on one that an inner level is about to get. Nothing moves until `commit`."""
 
 from trapgate.arch import paging, vectors
 from trapgate.arch.segments import ATTR_DB, ATTR_L

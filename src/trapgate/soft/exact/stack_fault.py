@@ -1,4 +1,4 @@
-"""#SS(0) instead of #GP(0): in 64-bit mode a non-canonical address faults by the segment that it was reached through.
+"""Decides between #SS(0) and #GP(0): in 64-bit mode a non-canonical address faults by the segment that it was reached through.
 
 Translated code has no segment left at hand then, so the instruction is decoded once more.
 Sources: SDM vol. 1, 3.3.7.1; vol. 3, 7.15, "#SS"; APM vol. 2, 4.5.3.

@@ -1,4 +1,4 @@
-"""What lies around a hot block: the placed blocks of its page that it leads to, as a graph of micro-ops for `stencil.loop`.
+"""Gathers what lies around a hot block: the placed blocks of its page that it leads to, as a graph of micro-ops for `stencil.loop`.
 
 A block is decoded and lowered again as it was when it was translated, so that each micro-op's place in the block's code is known:
 there the compiled loop goes on for whatever is out of line.

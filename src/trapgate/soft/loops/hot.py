@@ -1,4 +1,4 @@
-"""Which loops are hot: found by sampling, compiled on the side, installed when they are ready.
+"""Hot loops are found by sampling, compiled on another thread, and installed when they are ready.
 
 Every few milliseconds a thread asks native code to leave, which it does at its next block. A block met so a few times is worth a
 look: what it leads to goes to a second thread, where LLVM compiles while the guest runs on. With the instruction clock, which such

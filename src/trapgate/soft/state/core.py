@@ -1,4 +1,4 @@
-"""What instructions written in Python stand on: the state, guest memory by linear address, the mode, the native functions."""
+"""Instructions written in Python work on this class: the state, guest memory by linear address, the mode, the native functions."""
 
 import ctypes
 

@@ -1,4 +1,4 @@
-"""What the CPU can tell after a triple fault: the last exceptions and its registers, one line each."""
+"""Reports a triple fault: the last exceptions and the registers, one line each."""
 
 from collections import deque
 from dataclasses import dataclass

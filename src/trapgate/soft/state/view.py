@@ -44,7 +44,7 @@ class CpuState(_State):
         return int(self.rflags & ~STATUS) | bits | 2
 
     def set_rflags(self, value: int) -> None:
-        """All of RFLAGS at once; the caller sees to the mode and to waiting interrupts (`SoftCpu.update_mode`)."""
+        """All of RFLAGS at once; the caller sees to the mode and to waiting interrupts (`SoftCore.update_mode`)."""
         self.rflags = value & ~STATUS | 2
         zero, parity, sign = value >> 6 & 1, value >> 2 & 1, value >> 7 & 1
         carry, overflow, adjust = value & 1, value >> 11 & 1, value >> 4 & 1
