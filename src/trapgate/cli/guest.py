@@ -31,7 +31,9 @@ class Compiling:
 
         columns = (TextColumn("compiling the CPU, once:"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
-        bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        if not console.is_terminal:
+            return lambda done, total: None
+        bar = Progress(*columns, console=console, transient=True)
         task = bar.add_task("")
         bar.start()
         self._stop = bar.stop
