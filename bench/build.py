@@ -74,10 +74,10 @@ def _beside(name: str, rounds: int, what: str, work: int, dr7: int = 0, where: s
 
 WATCHED = (
     _beside("load", 200_000, "a load, a write watchpoint beside it", 1, _WRITES),
-    _beside("load-access", 20_000, "a load, an access watchpoint beside it", 1, _ACCESSES),
-    _beside("store", 20_000, "a store, a write watchpoint beside it", 2, _WRITES),
-    _beside("stack", 20_000, "a push or a pop, a write watchpoint on the same page", 3, _WRITES, "(u64)&causes & ~0xFFFUL"),
-    _beside("run", 2_000, "a load, an execution breakpoint in its code's page", 1, _EXECUTION, _BREAKPOINT),
+    _beside("load-access", 100_000, "a load, an access watchpoint beside it", 1, _ACCESSES),
+    _beside("store", 100_000, "a store, a write watchpoint beside it", 2, _WRITES),
+    _beside("stack", 100_000, "a push or a pop, a write watchpoint on the same page", 3, _WRITES, "(u64)&causes & ~0xFFFUL"),
+    _beside("run", 5_000, "a load, an execution breakpoint in its code's page", 1, _EXECUTION, _BREAKPOINT),
 )
 WATCHED_PAGES, WATCHED_IN_EACH = 100, 10
 WATCHED_OUTSIDE = (

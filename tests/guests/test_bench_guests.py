@@ -5,8 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from bench.build import BUS_LOCK, BUS_LOCK_DR6, DETECTION, DEVICES, EMPTY, GUESTS, INT3, BenchError, Guest, build
-from bench.engines import EXIT_OK, QEMU_IMAGE, Engine, run_image
+from bench.build import (
+    BUS_LOCK,
+    BUS_LOCK_DR6,
+    DETECTION,
+    DEVICES,
+    EMPTY,
+    GUESTS,
+    INT3,
+    WATCHED,
+    WATCHED_OUTSIDE,
+    BenchError,
+    Guest,
+    build,
+)
+from bench.engines import EXIT_OK, QEMU_DEBUG, QEMU_IMAGE, TRAPGATE_DEBUG, TRAPGATE_IMAGE, Engine, run_image
 from trapgate.boot import BootOptions, plan_boot, read_image
 from trapgate.build import load_guest, make_machine
 from trapgate.machine import MachineConfig
@@ -42,7 +55,7 @@ def test_a_guest_computes_what_it_should(guest: Guest, tmp_path: Path) -> None:
         assert int(words[2], 16) == EXPECTED[guest.name]
 
 
-@pytest.mark.parametrize("guest", [*DETECTION, INT3, BUS_LOCK, BUS_LOCK_DR6, *DEVICES], ids=lambda guest: guest.name)
+@pytest.mark.parametrize("guest", [*DETECTION, INT3, BUS_LOCK, BUS_LOCK_DR6, *DEVICES, *WATCHED], ids=lambda guest: guest.name)
 def test_a_guest_for_ours_alone_finds_its_result_right(guest: Guest, tmp_path: Path) -> None:
     said = bytearray()
     machine = make_machine(MachineConfig(memory=64 << 20, serial=said.extend), "soft")
@@ -50,6 +63,15 @@ def test_a_guest_for_ours_alone_finds_its_result_right(guest: Guest, tmp_path: P
     assert machine.run().status == EXIT_OK
     assert said.decode().split()[-1] == "ok"
     machine.close()
+
+
+@pytest.mark.parametrize("engine", [("qemu", QEMU_IMAGE, QEMU_DEBUG), ("trapgate", TRAPGATE_IMAGE, TRAPGATE_DEBUG)])
+def test_a_debugger_watches_beside_what_a_guest_accesses(engine: tuple[str, str, str], tmp_path: Path) -> None:
+    """It is told of no hit, so that the guest runs to its end."""
+    name, line, debug = engine
+    image = build(WATCHED_OUTSIDE[1], tmp_path, 2)
+    words = run_image(Engine(name, line, "", debug=debug), image, 60, [0x2000800, 0x2001840]).line.split()
+    assert words[-1] == "ok"
 
 
 def test_an_image_is_built_once_and_anew_for_other_rounds(tmp_path: Path) -> None:
