@@ -37,7 +37,7 @@ docs-example: $(READY)
 
 # For the loop of edit and try: the rooms that need neither LLVM nor a guest.
 quick: $(READY)
-	$(BIN)/python -m pytest --quick tests/unit tests/gdb/test_transcripts.py $(addprefix --ignore=tests/unit/,soft isa stencil)
+	$(BIN)/python -m pytest --quick tests/unit tests/gdb/test_transcripts.py $(addprefix --ignore=tests/unit/,api soft isa stencil)
 
 # The packages as a user gets them: built, installed into an empty environment, run from there.
 test-dist: $(READY)
