@@ -1,14 +1,16 @@
 """Random bytes as instructions in every mode: whatever a guest executes, a handler ends or faults; a fault has changed nothing."""
 
 import random
+import threading
 
 import pytest
 from iced_x86 import Decoder
 
+from trapgate.exits import Interrupted
 from trapgate.isa.state import LAYOUT
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.instructions import HANDLERS
-from unit.soft.bench import STACK0, Bench
+from unit.soft.bench import CODE, K64, STACK0, Bench
 
 OPCODES = (
     "8e 8c 0f00 0f01 0f20 0f22 0f30 0f32 ea 9a ff cb ca cf cd cc ce 62 c4 c5 0fb2 0fb4 0fb5 0f02 0f03 63 06 07 1f 16 17 0fa0 0fa1 "
@@ -79,3 +81,15 @@ def test_random_instructions(mode: str, model: str) -> None:
                 bench.cpu.pending_read = None
     assert ran > 20
     assert faulted > 20
+
+
+def test_a_guest_that_faults_for_ever_can_be_interrupted() -> None:
+    """The handler of #PF lies where nothing is mapped, on a stack of its own: no instruction is ever executed again."""
+    bench = Bench("64")
+    bench.gate(14, K64, 1 << 30, ist=1)
+    bench.ram.write(CODE, bytes.fromhex("8b042500000040"))
+    timer = threading.Timer(0.1, bench.cpu.kick)
+    timer.start()
+    assert isinstance(bench.cpu.run(), Interrupted)
+    timer.join()
+    assert bench.st.count_exceptions > 1

@@ -11,8 +11,8 @@ from trapgate.arch.control import EFER_LMA
 from trapgate.arch.flags import FIXED, IF, NT, RF, TF, VM
 from trapgate.isa import flags
 from trapgate.isa import state as s
-from trapgate.isa.native.flows import go_on, leave
-from trapgate.isa.native.segments64 import GiveUp, code_descriptor, cpl_of, is_canonical, put_code, put_mode
+from trapgate.isa.native.flows import leave
+from trapgate.isa.native.segments64 import GiveUp, code_descriptor, cpl_of, is_canonical, put_code, put_mode, put_null_stack
 from trapgate.isa.vocabulary import Trace, Value
 
 GATE_BYTES = 16
@@ -100,12 +100,14 @@ def deliver(m: Trace, external: bool = False) -> None:
     m.put("rsp", bottom)
     put_code(m, selector & 0xFFFC, attributes)
     with m.when(outer):
-        m.put("ss_selector", m.const(0, 64))
-        m.put("ss_attributes", m.const(s.UNUSABLE, 32))
+        put_null_stack(m, 0)
     trap_gate = ((low >> 40) & TRAP_GATE) != 0
     clear = m.const(TF | NT | RF | VM, 64) | trap_gate.select(m.const(0, 64), m.const(IF, 64))
     put_mode(m, m.get("rflags", 64) & ~clear, 0)
-    go_on(m, target)
+    m.put("rip", target)
+    with m.when(m.get("request", 32) != 0, likely=False):  # a handler that cannot be fetched never comes to a block
+        leave(m, s.EXIT_INTERRUPTED)
+    m.jump("dispatch")
 
 
 def _gate(m: Trace, vector: Value, give_up: GiveUp) -> tuple[Value, Value]:

@@ -75,7 +75,7 @@ def walk(m: Trace) -> None:
         index = top.select(index & 3, index)
         place.set(table.value + (index << wide.select(m.const(3, 64), m.const(2, 64))))
         inside = in_ram(m, place.value, 8)
-        entry.set(m.const(NOWHERE, 64))  # no memory there: the bus reads as ones
+        entry.set(wide.select(m.const(NOWHERE, 64), m.const(0xFFFFFFFF, 64)))  # no memory there: the bus reads as ones
         with m.when(inside):
             host = m.get("ram_base", 64) + place.value
             entry.set(wide.select(m.load(host, 64), m.load(host, 32).zext(64)))

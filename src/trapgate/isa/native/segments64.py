@@ -20,6 +20,7 @@ from trapgate.arch.segments import (
     TYPE_WRITABLE,
 )  # fmt: skip
 from trapgate.isa import state as s
+from trapgate.isa.modes import shift
 from trapgate.isa.native.mode import code64
 from trapgate.isa.vocabulary import Operand, Trace, Value
 
@@ -27,10 +28,10 @@ ATTRIBUTES = 0xF0FF  # descriptor bits 40-55 without limit 19:16
 RIGHTS = ATTR_TYPE | ATTR_S | ATTR_DPL | ATTR_P
 USABLE_CODE = ATTR_L | ATTR_P | ATTR_S | TYPE_CODE | TYPE_ACCESSED
 CODE_MATTERS = ATTR_L | ATTR_DB | RIGHTS & ~TYPE_READABLE
-CODE64 = ATTR_G | USABLE_CODE | TYPE_READABLE  # a flat 64-bit code segment of DPL 0
-DATA = ATTR_G | ATTR_DB | ATTR_P | ATTR_S | TYPE_WRITABLE | TYPE_ACCESSED  # a flat writable data segment of DPL 0
+CODE64 = ATTR_G | USABLE_CODE | TYPE_READABLE | s.READABLE  # a flat 64-bit code segment of DPL 0
 DATA_RIGHTS = s.READABLE | s.WRITABLE  # should compatibility mode follow
-DPL_SHIFT = (ATTR_DPL & -ATTR_DPL).bit_length() - 1
+DATA = ATTR_G | ATTR_DB | ATTR_P | ATTR_S | TYPE_WRITABLE | TYPE_ACCESSED | DATA_RIGHTS  # a flat writable data segment of DPL 0
+DPL_SHIFT = shift(ATTR_DPL)
 
 GiveUp = Callable[[], None]
 """Ends the path: the case is not plain, Python starts it again."""
@@ -53,7 +54,7 @@ def code_descriptor(m: Trace, selector: Value, dpl: Operand, give_up: GiveUp) ->
     attributes = descriptor(m, selector, give_up)
     with m.when((attributes & CODE_MATTERS) != (m.lift(dpl, 64) << DPL_SHIFT | USABLE_CODE), likely=False):
         give_up()
-    return attributes
+    return attributes | (attributes & TYPE_READABLE) << shift(s.READABLE // TYPE_READABLE)
 
 
 def stack_descriptor(m: Trace, selector: Value, dpl: Value, give_up: GiveUp) -> Value:
@@ -74,11 +75,20 @@ def put_stack(m: Trace, selector: Value, attributes: Operand) -> None:
     _put_flat(m, "ss", selector, m.lift(attributes, 64))
 
 
+def put_null_stack(m: Trace, selector: Operand) -> None:
+    """SS becomes null, which ring 0 may have."""
+    _put(m, "ss", m.lift(selector, 64), m.const(s.UNUSABLE, 64), 0)
+
+
 def _put_flat(m: Trace, name: str, selector: Value, attributes: Value) -> None:
+    _put(m, name, selector, attributes, 0xFFFFFFFF)
+
+
+def _put(m: Trace, name: str, selector: Value, attributes: Value, limit: int) -> None:
     m.put(f"{name}_selector", selector)
     m.put(f"{name}_attributes", attributes.trunc(32))
     m.put(f"{name}_base", m.const(0, 64))
-    m.put(f"{name}_limit", m.const(0xFFFFFFFF, 32))
+    m.put(f"{name}_limit", m.const(limit, 32))
 
 
 def put_mode(m: Trace, rflags: Value, cpl: int) -> None:

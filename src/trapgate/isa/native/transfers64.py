@@ -13,13 +13,13 @@ from trapgate.isa.native.flows import go_on, leave, notice_flags
 from trapgate.isa.native.segments64 import (
     CODE64,
     DATA,
-    DATA_RIGHTS,
     GiveUp,
     code_descriptor,
     cpl_of,
     is_canonical,
     put_code,
     put_mode,
+    put_null_stack,
     put_stack,
     stack_descriptor,
 )  # fmt: skip
@@ -64,7 +64,10 @@ def iret64(m: Trace) -> None:
                 other()
     flags.write(m, popped)
     put_code(m, cs, code)
-    put_stack(m, ss, stack)
+    with m.when(stack == s.UNUSABLE):
+        put_null_stack(m, ss)
+    with m.otherwise():
+        put_stack(m, ss, stack)
     m.put("rsp", rsp)
     new = (popped & IRET_FLAGS) | FIXED
     with m.when(outer):
@@ -105,7 +108,7 @@ def syscall(m: Trace) -> None:
     new = (new & ~m.const(flags.STATUS, 64)) | FIXED
     cs = (m.get("star", 64) >> 32) & 0xFFFC
     put_code(m, cs, CODE64)
-    put_stack(m, cs + 8, DATA | DATA_RIGHTS)
+    put_stack(m, cs + 8, DATA)
     put_mode(m, new, 0)
     notice_flags(m, new, m.get("lstar", 64))
     go_on(m, m.get("lstar", 64))
@@ -125,7 +128,7 @@ def sysret(m: Trace, amd: bool) -> None:
     if amd:
         m.put("ss_selector", (base + 8) & 0xFFFF)
     else:
-        put_stack(m, (base + 8) | 3, DATA | ATTR_DPL | DATA_RIGHTS)
+        put_stack(m, (base + 8) | 3, DATA | ATTR_DPL)
     put_mode(m, new, 3)
     notice_flags(m, new, target)
     go_on(m, target)
