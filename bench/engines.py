@@ -91,17 +91,21 @@ def run_image(engine: Engine, image: Path, timeout: float, watched: Sequence[int
     return Run(seconds, lines[0], _used() - used)
 
 
-def _debugger(engine: Engine, socket: Path, watched: Sequence[int], timeout: float) -> Client:
-    """A debugger that has armed its watchpoints and let the guest go."""
+def connected(engine: Engine, socket: Path, timeout: float) -> Client:
+    """A debugger of a guest that has not started yet. BenchError."""
     deadline = time.monotonic() + timeout
     while True:
         try:
-            client = Client(UnixAddress(str(socket)), timeout)
-            break
+            return Client(UnixAddress(str(socket)), timeout)
         except ClientError as error:  # it does not listen yet
             if time.monotonic() > deadline:
                 raise BenchError(f"{engine.name}: {error}") from error
             time.sleep(0.01)
+
+
+def _debugger(engine: Engine, socket: Path, watched: Sequence[int], timeout: float) -> Client:
+    """A debugger that has armed its watchpoints and let the guest go."""
+    client = connected(engine, socket, timeout)
     try:
         for address in watched:
             client.insert(BreakKind.WRITE, address, 8)

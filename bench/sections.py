@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import compared, ours
+from bench import compared, ours, stub
 from bench.measuring import Bench
 from bench.report import Table
 
@@ -21,6 +21,7 @@ SECTIONS = {
     "linux-6.1": Section("Debian 6.1 to its init, first and second boot, beside QEMU", compared.debian_6_1),
     "linux-6.12": Section("Debian 6.12 to its init, second boot, beside QEMU", compared.debian_6_12),
     "watch": Section("accesses beside watchpoints and breakpoints, beside QEMU", compared.watch),
+    "stub": Section("a debugger's requests over the remote protocol, beside QEMU", stub.stub),
     "start": Section("from the start of the process to the first guest instruction; compiling the stencils", ours.start),
     "memory": Section("memory besides the guest's, Debian 6.1 at its init", ours.memory_at_init),
     "locks": Section("locked additions with bus-lock detection off and on", ours.locks),

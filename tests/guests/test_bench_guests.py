@@ -1,6 +1,7 @@
 """Each benchmark guest, with few rounds: our loader takes it, QEMU runs it, and it finds its own result right."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from bench.build import (
     build,
 )
 from bench.engines import EXIT_OK, QEMU_DEBUG, QEMU_IMAGE, TRAPGATE_DEBUG, TRAPGATE_IMAGE, Engine, run_image
+from bench.stub import REQUESTS, Request, seconds
 from trapgate.boot import BootOptions, plan_boot, read_image
 from trapgate.build import load_guest, make_machine
 from trapgate.machine import MachineConfig
@@ -72,6 +74,12 @@ def test_a_debugger_watches_beside_what_a_guest_accesses(engine: tuple[str, str,
     image = build(WATCHED_OUTSIDE[1], tmp_path, 2)
     words = run_image(Engine(name, line, "", debug=debug), image, 60, [0x2000800, 0x2001840]).line.split()
     assert words[-1] == "ok"
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: one.what)
+def test_a_debugger_asks_both_stubs_the_same(request_: Request) -> None:
+    for engine in (Engine("qemu", QEMU_IMAGE, "", debug=QEMU_DEBUG), Engine("trapgate", TRAPGATE_IMAGE, "", debug=TRAPGATE_DEBUG)):
+        assert seconds(engine, replace(request_, times=1), 60) > 0
 
 
 def test_an_image_is_built_once_and_anew_for_other_rounds(tmp_path: Path) -> None:
