@@ -104,4 +104,6 @@ def _paging_bits(bench: Bench, source: random.Random) -> None:
     st.cr0 = (st.cr0 | control.CR0_PG) & ~control.CR0_WP | source.choice((0, control.CR0_WP))
     st.cr4 &= ~(control.CR4_SMEP | control.CR4_SMAP | control.CR4_PSE)
     st.cr4 |= source.choice((0, control.CR4_SMEP)) | source.choice((0, control.CR4_SMAP)) | source.choice((0, control.CR4_PSE))
+    if bench.mode == "64":  # no guest can clear PAE there, a debugger can
+        st.cr4 = st.cr4 & ~control.CR4_PAE | source.choice((0, control.CR4_PAE))
     st.efer = st.efer & ~control.EFER_NXE | source.choice((0, control.EFER_NXE))

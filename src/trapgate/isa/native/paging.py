@@ -60,7 +60,7 @@ def walk(m: Trace) -> None:
             m.put("fault_error", m.const(0, 32))
             m.put("fault_has_error", m.const(s.NOT_CANONICAL, 32))  # Python finds out whether it is #SS
         m.result(NOWHERE)
-    wide = (cr4 & CR4_PAE) != 0
+    wide = ((cr4 & CR4_PAE) != 0) | long_mode  # a debugger may write one register without the other
     address_bits = m.get("physical_mask", 64) & ~m.const(0xFFF, 64)
     cr3 = m.get("cr3", 64)
     shift = m.variable(64, long_mode.select(m.const(39, 64), wide.select(m.const(30, 64), m.const(22, 64))))
