@@ -97,14 +97,18 @@ class Server:
             raise
 
     def send(self, data: bytes) -> None:
-        """Queue bytes for the client, if there is one. Never waits."""
+        """Bytes for the client, if there is one: sent at once as far as it takes them, the rest queued. Never waits."""
         with self._lock:
             if not data or self._client is None or self._greeted != self._accepted:
                 return
+            if not self._queue:
+                data = _left(self._client, data)
+                if not data:
+                    return
+                self._progress = time.monotonic()
             if self._queued + len(data) > MOST_QUEUED:
                 self._overfull = True
             else:
-                self._progress = self._progress if self._queue else time.monotonic()
                 self._queue.append(data)
                 self._queued += len(data)
         self._wake()
@@ -222,7 +226,9 @@ class Server:
         finally:
             with self._lock:
                 self._unhandled -= 1
-            self._wake()
+                reads_on = self._unhandled == _MOST_UNHANDLED - 1
+            if reads_on:
+                self._wake()
 
     def _greet(self, number: int) -> None:
         """On the machine's thread: what is sent from now on is for this client."""
@@ -255,3 +261,11 @@ class Server:
         client.close()
         if tell:
             self._post(self._connection.disconnected)
+
+
+def _left(client: Stream, data: bytes) -> bytes:
+    """What of these bytes the client does not take now; a connection that has failed is the server's thread's to find out."""
+    try:
+        return data[client.send(data) :]
+    except OSError:
+        return data
