@@ -87,7 +87,7 @@ def needs(case: Case, how: str) -> Iterator[str]:
         yield "DR accesses"
     if any(one.enabled and one.rw for one in enabled):
         yield "watchpoint"
-    if case.armed.ring == 3:
+    if case.armed.ring == 3 or (case.armed.tf and how == "stepped"):  # IRET loads TF, and the trap comes an instruction later
         yield "IRET"
     for word, name in (("int1", "INT1"), ("0xF1", "INT1"), ("int3", "INT3"), ("int 0x", "INT n")):
         if word in case.text:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cases import kit
+
 TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
 # Prints "BIOS"; then the exit port: 1 when INT 12h says 639 KiB, and INT 13h and 15h answer CF = 1, AH = 86h, BX and SP kept.
 SECTOR = """
@@ -37,3 +39,29 @@ def test_a_boot_sector_prints_and_hears_what_is_not_there(tmp_path: Path) -> Non
     image.write_bytes(image.read_bytes().ljust(510, b"\0") + b"\x55\xaa")
     done = subprocess.run([TRAPGATE, "run", str(image)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     assert (done.stdout, done.returncode) == (b"BIOS", 3), done
+
+
+ASKED = (  # in the guest's order: letter, whether it is there, what is asked; docs/guests.md says the same of all services
+    ("o", True, "INT 10h, 0Eh: a character"),
+    ("v", False, "INT 10h, 0Fh: the video mode"),
+    ("q", True, "INT 11h: the equipment"),
+    ("m", True, "INT 12h: low memory"),
+    ("d", False, "INT 13h, 41h: disk extensions"),
+    ("r", False, "INT 13h, 0: disk reset"),
+    ("E", False, "INT 15h, E820h: the memory map"),
+    ("e", False, "INT 15h, E801h: memory above 1 and 16 MiB"),
+    ("x", False, "INT 15h, 88h: extended memory"),
+    ("a", False, "INT 15h, 2401h: A20 on"),
+    ("k", False, "INT 16h, 1: a key"),
+    ("t", False, "INT 1Ah, 0: the time"),
+    ("P", True, "port 92h: A20 on"),
+    ("L", True, "the A20 line is open"),
+)
+
+
+@pytest.mark.skipif(bool(kit.LACKING), reason=kit.LACKING)
+def test_what_a_boot_loader_asks_for(tmp_path: Path) -> None:
+    image = kit.sector("bios_services", tmp_path)
+    done = subprocess.run([TRAPGATE, "run", image], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert done.stdout.decode() == "".join(letter if there else "." for letter, there, _ in ASKED)
+    assert done.returncode == 33

@@ -148,6 +148,19 @@ ROWS = (
         """,
     ),
     Row(
+        "there is no way back: gdb says so, and the session goes on",
+        DEBUGGEE,
+        "break change; continue; record full; reverse-stepi; reverse-continue; p $pc == &change; delete; continue",
+        r"""
+        Breakpoint 1, change
+        \$1 = 1
+        exited
+        doesn't support record function
+        does not support this command
+        does not support this command
+        """,
+    ),
+    Row(
         "what is mapped, before there is paging and with it",
         DEBUGGEE,
         "monitor info mem; break kmain; continue; monitor info mem; monitor gva2gpa 0x101000; monitor info tlb",

@@ -21,6 +21,11 @@ ROWS = (
         (
             *("MOV SS + Bn", "MOV SS + Bn, ring 0", "MOV SS + Bn + BS", "MOV SS + Bn, then a fault", "MOV SS + Bn, then ICEBP"),
             "MOV SS, then Bn exec",
+            *(
+                f"MOV SS + Bn, then {one}, {cpu}"
+                for one in ("INT3", "INT n", "SYSCALL")
+                for cpu in ("EPYC-Turin", "SapphireRapids")
+            ),
         ),
     ),
     Row("one access reports one data breakpoint, though two match (SDM vol. 3, 18.2.3)", ("two Bn", "REP MOVSB, both")),

@@ -7,26 +7,33 @@ bus-lock rows follow SDM vol. 3, 18.3.1.6 and APM vol. 2, 13.1.3.6. A record is 
 pushed RIP is on, TF and RF of the pushed RFLAGS). INT 30h, with which each case ends, is left out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from programs.debug.harness import (
     CASE,
     CLEAR_TF,
     DATA,
     EDGE,
+    GDT,
     IF,
     KEEP_DR6,
+    KERNEL_STACK,
+    LOG,
     NO_DR,
     PT,
     RF,
     SET_RF,
+    SPARE,
+    SYSCALL_ENTRY,
     TF,
     UNCACHED,
+    USER_STACK,
     Armed,
+    handler,
 )
 from trapgate.arch.debugregs import dr7_fields
 
-DE, DB, BP, UD, GP, PF, AC = 0, 1, 3, 6, 13, 14, 17
+DE, DB, BP, UD, NP, GP, PF, AC = 0, 1, 3, 6, 11, 13, 14, 17
 NONE, BLD, BS, BD = 0xFFFF0FF0, 0xFFFF07F0, 0xFFFF4FF0, 0xFFFF2FF0
 BLD_BS = 0xFFFF47F0
 EXEC, WRITE, IO, ACCESS = range(4)
@@ -238,4 +245,40 @@ def _dr6() -> list[Case]:
     ]
 
 
-CASES = [*_bus_locks(), *_causes(), *_flow(), *_dr6()]
+def _by_both_vendors() -> list[Case]:
+    """Transfers and locks that debuggers and kernels have stumbled over, on both models. UD2 is met where a value is wrong."""
+    split = "mov eax, 7\nxchg [rdi+61], eax\ncmp eax, {}\njne 1f\ncmp dword ptr [rdi+61], {}\nje 2f\n1: ud2\n2: nop"
+    device = "mov eax, 0x20\nxchg [0x50080], eax\ncmp dword ptr [0x50080], 0x20\nje 1f\nud2\n1: nop"  # the APIC's TPR
+    mov_ss, watch = "mov ss, [rdi+128]\n", Armed((0, DATA + 128), arm(1, ACCESS, 2))
+    syscall = HANDLER + SYSCALL_ENTRY - handler(0)
+    every = Armed(tf=True, flags=0)
+    rows = [
+        *(_absent(ring) for ring in (0, 3)),
+        # 7.8.3: the held trap comes behind the transfer, before the first instruction of what it leads to
+        Case("MOV SS + Bn, then INT3", f"{mov_ss}int3\nnop", watch, ((DB, NONE | 2, HANDLER + 16 * BP, 0), (BP, NONE, 2, 0))),
+        Case("MOV SS + Bn, then INT n", f"{mov_ss}int 0x1f\nnop", watch, ((DB, NONE | 2, HANDLER + 16 * 31, 0), (31, NONE, 2, 0)),
+             resume_at=2),
+        Case("MOV SS + Bn, then SYSCALL", f"{mov_ss}syscall\nnop", watch, ((DB, NONE | 2, syscall, 0),)),
+        # 18.3.1.4: INT clears TF behind the pushed flags; the first trap comes behind the first instruction after IRET
+        Case("INT n with TF", "int 0x1f\nnop\nnop", every, ((31, NONE, 1, TF), *steps(2, 3)), resume_at=1),
+        Case("XCHG across a line, ring 0", split.format(0, 7), Armed(ring=0, debugctl=4)),
+        Case("XCHG with a device, ring 0", device, Armed(ring=0, debugctl=4, fixed=DEVICE)),
+        Case("XCHG with a device, ring 3", device, Armed(debugctl=4, fixed=DEVICE), ((DB, BLD, 2, 0),)),
+    ]  # fmt: skip
+    both = [replace(row, name=f"{row.name}, {cpu}", cpu=cpu) for row in rows for cpu in ("EPYC-Turin", INTEL)]
+    detects = Armed(ring=0, test_ctrl=1 << 29)  # Intel's alone; the #AC leaves register and memory as they were
+    return [*both, Case("#AC of XCHG", split.format(7, 0), detects, ((AC, NONE, 1, RF),), f"{INTEL},+split-lock-detect", 2)]
+
+
+def _absent(ring: int) -> Case:
+    """A far RET, traced, to a code segment that is not present: the fault wins, and nothing of the RET is traced."""
+    selector, descriptor = SPARE + 8, 0x00AF1B000000FFFF | ring << 45
+    frame = (CASE | (selector | ring) << 64).to_bytes(16, "little")
+    stack = USER_STACK if ring else KERNEL_STACK - 0x400
+    fixed = {GDT + selector: descriptor.to_bytes(8, "little"), stack: frame}
+    text = f"retfq\ncmp dword ptr [{LOG + 64 + 8}], {selector}\nje 1f\nud2\n1: nop"  # the first record's error code
+    armed, expected = Armed(tf=True, flags=0, ring=ring, fixed=fixed), ((NP, NONE, 0, TF | RF), *steps(2, 4, 5))
+    return Case(f"far RET to an absent segment with TF, ring {ring}", text, armed, expected, resume_at=1)
+
+
+CASES = [*_bus_locks(), *_causes(), *_flow(), *_dr6(), *_by_both_vendors()]
