@@ -98,8 +98,8 @@ def check_same_end(machine: Machine, image: Path, cpu: str) -> None:
     for clock in (ClockKind.HOST, ClockKind.INSTRUCTIONS):
         soft, _ = loaded(image, "soft", clock, cpu)
         soft.resume()
-        soft.close()
         ends.append(state(soft))
+        soft.close()
     first, second = ends
     timeless = {name for name in first.keys() | second.keys() if first.get(name) == second.get(name)}
     got = state(machine)

@@ -484,7 +484,7 @@ class TestEnds:
 
     @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.long)])
     def test_many_machines_leave_nothing(self, count: int) -> None:
-        """Threads, descriptors and memory are where they were after the first few."""
+        """Threads, descriptors and memory are where they were after the first few; others of the process may map things, too."""
 
         def one(number: int) -> None:
             with Machine(MachineConfig(memory=64 << 20)) as machine:
@@ -496,13 +496,15 @@ class TestEnds:
         for number in range(10):
             one(number)
         gc.collect()
-        before = _held()
-        for number in range(count):
-            one(number)
-        threads, descriptors, maps, memory = (now - then for now, then in zip(_held(), before, strict=True))
-        assert (threads, descriptors) == (0, 0)
-        assert abs(maps) < 10
-        assert memory < 32 << 20
+        for _ in range(3):
+            before = _held()
+            for number in range(count):
+                one(number)
+            threads, descriptors, maps, memory = (now - then for now, then in zip(_held(), before, strict=True))
+            assert (threads, descriptors) == (0, 0)
+            if abs(maps) < 10 and memory < 32 << 20:
+                return
+        pytest.fail(f"{maps} mappings and {memory} bytes more with each {count} machines")
 
 
 def _held() -> tuple[int, int, int, int]:
