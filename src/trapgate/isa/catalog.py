@@ -17,6 +17,7 @@ from trapgate.isa.native import (
     placing,
     timing,
     transfers64,
+    walking,
     watching,
 )
 from trapgate.isa.vocabulary import Trace
@@ -37,5 +38,5 @@ def native_flows() -> dict[str, Callable[[Trace], None]]:
 
 def native_functions() -> dict[str, tuple[Callable[[Trace], None], int, int]]:
     """Native functions that are called: body, width of the result, number of 64-bit arguments."""
-    rooms = (paging, watching, placing, forgetting, gathering, composing, adopting, delivery, mode, x87)
+    rooms = (walking, paging, watching, placing, forgetting, gathering, composing, adopting, delivery, mode, x87)
     return {name: function for room in rooms for name, function in room.FUNCTIONS.items()}

@@ -1,149 +1,16 @@
-"""The page walk and the TLB (SDM vol. 3, chapter 5; APM vol. 2, chapter 5).
+"""The TLB (SDM vol. 3, 5.10; APM vol. 2, 5.5): pages enter it by `isa.native.walking`, and are forgotten.
 
-`walk` translates one guest-virtual address, sets accessed and dirty bits, and leaves `walk_physical` and `walk_rights`.
 `access` puts the page into the TLB of the present rights and answers the host address, or ACCESS_FAULT with the #PF or #GP
 prepared, or ACCESS_HARD when Python must do it: two pages, or (`walk_physical` says where) a device, a hit data breakpoint, a write
 into translated code that `overwrite` does not settle. A page that holds breakpoints or code is in the TLB with a mark, see `TLB_*`.
 """
 
-from trapgate.arch.control import CR0_CD, CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE
 from trapgate.isa import modes
 from trapgate.isa import state as s
-from trapgate.isa.native.memtypes import mtrr_uncached, pat_uncached
 from trapgate.isa.native.placing import touched_lines
+from trapgate.isa.native.walking import NOWHERE, in_ram
 from trapgate.isa.native.watching import hit, marks
 from trapgate.isa.vocabulary import Trace, Value
-
-PRESENT, WRITABLE, USER, _, _, ACCESSED, DIRTY, LARGE, GLOBAL = (1 << n for n in range(9))
-NO_EXECUTE = 1 << 63
-PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
-PAE_RESERVED = 0x7FF0000000000000  # bits 62:52, available in long mode only
-NOWHERE = (1 << 64) - 1
-
-
-def in_ram(m: Trace, physical: Value, size: int) -> Value:
-    """1-bit: all of [physical, physical + size) is RAM."""
-    last = physical + size
-    low = last.ule(m.get("ram_low_end", 64))
-    high = physical.uge(1 << 32) & last.ule(m.get("ram_high_end", 64))
-    return low | high
-
-
-def page_fault(m: Trace, address: Value, wanted: Value, code: Value | int) -> None:
-    """Prepare #PF for an access and return NOWHERE. Nothing is prepared for a debugger's peek."""
-    with m.when((wanted & s.ACCESS_PEEK) == 0):
-        error = m.lift(code, 64) | ((wanted & s.ACCESS_WRITE) << 1) | (wanted & s.ACCESS_USER)
-        cr4 = m.get("cr4", 64)
-        fetch_reported = ((m.get("efer", 64) & EFER_NXE) != 0) & ((cr4 & CR4_PAE) != 0) | ((cr4 & CR4_SMEP) != 0)
-        fetching = (wanted & s.ACCESS_FETCH) != 0
-        error = error | (fetching & fetch_reported).select(m.const(PF_FETCH, 64), m.const(0, 64))
-        m.put("cr2", address)
-        m.put("fault_vector", m.const(14, 32))
-        m.put("fault_error", error.trunc(32))
-        m.put("fault_has_error", m.const(1, 32))
-    m.result(NOWHERE)
-
-
-def walk(m: Trace) -> None:
-    """walk(address, wanted) -> guest-physical address or NOWHERE."""
-    address, wanted = m.arguments
-    cr0, cr4, efer = m.get("cr0", 64), m.get("cr4", 64), m.get("efer", 64)
-    with m.when((cr0 & CR0_PG) == 0):
-        uncached = ((cr0 & CR0_CD) != 0) | mtrr_uncached(m, address)
-        type_bit = uncached.select(m.const(s.RIGHT_UNCACHED, 64), m.const(0, 64))
-        m.put("walk_rights", type_bit | (s.RIGHT_READ | s.RIGHT_WRITE | s.RIGHT_FETCH))
-        m.result(address)
-    long_mode = (efer & EFER_LMA) != 0
-    with m.when(long_mode & ((address << 16).sar(16) != address), likely=False):
-        with m.when((wanted & s.ACCESS_PEEK) == 0):
-            m.put("fault_vector", m.const(13, 32))
-            m.put("fault_error", m.const(0, 32))
-            m.put("fault_has_error", m.const(s.NOT_CANONICAL, 32))  # Python finds out whether it is #SS
-        m.result(NOWHERE)
-    wide = ((cr4 & CR4_PAE) != 0) | long_mode  # a debugger may write one register without the other
-    address_bits = m.get("physical_mask", 64) & ~m.const(0xFFF, 64)
-    cr3 = m.get("cr3", 64)
-    shift = m.variable(64, long_mode.select(m.const(39, 64), wide.select(m.const(30, 64), m.const(22, 64))))
-    first = long_mode.select(cr3 & address_bits, wide.select(cr3 & 0xFFFFFFE0, cr3 & 0xFFFFF000))
-    table, rights, entry, place = m.variable(64, first), m.variable(64, WRITABLE | USER), m.variable(64, 0), m.variable(64, 0)
-    step = wide.select(m.const(9, 64), m.const(10, 64))
-    pae_top = wide & ~long_mode
-    with m.loop():
-        level_mask = wide.select(m.const(0x1FF, 64), m.const(0x3FF, 64))
-        index = (address >> shift.value) & level_mask
-        top = pae_top & (shift.value == 30)
-        index = top.select(index & 3, index)
-        place.set(table.value + (index << wide.select(m.const(3, 64), m.const(2, 64))))
-        inside = in_ram(m, place.value, 8)
-        entry.set(wide.select(m.const(NOWHERE, 64), m.const(0xFFFFFFFF, 64)))  # no memory there: the bus reads as ones
-        with m.when(inside):
-            host = m.get("ram_base", 64) + place.value
-            entry.set(wide.select(m.load(host, 64), m.load(host, 32).zext(64)))
-        found = entry.value
-        with m.when((found & PRESENT) == 0):
-            page_fault(m, address, wanted, 0)
-        leaf = (shift.value == 12) | (
-            ((found & LARGE) != 0) & ((shift.value == 21) | (shift.value == 22) | (shift.value == 30)) & ~top
-        )
-        leaf = leaf & ((shift.value != 22) | ((cr4 & CR4_PSE) != 0))
-        no_nx = ((efer & EFER_NXE) == 0).select(m.const(NO_EXECUTE, 64), m.const(0, 64))
-        outside = ~m.get("physical_mask", 64) & 0x000FFFFFFFFFFFFF
-        low_bits = (leaf & (shift.value != 12)).select(((m.const(1, 64) << shift.value) - 1) & 0xFFFFFFFFFFFFE000, m.const(0, 64))
-        reserved = wide.select(outside | no_nx | low_bits, m.const(0, 64))
-        upper = (shift.value == 39) | ((shift.value == 30) & ~leaf)
-        reserved = reserved | (shift.value == 39).select(m.const(LARGE, 64), m.const(0, 64))
-        reserved = reserved | upper.select(m.get("table_reserved", 64), m.const(0, 64))
-        reserved = reserved | long_mode.select(m.const(0, 64), m.const(PAE_RESERVED, 64))
-        pse36 = leaf & (shift.value == 22)
-        reserved = wide.select(reserved, pse36.select(m.const(1 << 21, 64), m.const(0, 64)))
-        reserved = top.select(outside | NO_EXECUTE | 0x1E6, reserved)
-        with m.when((found & reserved) != 0, likely=False):
-            page_fault(m, address, wanted, PF_PRESENT | PF_RESERVED)
-        with m.when(~top):
-            rights.set((rights.value & (found | ~m.const(WRITABLE | USER, 64))) | (found & NO_EXECUTE))
-        with m.when(leaf):
-            m.leave()
-        unset = ((found & ACCESSED) == 0) & ~top & ((wanted & s.ACCESS_PEEK) == 0)
-        with m.when(unset):
-            m.store(m.get("ram_base", 64) + place.value, found.trunc(8) | ACCESSED)
-        table.set(wide.select(found & address_bits, found & 0xFFFFF000))
-        shift.set(shift.value - step)
-    found = entry.value
-    offset_mask = (m.const(1, 64) << shift.value) - 1
-    base = wide.select(found & address_bits, found & 0xFFFFF000) & ~offset_mask
-    high = (shift.value == 22).select((found & (0xFF << 13)) << 19, m.const(0, 64))  # PSE-36: bits 20:13 are address bits 39:32
-    base = base | high & address_bits
-    physical = base | (address & offset_mask)
-    user_page, writable = (rights.value & USER) != 0, (rights.value & WRITABLE) != 0
-    executable = ((rights.value & NO_EXECUTE) == 0) | ((efer & EFER_NXE) == 0)
-    user = (wanted & s.ACCESS_USER) != 0
-    smep, smap = (cr4 & CR4_SMEP) != 0, (cr4 & CR4_SMAP) != 0
-    kernel_reads = ~user_page | ~smap | ((wanted & s.ACCESS_AC) != 0)
-    may_read = user.select(user_page, kernel_reads)
-    may_write = user.select(user_page & writable, kernel_reads & (writable | ((cr0 & CR0_WP) == 0)))
-    may_fetch = executable & user.select(user_page, ~user_page | ~smep)
-    writing, fetching = (wanted & s.ACCESS_WRITE) != 0, (wanted & s.ACCESS_FETCH) != 0
-    allowed = writing.select(may_write, fetching.select(may_fetch, may_read)) | ((wanted & s.ACCESS_PEEK) != 0)
-    with m.when(~allowed):
-        page_fault(m, address, wanted, PF_PRESENT)
-    new = found | ACCESSED | writing.select(m.const(DIRTY, 64), m.const(0, 64))
-    with m.when((new != found) & ((wanted & s.ACCESS_PEEK) == 0)):
-        m.store(m.get("ram_base", 64) + place.value, new.trunc(8))
-    uncached = pat_uncached(m, found, shift.value == 12) | ((cr0 & CR0_CD) != 0) | mtrr_uncached(m, physical)
-    bits = m.const(0, 64)
-    for condition, bit in (
-        (may_read, s.RIGHT_READ),
-        (may_write & ((new & DIRTY) != 0), s.RIGHT_WRITE),
-        (may_fetch, s.RIGHT_FETCH),
-        (((found & GLOBAL) != 0) & ((cr4 & CR4_PGE) != 0), s.RIGHT_GLOBAL),
-        (uncached, s.RIGHT_UNCACHED),
-        (shift.value != 12, s.RIGHT_LARGE),
-        (shift.value == 21, s.RIGHT_2M),
-    ):
-        bits = bits | condition.select(m.const(bit, 64), m.const(0, 64))
-    m.put("walk_rights", bits)
-    m.put("walk_entry", found)
-    m.result(physical)
 
 
 def present_rights(m: Trace) -> Value:
@@ -375,7 +242,6 @@ def protect(m: Trace) -> None:
 
 
 FUNCTIONS = {
-    "walk": (walk, 64, 2),
     "access": (access, 64, 3),
     "flush": (flush, 0, 1),
     "flush_jumps": (flush_jumps, 0, 1),
