@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from trapgate.clock import InstructionClock
+from unit.devices.lapic_bench import Bench
 
 
 class Wire:
@@ -47,3 +48,9 @@ def advance(clock: InstructionClock) -> Callable[[int], None]:
 def wire() -> Wire:
     """A line to look at."""
     return Wire()
+
+
+@pytest.fixture
+def apic(clock: InstructionClock) -> Bench:
+    """A local APIC on that clock."""
+    return Bench(clock)
