@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test quick test-long test-dist check dist docs docs-example bench linux test-linux linux-guests silicon-record test-kvm check-others soak fuzz differences guests format clean
+.PHONY: setup run test test-fast quick test-long test-dist check dist docs docs-example bench linux test-linux linux-guests silicon-record test-kvm check-others soak fuzz differences where guests format clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -20,8 +20,13 @@ run: $(READY)
 	$(BIN)/trapgate demo
 
 # What a change must pass.
-test: check
-	$(BIN)/python -m pytest
+test: check test-fast
+
+# The fast tier: files of tests beside each other, on as many CPUs as there are, up to four. A process that ends amid a test is a failure
+# of that test: another one in its place would leave all waiting for ever.
+WORKERS ?= auto
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --max-worker-restart 0 --dist loadfile
 
 # Pages and reference in build/docs; a warning is an error.
 docs: $(VENV)/.docs
@@ -79,6 +84,10 @@ dist: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/run.py
+
+# Where each instruction runs, by mode: docs/where.md.
+where: $(READY)
+	$(BIN)/python tools/show_where.py
 
 differences: $(READY)
 	$(BIN)/python tools/show_differences.py

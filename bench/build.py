@@ -26,7 +26,7 @@ class BenchError(Exception):
 class Guest:
     """A benchmark guest. `rounds` is tuned for 0.5 to 1 second in QEMU's TCG; `work` says what one round is.
 
-    `sources` are its C files (by default the one of its name), `defines` what they are compiled with.
+    `sources` are its files (by default the C file of its name), `defines` what they are compiled with.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Guest:
     defines: tuple[str, ...] = ()
 
     def files(self) -> list[Path]:
-        """Its own C files."""
+        """Its own files."""
         return [SOURCES / name for name in self.sources or (f"{self.name}.c",)]
 
 
@@ -84,7 +84,9 @@ WATCHED_OUTSIDE = (
     _beside("many-load", 200_000, "a load, 1,000 write watchpoints of a debugger in 100 pages", 1, pages=WATCHED_PAGES),
     _beside("many-store", 2_000, "a store, the same", 2, pages=WATCHED_PAGES),
 )
+SYSTEM = Guest("system", 1, "each system instruction", ("system.c", "system.S"))
 PAUSE = Guest("pause", 1, "does nothing, for ever")
+PORT_WRITES = Guest("port-writes", 10, "1000 OUT to COM1's scratch register", ("devices.c",), ("-DACCESS=2",))
 DEVICES = tuple(
     Guest(f"device-{name}", 500, work, ("devices.c",), (f"-DACCESS={number}",))
     for number, (name, work) in enumerate(

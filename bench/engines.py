@@ -73,7 +73,7 @@ def run_image(engine: Engine, image: Path, timeout: float, watched: Sequence[int
         socket = Path(scratch) / "gdb"
         line = f"{engine.image} {engine.debug}" if watched else engine.image
         command = filled(line, image=str(image), memory=MEMORY, socket=str(socket))
-        begin, used = time.perf_counter(), _used()
+        begin, before = time.perf_counter(), used()
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             try:
                 with _debugger(engine, socket, watched, timeout) if watched else nullcontext():
@@ -88,7 +88,7 @@ def run_image(engine: Engine, image: Path, timeout: float, watched: Sequence[int
     if process.returncode != EXIT_OK or len(lines) != 1 or not lines[0].endswith(" ok"):
         said = (lines or errors.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
         raise BenchError(f"{engine.name}: {image.stem} failed with status {process.returncode}: {said}")
-    return Run(seconds, lines[0], _used() - used)
+    return Run(seconds, lines[0], used() - before)
 
 
 def connected(engine: Engine, socket: Path, timeout: float) -> Client:
@@ -116,7 +116,7 @@ def _debugger(engine: Engine, socket: Path, watched: Sequence[int], timeout: flo
     return client
 
 
-def _used() -> float:
+def used() -> float:
     """CPU seconds of all processes that we started and that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

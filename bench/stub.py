@@ -52,28 +52,29 @@ def _bulk(client: Client, at: int, times: int) -> None:
             client.ask(request % (START + offset, min(piece, BULK - offset)))
 
 
-def _steps(client: Client, at: int, times: int) -> None:
+def steps(client: Client, at: int, times: int) -> None:
+    """Single steps."""
     for _ in range(times):
         client.step()
 
 
-def _hits(client: Client, at: int, times: int) -> None:
+def hits(client: Client, at: int, times: int, kind: BreakKind = BreakKind.SOFTWARE) -> None:
     """As gdb goes on from a breakpoint: lifted, one step, set again."""
-    client.insert(BreakKind.SOFTWARE, at)
+    client.insert(kind, at)
     for _ in range(times):
-        client.remove(BreakKind.SOFTWARE, at)
+        client.remove(kind, at)
         client.step()
-        client.insert(BreakKind.SOFTWARE, at)
+        client.insert(kind, at)
         client.go()
-    client.remove(BreakKind.SOFTWARE, at)
+    client.remove(kind, at)
 
 
 REQUESTS = (
     Request("registers", 500, _registers),
     Request("2 KiB of memory", 500, _memory),
     Request("16 MiB of memory", 1, _bulk),
-    Request("a single step", 500, _steps),
-    Request("a breakpoint hit: lift, step, set, continue", 200, _hits),
+    Request("a single step", 500, steps),
+    Request("a breakpoint hit: lift, step, set, continue", 200, hits),
 )
 
 
@@ -101,7 +102,8 @@ def seconds(engine: Engine, request: Request, timeout: float) -> float:
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
                 with run.connected(engine, socket, timeout) as client:
-                    at = _arrive(client, image)
+                    at = arrive(client, image)
+                    client.ask(b"M%x,%x:%b" % (at, len(LOOP), LOOP.hex().encode()))
                     begin = time.perf_counter()
                     request.do(client, at, request.times)
                     return time.perf_counter() - begin
@@ -111,8 +113,8 @@ def seconds(engine: Engine, request: Request, timeout: float) -> float:
                 process.kill()
 
 
-def _arrive(client: Client, image: Path) -> int:
-    """Run to the guest's 64-bit C code, and put LOOP there; its address."""
+def arrive(client: Client, image: Path) -> int:
+    """Run to the guest's 64-bit C code; its address."""
     with image.open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
         found = table.get_symbol_by_name("run") if isinstance(table, SymbolTableSection) else None
@@ -122,5 +124,4 @@ def _arrive(client: Client, image: Path) -> int:
     client.insert(BreakKind.HARDWARE, at)
     client.go()
     client.remove(BreakKind.HARDWARE, at)
-    client.ask(b"M%x,%x:%b" % (at, len(LOOP), LOOP.hex().encode()))
     return at

@@ -1,13 +1,31 @@
 """What every test may use: caches of its own, so that none depends on what a user's home holds. And who judges here."""
 
+import gc
 import os
+import resource
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-import judges
-from trapgate.stencil import library
+# On a busy host any example may take long: what a test is given for all of them is `timeout` in pyproject.toml.
+settings.register_profile("trapgate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("trapgate")
+
+# The rooms whose helpers assert for the tests: a failure there says the values as well.
+pytest.register_assert_rewrite("behaviour", "fuzz", "kvm", "silicon", "system", "unit")
+
+import judges  # noqa: E402
+from trapgate.stencil import library  # noqa: E402
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH, signal.SIGCHLD, signal.SIGUSR1, signal.SIGALRM)
+PATIENCE = 2.0  # s
+QUICK_EXAMPLES = 25
+LIMITED = (resource.RLIMIT_NOFILE, resource.RLIMIT_AS, resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_STACK)
 
 
 @pytest.fixture
@@ -20,9 +38,9 @@ def private_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def open_files() -> Iterator[None]:
     """The test must close every file descriptor that it opens."""
-    before = set(os.listdir("/proc/self/fd"))
+    before = _descriptors()
     yield
-    assert set(os.listdir("/proc/self/fd")) <= before, "file descriptors are left open"
+    assert _descriptors() <= before, "file descriptors are left open"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,14 +49,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With --quick, asking for the stencils skips the test that asks, whichever it is."""
+    """With --quick there are fewer examples, and asking for the stencils skips the test that asks, whichever it is."""
 
     def refuse(*_: object, **__: object) -> None:
         pytest.skip("needs the stencils: not for --quick")
 
     if config.getoption("quick"):
+        settings.register_profile("quick", settings.get_profile("trapgate"), max_examples=QUICK_EXAMPLES)
+        settings.load_profile("quick")
         for name in ("load_library", "build_library"):
             setattr(library, name, refuse)
+
+
+@pytest.fixture(autouse=True)
+def left_as_found(pytestconfig: pytest.Config) -> Iterator[None]:
+    """The test leaves the process as it found it, for those that come after it; a SIGINT that a script has ignored is not.
+
+    Blocked signals are looked at everywhere, all else with --quick: elsewhere rooms keep files open from one test to the next.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    mask, before = signal.pthread_sigmask(signal.SIG_BLOCK, ()), _process() if pytestconfig.getoption("quick") else {}
+    yield
+    left_mask = signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert left_mask == mask, "signals are left blocked"
+    if before and (left := _process()) != before:
+        gc.collect()  # what only garbage holds is not left, nor what a thread is about to close
+        end = time.monotonic() + PATIENCE
+        while not _descriptors() <= before["descriptors"] and time.monotonic() < end:
+            time.sleep(0.01)
+        left["descriptors"] = before["descriptors"] | _descriptors()
+        assert left == before
+
+
+def _process() -> dict[str, Any]:
+    """What a process has one of."""
+    return {
+        "handlers": {number: signal.getsignal(number) for number in HANDLED},
+        "limits": {number: resource.getrlimit(number) for number in LIMITED},
+        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        "directory": os.getcwd(),
+        "descriptors": _descriptors(),
+    }
+
+
+def _descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
 
 
 def pytest_report_header() -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from trapgate.cpustate import CpuState
 from trapgate.engine import Surroundings
-from trapgate.vcpu import Vcpu
+from trapgate.vcpu import EngineError, Vcpu
 
 
 class TestEngine:
@@ -11,7 +12,9 @@ class TestEngine:
 
     __test__ = False
 
+    most_cpus = 64
     breaks_anywhere = True
+    has_room = False
 
     def __init__(self, make: Callable[[Surroundings], Vcpu]) -> None:
         self.make = make
@@ -21,3 +24,15 @@ class TestEngine:
 
     def keep(self) -> None:
         """Nothing is worth keeping."""
+
+
+class Unkept:
+    """A vCPU whose state nobody keeps."""
+
+    def save(self) -> CpuState:
+        """It has none to say."""
+        raise EngineError("it has no state")
+
+    def load(self, state: CpuState) -> None:
+        """It takes none."""
+        raise EngineError("it takes no state")

@@ -8,9 +8,12 @@ from pathlib import Path
 
 GUESTS = Path(__file__).resolve().parent.parent / "src" / "trapgate" / "guests"
 COMPILE = (
-    "-c -m64 -march=x86-64 -O1 -g1 -gdwarf-4 -ffreestanding -fno-pie -mno-red-zone -mgeneral-regs-only -mcmodel=small "
+    "-c {machine} -march=x86-64 -O1 -g1 -gdwarf-4 -ffreestanding -fno-pie -mno-red-zone -mgeneral-regs-only {model} "
     "-fcf-protection=none -fno-stack-protector -fno-asynchronous-unwind-tables -Wall -Wextra -Werror"
-).split()
+)
+MACHINES = {64: {"machine": "-m64", "model": "-mcmodel=small"}, 32: {"machine": "-m32", "model": ""}}  # gcc's, by width
+EMULATIONS = {64: "elf_x86_64", 32: "elf_i386"}  # ld's
+BUILDS = {"demo": ("demo", 64), "demo32": ("demo", 32), "init": ("init", 64)}  # sources and width of each image
 LINK = "-static --build-id=none -z max-page-size=4096 -z noexecstack --no-warn-rwx-segments".split()
 
 
@@ -31,7 +34,7 @@ def run(command: list[str], folder: Path) -> str:
 
 def sources(name: str) -> list[Path]:
     """Every file that an image is made of."""
-    return sorted(path for path in (GUESTS / name).iterdir() if path.suffix in (".S", ".c", ".h", ".ld"))
+    return sorted(path for path in (GUESTS / BUILDS[name][0]).iterdir() if path.suffix in (".S", ".c", ".h", ".ld"))
 
 
 def origin(name: str) -> str:
@@ -42,26 +45,27 @@ def origin(name: str) -> str:
 
 
 def build(name: str) -> bytes:
-    """The ELF image made of guests/NAME/*.S, *.c and NAME.ld; BuildError with the compiler's words when it cannot be made."""
-    folder = GUESTS / name
+    """The ELF image of one of `BUILDS`, of *.S, *.c and *.ld; BuildError with the compiler's words when it cannot be made."""
+    folder, width = GUESTS / BUILDS[name][0], BUILDS[name][1]
+    options = COMPILE.format(**MACHINES[width]).split()
     with tempfile.TemporaryDirectory() as scratch:
         objects = []
         for path in sources(name):
             if path.suffix in (".S", ".c"):
                 objects.append(f"{path.stem}-{path.suffix[1:].lower()}.o")  # its name ends up in the symbol table
-                run(["gcc", *COMPILE, f"-ffile-prefix-map={folder}=.", "-o", f"{scratch}/{objects[-1]}", path.name], folder)
-        run(["ld", *LINK, "-T", str(folder / f"{name}.ld"), "-o", "image", *objects], Path(scratch))
+                run(["gcc", *options, f"-ffile-prefix-map={folder}=.", "-o", f"{scratch}/{objects[-1]}", path.name], folder)
+        run(["ld", *LINK, "-m", EMULATIONS[width], "-T", str(folder / f"{folder.name}.ld"), "-o", "image", *objects], Path(scratch))
         return (Path(scratch) / "image").read_bytes()
 
 
 def main() -> None:
     """Rebuild every guest and note beside it what it was made of."""
     try:
-        for folder in sorted(path for path in GUESTS.iterdir() if (path / f"{path.name}.ld").exists()):
-            image = build(folder.name)
-            (GUESTS / f"{folder.name}.elf").write_bytes(image)
-            (GUESTS / f"{folder.name}.origin").write_text(origin(folder.name))
-            print(f"{folder.name}.elf: {len(image)} bytes")
+        for name in BUILDS:
+            image = build(name)
+            (GUESTS / f"{name}.elf").write_bytes(image)
+            (GUESTS / f"{name}.origin").write_text(origin(name))
+            print(f"{name}.elf: {len(image)} bytes")
     except BuildError as error:
         sys.exit(f"build_guests: {error}")
 

@@ -5,10 +5,12 @@ tests that must not download ask `cached_kernel` or `cached` instead.
 """
 
 import gzip
+import lzma
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +18,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from tools.guests import cpio, rootfs
+from tools.guests import grub, rootfs
 from tools.guests.needs import APT, COMPILER, ROOT_FILE_SYSTEM, lacking, need
 from tools.guests.packages import Report, extract, fetch, keep, silent
-from tools.guests.recipes import KERNELS, OTHERS, STABLE_32, Recipe
+from tools.guests.recipes import KERNELS, MODULE_PACKAGES, OTHERS, STABLE_32, Recipe
 from tools.guests.sources import GuestError, dependency
+from trapgate.boot import cpio
 
 HERE = Path(__file__).resolve().parent / "guests"
 CACHE = Path(__file__).resolve().parent.parent / "build" / "guests"
@@ -33,7 +36,7 @@ COMPILER_OPTIONS = (
 WORD_SIZE = {"amd64": ("-m64",), "i386": ("-m32", "-fno-pic")}
 INITIAL_RAM_DISKS = {"amd64": "initramfs", "i386": "initramfs-i386"}  # by architecture, as a user calls them
 SUFFIXES = {"amd64": "", "i386": "-i386"}  # of file names, by architecture
-GZIP = b"\x1f\x8b"
+GZIP, XZ = b"\x1f\x8b", b"\xfd7zXZ"
 CONSOLE = "console=ttyS0 panic=-1"
 
 
@@ -88,6 +91,21 @@ def initramfs(folder: Path = CACHE, report: Report = silent, architecture: str =
     image = gzip.compress(cpio.archive(members(busybox(folder, report, architecture), programs)), mtime=0)
     path = folder / f"initramfs{suffix}.cpio.gz"
     return path if path.is_file() and path.read_bytes() == image else keep(path, image)
+
+
+def with_drivers(series: str, script: bytes, modules: Sequence[str], folder: Path = CACHE) -> bytes:
+    """The initramfs with modules of a kernel series and a script in front: `trapgate.run=sh,/m/test.sh` runs it. GuestError.
+
+    The script finds the modules loaded, in this order, those that are not built into the kernel.
+    """
+    kernels = package(MODULE_PACKAGES.get(series, KERNELS[series]), folder)
+    load = "".join(f"test ! -f /m/{name}.ko || insmod /m/{name}.ko\n" for name in modules)
+    nodes = [cpio.directory("m"), cpio.file("m/test.sh", load.encode() + script)]
+    for name in modules:
+        with suppress(GuestError):
+            data = extract(kernels, rf".*/{name}\.ko(\.xz)?")
+            nodes.append(cpio.file(f"m/{name}.ko", lzma.decompress(data) if data.startswith(XZ) else data))
+    return cpio.archive(nodes) + initramfs(folder).read_bytes()
 
 
 def busybox(folder: Path = CACHE, report: Report = silent, architecture: str = "amd64") -> Path:
@@ -157,6 +175,7 @@ def makers() -> dict[str, Callable[..., Path]]:
         **{name: partial(image, name) for name in OTHERS},
         "initramfs": initramfs,
         "initramfs-i386": partial(initramfs, architecture="i386"),
+        grub.NAME: partial(grub.make, CACHE),
         rootfs.NAME: partial(rootfs.make, CACHE),
     }
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tools import linux_guest
+from tools.guests.console import ConsoleError
 from tools.guests.needs import told
 from tools.guests.others import OTHER_GUESTS
 from tools.guests.recipes import KERNELS
@@ -98,7 +99,7 @@ def main(names: tuple[str, ...]) -> None:
             for title, cpu, run in runs:
                 good, bad = panel(console, title, cpu, run)
                 held, failed = held + good, failed + bad
-        except (GuestError, OSError) as error:  # told, and the others go on
+        except (GuestError, ConsoleError, OSError) as error:  # told, and the others go on
             say(console, f"{name}: {error}", "red")
             broken.append(name)
     wrong = failed or broken or not held

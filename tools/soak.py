@@ -16,10 +16,11 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tools import linux_guest
-from tools.guests import cpio, rootfs
+from tools.guests import rootfs
 from tools.guests.console import Console, ConsoleError
 from tools.guests.interventions import Debugger, InterventionError
 from tools.guests.sources import GuestError
+from trapgate.boot import cpio
 from trapgate.gdb.address import UnixAddress
 from trapgate.gdb.client import Client, ClientError
 

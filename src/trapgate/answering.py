@@ -1,12 +1,13 @@
 """Answers what the guest reads and writes at ports and where no RAM is; a device that fails makes a stop, not an error."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from trapgate.bus import Bus, Device
+from trapgate.bus import Device
 from trapgate.devices.board import Board
 from trapgate.devices.lapic import LocalApic
+from trapgate.devices.parts import Maker, P, Wiring
 from trapgate.stops import DeviceFault, PortAccessed
+from trapgate.values import dataclass
 
 Access = tuple[Device, int]  # who answers, at which of its offsets
 
@@ -42,11 +43,11 @@ class _Watched:
 
 
 class Added:
-    """What the owner of a machine adds to its board: devices, and who is told of ports."""
+    """What the owner of a machine adds to its board: parts, and who is told of ports."""
 
     def __init__(self) -> None:
         self._board: Board
-        self._devices: list[tuple[bool, range, Device]] = []  # whether at ports, where
+        self._makers: list[Maker] = []
         self._watches: list[Watch] = []
         self._followers: list[Callable[[], None]] = []
 
@@ -54,21 +55,19 @@ class Added:
         """Another board: what was added is on it, too, and nobody follows yet."""
         self._board = board
         self._followers.clear()
-        for at_ports, place, device in self._devices:
-            self._bus(at_ports).map(place.start, len(place), device)
+        for make in self._makers:
+            board.add(make)
 
     def follow(self, changed: Callable[[], None]) -> None:
         """Have somebody called when what answers, or who is told, changes."""
         self._followers.append(changed)
 
-    def add(self, device: Device, place: range, *, at_ports: bool) -> None:
-        """Put a device at ports, or at guest-physical addresses. BusConflict when any of them is taken."""
-        self._bus(at_ports).map(place.start, len(place), device)
-        self._devices.append((at_ports, place, device))
+    def add(self, make: Callable[[Wiring], P]) -> P:
+        """Make another part, now and at each power cycle. BusConflict: something else is at its addresses."""
+        part = self._board.add(make)
+        self._makers.append(make)
         self._changed()
-
-    def _bus(self, at_ports: bool) -> Bus:
-        return self._board.ports if at_ports else self._board.mmio
+        return part
 
     def watch(self, watch: Watch) -> None:
         """Tell somebody of accesses to ports, after they are answered."""

@@ -39,6 +39,11 @@ class Bus:
         self._starts.insert(at, start)
         self._ranges.insert(at, (start, start + length, device))
 
+    def unmap(self, start: int) -> None:
+        """Take back what was given from `start` on."""
+        at = self._starts.index(start)
+        del self._starts[at], self._ranges[at]
+
     def find(self, address: int) -> tuple[Device, int] | None:
         """The device at an address and the offset inside it."""
         at = bisect_right(self._starts, address) - 1

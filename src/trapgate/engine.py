@@ -1,7 +1,6 @@
-"""The protocol of what makes vCPUs: all that a machine and its owner ask of an engine beyond the vCPU itself."""
+"""States the protocol of what makes vCPUs: all that a machine and its owner ask of an engine beyond the vCPU itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from trapgate.arch.models import CpuModel
@@ -9,6 +8,7 @@ from trapgate.clock import Clock
 from trapgate.devices.interrupts import Interrupts
 from trapgate.devices.lapic import LocalApic
 from trapgate.memory import Ram
+from trapgate.values import dataclass
 from trapgate.vcpu import Devices, Vcpu
 
 
@@ -36,8 +36,14 @@ class Surroundings:
 class Engine(Protocol):
     """Makes the vCPU of one machine, each time it is switched on."""
 
+    most_cpus: int
+    """How many vCPUs of one machine it can run."""
+
     breaks_anywhere: bool
     """Whether a software breakpoint may be on any byte of code, and not on the first of an instruction only."""
+
+    has_room: bool
+    """Whether it holds any number of hardware breakpoints: then arming never fails, and can wait until the guest runs."""
 
     def make(self, around: Surroundings) -> Vcpu:
         """A vCPU in its reset state; the one made before is closed already. EngineError or HostError when it cannot be had."""

@@ -1,4 +1,4 @@
-"""The one class that everything trapgate raises on purpose derives from; each room has its own kinds."""
+"""Defines the one class that everything trapgate raises on purpose derives from; each room has its own kinds."""
 
 
 class TrapgateError(Exception):

@@ -1,6 +1,6 @@
-"""Why a vCPU stopped: values that `Vcpu.run` returns. Both CPUs give the same ones."""
+"""Says why a vCPU stopped: values that `Vcpu.run` returns. Both CPUs give the same ones."""
 
-from dataclasses import dataclass
+from trapgate.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,11 @@ class Interrupted:
 
 
 @dataclass(frozen=True, slots=True)
+class Spinning:
+    """PAUSE was executed while another vCPU waits for its turn (`Vcpu.share`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class DebugException:
     """A #DB, not yet delivered to anybody: the router splits it between debugger and guest.
 
@@ -106,6 +111,7 @@ Exit = (
     | Halted
     | Shutdown
     | Interrupted
+    | Spinning
     | DebugException
     | SoftwareBreakpoint
     | GuestException

@@ -1,10 +1,12 @@
-"""What the host may refuse: one error that names the call, the reason and the remedy, and the calls that many parts make."""
+"""Tells what the host refused: one error that names the call, the reason and the remedy, and the calls that many parts make."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import selectors
 import stat
+import struct
 import threading
 from collections.abc import Callable, Iterator
 
@@ -83,6 +85,43 @@ def open_file(path: str | os.PathLike[str]) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+_ACTION = "<Q128si4xQ"  # struct sigaction of the C library: handler, mask, flags, and what it fills in itself
+_SIGINFO, _ONSTACK = 4, 0x08000000  # SA_SIGINFO, SA_ONSTACK
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def native_action(handler: int) -> bytes:
+    """What `exchange_action` takes to have a signal handled by machine code, on the thread's stack for signals if it has one."""
+    return struct.pack(_ACTION, handler, bytes(128), _SIGINFO | _ONSTACK, 0)
+
+
+def exchange_action(number: int, action: bytes | None) -> bytes:
+    """What was to be done about a signal; with an `action`, that is done from now on. HostError."""
+    before = ctypes.create_string_buffer(struct.calcsize(_ACTION))
+    with asking("sigaction"):
+        if _libc.sigaction(number, action, before):
+            raise OSError(ctypes.get_errno(), "sigaction")
+    return before.raw
+
+
+def renameat2(directory: int, name: bytes, other_directory: int, other_name: bytes, flags: int) -> None:
+    """renameat2(2), of which Python knows no flags. OSError."""
+    _done(_libc.renameat2(directory, name, other_directory, other_name, flags))
+
+
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2), of which Python knows no modes. OSError; OverflowError: numbers that it does not take."""
+    if max(offset, length) >> 63 or mode >> 31:
+        raise OverflowError("beyond what a file can have")
+    _done(_libc.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
+
+
+def _done(result: int) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 _waiting: "list[Helper] | None" = None  # what `held_back` has to start

@@ -1,4 +1,4 @@
-"""What the host's CPU is and has, as the kernel tells: /proc/cpuinfo, read once."""
+"""Tells what the host's CPU is and has, as the kernel says: /proc/cpuinfo, read once."""
 
 import os
 from functools import cache

@@ -1,4 +1,4 @@
-"""Host memory of our own between pages that nobody may touch: guest RAM, translated code, and what native code searches."""
+"""Maps host memory of our own between pages that nobody may touch: guest RAM, translated code, and what native code searches."""
 
 import ctypes
 import errno
@@ -44,20 +44,35 @@ class Mapping:
         self._bytes = (ctypes.c_char * size).from_address(self.address)
         weakref.finalize(self._bytes, _libc.munmap, reserved, whole).atexit = False  # threads may use it until the very end
         self.view = memoryview(self._bytes).cast("B")
+        self._of_file = False  # whether some of it is a file's
 
     def prefer_large_pages(self) -> None:
         """Fewer faults in the host; a host without large pages does as well."""
         _libc.madvise(self.address, len(self._bytes), _MADV_HUGEPAGE)
 
+    def copy_of(self, begin: int, size: int, descriptor: int, offset: int) -> None:
+        """Bytes [begin, begin + size) are those of a file from `offset` on, each page a copy once it is written. HostError.
+
+        All are multiples of a page. For memory without a descriptor; this one may be closed at once. The file may not change.
+        """
+        assert begin >= 0 and begin + size <= len(self._bytes), (begin, size)
+        call = f"{_bytes(size)} of a file as memory (mmap)"
+        _map(self.address + begin, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _FIXED, descriptor, call, offset)
+        self._of_file = True
+
     def clear(self) -> None:
         """All bytes are zero again and cost nothing. For memory without a descriptor. HostError."""
+        if self._of_file:
+            _map(self.address, len(self._bytes), mmap.PROT_READ | mmap.PROT_WRITE, _PRIVATE | _FIXED, -1, "memory anew (mmap)")
+            self._of_file = False
+            return
         with asking(f"{_bytes(len(self._bytes))} of memory anew (madvise)"):
             if _libc.madvise(self.address, len(self._bytes), _MADV_DONTNEED):
                 raise OSError(ctypes.get_errno(), "madvise")
 
 
-def _map(address: int | None, size: int, protection: int, flags: int, descriptor: int, call: str) -> int:
-    found = _libc.mmap(address, size, protection, flags, descriptor, 0)
+def _map(address: int | None, size: int, protection: int, flags: int, descriptor: int, call: str, offset: int = 0) -> int:
+    found = _libc.mmap(address, size, protection, flags, descriptor, offset)
     if found is None or found == ctypes.c_void_p(-1).value:
         raise HostError(call, ctypes.get_errno())
     return int(found)

@@ -1,13 +1,14 @@
-"""One processor of a machine: a vCPU with its local APIC, what it is about between two runs, and what becomes of its exits."""
+"""Holds one processor of a machine: vCPU with its local APIC, what it is about between two runs, and what becomes of its exits."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from dataclasses import astuple
+from typing import Annotated, ClassVar
 
 from trapgate.answering import Accesses, culprit, failed
 from trapgate.arch import vectors
-from trapgate.arch.debugregs import DR6_BS
+from trapgate.arch.debugregs import DR6_BD, DR6_BLD, DR6_BS, DR6_BT
 from trapgate.arch.flags import IF
-from trapgate.clock import Clock
+from trapgate.clock import Clock, Moment
 from trapgate.debug.buslock import BusLockLog
 from trapgate.debug.router import Share, route
 from trapgate.devices.lapic import LocalApic
@@ -23,12 +24,63 @@ from trapgate.exits import (
     PortWrite,
     Shutdown,
     SoftwareBreakpoint,
+    Spinning,
 )
+from trapgate.state import U8, U16, U64, Bits, Mask, State
 from trapgate.stops import BreakpointHit, BusLocked, DeviceFault, ExceptionRaised, ExitKind, SoftwareHit, StepDone, Stop
-from trapgate.vcpu import Owner, Vcpu
+from trapgate.values import dataclass
+from trapgate.vcpu import CpuStart, Owner, SegmentStart, Vcpu
+
+
+@dataclass(frozen=True, slots=True)
+class ShareState(State):
+    """The guest's part of a #DB that waits for the debugger to let the guest go on."""
+
+    causes: Annotated[int, Mask(DR6_BLD | DR6_BD | DR6_BS | DR6_BT)]
+    hits: Annotated[int, Bits(4)]
+    icebp: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorState(State):
+    """What a processor is about between two runs of its vCPU.
+
+    `waiting`: for a start-up interrupt; `initialized` and `started`: an INIT that has come, and the vector of a start-up interrupt
+    behind it. `held`: until when bus locks that came too fast hold it. `stopped_on`: RIP of the instruction whose execution
+    breakpoint has stopped it. `spins`: how many of its turns PAUSE has ended, one after the other.
+    """
+
+    waiting: bool
+    initialized: bool
+    started: U8 | None
+    spins: U16
+    halted: bool
+    held: Moment | None
+    attention: bool
+    stopped_on: U64 | None
+    queued: ShareState | None
+
 
 Ends = Callable[[ExitKind, str], Stop]
 """Ends the machine, with a story, and gives the stop."""
+
+
+def _at_page(vcpu: Vcpu, number: int) -> CpuStart:
+    """Where a start-up interrupt starts a vCPU after INIT."""
+    data = SegmentStart(0, 0, 0xFFFF, 0x93)
+    segments = dict.fromkeys(("ds", "es", "fs", "gs", "ss"), data) | {
+        "cs": SegmentStart(number << 8, number << 12, 0xFFFF, 0x9B),
+        "tr": SegmentStart(0, 0, 0xFFFF, 0x8B),
+    }
+    return CpuStart(
+        mode="real16",
+        rip=0,
+        cr0=vcpu.get("cr0"),
+        segments=segments,
+        general={"rdx": vcpu.get("rdx")},
+        gdt_limit=0xFFFF,
+        idt_limit=0xFFFF,
+    )
 
 
 class Processor:
@@ -41,11 +93,22 @@ class Processor:
     ) -> None:
         self.lapic, self._clock, self._bus_locks, self._report, self._end = lapic, clock, bus_locks, report, end
         self._accesses = accesses
+        self.number = lapic.identifier
+        self.woken: Callable[[], None] = lambda: None
+        """Called when it may have something to do again."""
+        self.waiting = not lapic.boots
+        """Whether it waits for a start-up interrupt (SIPI)."""
+        self._initialized = False  # INIT has come
+        self._started: int | None = None  # the vector of the start-up interrupt behind it
+        self.spins = 0
+        """How many of its turns PAUSE has ended, one after the other."""
         self._caught: frozenset[int] = frozenset()
         self.halted = False
         self.held: int | None = None
         """Bus locks came too fast: the moment until which the guest does not run."""
         self._stepping = False
+        self.held_back = False
+        """Whether the last step of the debugger's has kept an interrupt from the guest."""
         self._attention = True  # an interrupt may be pending
         self._stopped_on: int | None = None  # RIP of the instruction whose execution breakpoint stopped us
         self._queued: Share | None = None  # the guest's part of the #DB on which the debugger stopped it
@@ -53,11 +116,13 @@ class Processor:
     def connect(self, vcpu: Vcpu) -> None:
         """The vCPU, which its local APIC reaches from now on."""
         self.vcpu = vcpu
-        self.lapic.notify, self.lapic.nmi = self._interrupts_changed, self._nmi
+        self.lapic.notify, self.lapic.nmi, self.lapic.startup = self._interrupts_changed, self._nmi, self._start_up
+        if not self.lapic.boots:
+            self.lapic.init = self._init
 
     def begin(self, step: bool) -> Stop | None:
         """The debugger lets the guest go on: what it stopped on does not stop it again. A Stop when that was the step."""
-        self._stepping = step
+        self._stepping, self.held_back = step, False
         self.vcpu.step(step)
         if self._stopped_on is not None:
             if self._stopped_on == self.vcpu.get("rip"):
@@ -71,6 +136,32 @@ class Processor:
         self._attention = True
         return None
 
+    def forget_stop(self) -> None:
+        """The debugger has not seen it stop where it is."""
+        self._stopped_on = None
+
+    def save(self) -> ProcessorState:
+        """What it is about. Between two runs."""
+        queued = ShareState(*astuple(self._queued)) if self._queued else None
+        return ProcessorState(
+            waiting=self.waiting,
+            initialized=self._initialized,
+            started=self._started,
+            spins=self.spins,
+            halted=self.halted,
+            held=self.held,
+            attention=self._attention,
+            stopped_on=self._stopped_on,
+            queued=queued,
+        )
+
+    def load(self, state: ProcessorState) -> None:
+        """What it is about."""
+        self.waiting, self._initialized, self._started = state.waiting, state.initialized, state.started
+        self.halted, self.held, self._attention, self.spins = state.halted, state.held, state.attention, state.spins
+        self._stopped_on = state.stopped_on
+        self._queued = Share(*astuple(state.queued)) if state.queued else None
+
     def catch(self, vectors: frozenset[int]) -> None:
         """Exceptions of these vectors stop the guest before they are delivered. EngineError where that cannot be."""
         self.vcpu.catch(vectors)
@@ -83,8 +174,20 @@ class Processor:
 
     @property
     def dead(self) -> bool:
-        """Whether it is halted and takes no interrupt."""
-        return self.halted and not self.vcpu.get("rflags") & IF
+        """Whether it waits to be started, or is halted and takes no interrupt, and nothing has come that changes it."""
+        return not self._initialized and (self.waiting or (self.halted and not self.vcpu.get("rflags") & IF))
+
+    def ready(self) -> bool:
+        """Whether it has something to do, now that it has taken what has come for it: INIT, SIPI, an interrupt that ends HLT."""
+        if self._initialized:
+            self._take_init()
+        if self.waiting:
+            return False
+        if self.halted:
+            self.inject()
+        if self.held is not None and self._clock.now() >= self.held:
+            self.held = None
+        return not self.halted and self.held is None
 
     def run(self) -> Stop | None:
         """Run until an exit, and deal with it."""
@@ -108,6 +211,7 @@ class Processor:
     def inject(self) -> None:
         """Hand a pending interrupt to the vCPU, or have it say when it would take one."""
         if not self._attention or (self._stepping and not self.halted):
+            self.held_back |= self._stepping and self.lapic.pending()
             return
         pending = self.lapic.pending()
         if pending and self.vcpu.can_interrupt():
@@ -122,10 +226,37 @@ class Processor:
         self._attention = True
         if not self._stepping:
             self.vcpu.want_interrupt(self.lapic.pending())
+        if self.halted:
+            self.woken()
 
     def _nmi(self) -> None:
+        if self.waiting:
+            return  # nobody is there yet
         self.halted = False
+        self.held_back |= self._stepping
         self.vcpu.nmi()
+        self.woken()
+
+    def _init(self) -> None:
+        """INIT is taken between two instructions."""
+        self._initialized, self._started = True, None
+        self.vcpu.kick()
+
+    def _start_up(self, vector: int) -> None:
+        """SIPI: the first one behind INIT counts (SDM vol. 3, 11.4.3)."""
+        if (self.waiting or self._initialized) and self._started is None:
+            self._started, self._initialized = vector, True
+            self.woken()
+
+    def _take_init(self) -> None:
+        """INIT and, if it has come, SIPI behind it: real mode at offset 0 of the page that the vector names."""
+        self._initialized = False
+        self.vcpu.init()
+        self.halted, self._attention, self._stopped_on, self._queued = False, True, None, None
+        self.held, self.waiting = None, self._started is None
+        if self._started is not None:
+            self.vcpu.start(_at_page(self.vcpu, self._started))
+            self._started = None
 
     # Accesses answered amid a run of the vCPU: `vcpu.Devices`
 
@@ -180,6 +311,9 @@ class Processor:
     def _interrupted(self, event: Interrupted) -> None:
         self._attention = True
 
+    def _spinning(self, event: Spinning) -> None:
+        self.spins = self.spins + 1 & 0xFFFF or 1
+
     def _debug(self, event: DebugException) -> Stop | None:
         armed = self.vcpu.armed()
         verdict = route(event, armed, self.vcpu.guest_debug(), self._stepping)
@@ -215,10 +349,12 @@ class Processor:
         return SoftwareHit(event.address)
 
     def _bus_lock(self, event: BusLock) -> Stop | None:
-        outcome = self._bus_locks.record(event)
+        outcome = self._bus_locks.record(event, self.number if self.lapic.cpus > 1 else None)
         if outcome.line is not None:
             self._report(outcome.line)
         self.held = outcome.hold
+        if outcome.tally is not None:
+            self.vcpu.tally(event.rip, outcome.tally)
         return BusLocked(event, outcome.line or "") if outcome.stop else None
 
     _handlers: ClassVar[dict[type, Callable[..., Stop | None]]] = {
@@ -229,6 +365,7 @@ class Processor:
         Halted: _halt,
         Shutdown: _shutdown,
         Interrupted: _interrupted,
+        Spinning: _spinning,
         DebugException: _debug,
         SoftwareBreakpoint: _software_breakpoint,
         GuestException: _exception,

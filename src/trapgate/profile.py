@@ -1,4 +1,4 @@
-"""Where the time of a run goes: native code, translation, each way out to Python, sleep; and which guest code is hot.
+"""Tells where the time of a run goes: native code, translation, each way out to Python, sleep; and which guest code is hot.
 
 Costs nothing until it is attached: it is a `vcpu.Observer`. The time between two stays in native code belongs to the reason
 for which the first one ended, whatever was done about it: Python, devices, the machine.
@@ -12,11 +12,12 @@ would disturb, no samples are taken.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import field
 from functools import partial
 
 from trapgate.hostcall import Helper
+from trapgate.values import dataclass
 from trapgate.vcpu import ASLEEP, Place, Vcpu
 
 INTERVAL = 0.001  # s between samples
@@ -57,25 +58,26 @@ class Figures:
 
 
 class Profile:
-    """Measures a vCPU from now on, and adds it to `figures`.
+    """Measures vCPUs, which take turns on one thread, from now on, and adds it to `figures`.
 
     `resumed` and `paused` say when the machine runs; `close` ends the sampling thread.
     """
 
     def __init__(
         self,
-        vcpu: Vcpu,
+        vcpus: Sequence[Vcpu],
         now: Callable[[], int] = time.perf_counter_ns,
         interval: float = INTERVAL,
         figures: Figures | None = None,
     ) -> None:
         self.figures = figures or Figures()
-        self._vcpu, self._now = vcpu, now
+        self._vcpus, self._now = vcpus, now
         self._reason = ""  # why native code was left last; empty: the machine has not entered it since it was resumed
         self._left = 0  # when
         self._nested = 0  # ns of translation since
         self._begun = 0  # when what is under way began: native code, translation
-        vcpu.observe(self)
+        for vcpu in vcpus:
+            vcpu.observe(self)
         self._running = False
         self._closing = threading.Event()
         self._thread = Helper("trapgate profile", partial(self._sample, interval))
@@ -140,5 +142,5 @@ class Profile:
 
     def _sample(self, interval: float) -> None:
         while not self._closing.wait(interval):
-            if self._running and not self._vcpu.sample():
+            if self._running and not all([vcpu.sample() for vcpu in self._vcpus]):
                 return

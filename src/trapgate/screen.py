@@ -1,4 +1,4 @@
-"""The text screen that many a small guest writes to: characters and attributes in memory at B8000h, which no card shows here.
+"""Reads the text screen that many a small guest writes to: characters and attributes at B8000h, which no card shows here.
 
 Source: IBM PS/2 and PC BIOS Interface Technical Reference, "BIOS data area" (video display data area 1, 449h, and 2, 484h).
 """

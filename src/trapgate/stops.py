@@ -1,9 +1,10 @@
-"""Why a machine stopped: values that `Machine.resume` returns, to a debugger or to whoever runs it."""
+"""Says why a machine stopped: values that `Machine.resume` returns, to a debugger or to whoever runs it."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from trapgate.exits import BusLock
+from trapgate.values import dataclass
 from trapgate.vcpu import Breakpoint
 
 
@@ -77,6 +78,16 @@ class ExceptionRaised:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordingBegins:
+    """The guest went back to where its recording begins, and nothing stopped it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingEnds:
+    """The guest is where its recording ends. It may go on from there if it is one that is being recorded."""
+
+
+@dataclass(frozen=True, slots=True)
 class Paused:
     """`pause` was called."""
 
@@ -115,6 +126,8 @@ Stop = (
     | CountDone
     | ExceptionRaised
     | PortAccessed
+    | RecordingBegins
+    | RecordingEnds
     | Paused
     | BusLocked
     | DeviceFault

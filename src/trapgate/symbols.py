@@ -1,4 +1,4 @@
-"""Names for guest addresses: from the symbol table of an ELF file, or from a System.map."""
+"""Names guest addresses: from the symbol table of an ELF file, or from a System.map."""
 
 import errno
 import os

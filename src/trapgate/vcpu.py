@@ -1,12 +1,14 @@
-"""The protocol that both CPUs speak: what a machine, a router and a gdb session may ask of a vCPU."""
+"""States the protocol that both CPUs speak: what a machine, a router and a gdb session may ask of a vCPU."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import field
 from enum import IntEnum
 from typing import Literal, Protocol
 
+from trapgate.cpustate import CpuState
 from trapgate.errors import TrapgateError
 from trapgate.exits import Exit
+from trapgate.values import dataclass
 
 RFLAGS_FIXED = 1 << 1  # reads as 1
 TABLES = ("gdt_base", "gdt_limit", "idt_base", "idt_limit", "cr3", "cr4", "efer", "cr0")
@@ -164,6 +166,17 @@ class Vcpu(Protocol):
         """Execute until something happens that the CPU cannot settle alone."""
         ...
 
+    def tally(self, rip: int, heard: Callable[[int], None]) -> None:
+        """Until CR3 is loaded, bus locks at RIP may be counted instead of returned; `heard` is told how many were, once.
+
+        That is when another tally takes its place, or at `tell_tallies`.
+        """
+        ...
+
+    def tell_tallies(self) -> None:
+        """End all tallies. Between two runs."""
+        ...
+
     def kick(self) -> None:
         """Make `run` return Interrupted soon. May be called from any thread."""
         ...
@@ -264,12 +277,43 @@ class Vcpu(Protocol):
         """Come from the reset state to the first registers that a loader chose, hidden parts of the segments included."""
         ...
 
+    def init(self) -> None:
+        """INIT: the registers are as at reset, but floating-point and vector ones and most MSRs stay, and nothing is under way."""
+        ...
+
+    def share(self, on: bool) -> None:
+        """While on, another vCPU waits for its turn: PAUSE makes `run` return Spinning.
+
+        Where instructions are not counted, `run` returns Interrupted every few milliseconds as well.
+        """
+        ...
+
+    def save(self) -> CpuState:
+        """Its state, between two runs whose exits have been answered. EngineError where it cannot be had."""
+        ...
+
+    def load(self, state: CpuState) -> None:
+        """Be as the one saved was. StateError, and nothing is changed: this one cannot be so. EngineError as for `save`.
+
+        What a debugger has asked for stays as it is. RAM is loaded before, clock and local APIC are loaded after it.
+        """
+        ...
+
     def executed(self) -> int:
         """Instructions executed so far; for a vCPU whose `engine.Surroundings` is `counting`."""
         ...
 
     def budget(self, instructions: int) -> None:
         """`run` returns Interrupted after so many more instructions (or sooner); the same holds."""
+        ...
+
+    @property
+    def amid(self) -> bool:
+        """Whether an instruction that has been counted is not through, between two calls of `run`; the same holds."""
+        ...
+
+    def forget_pages(self) -> None:
+        """Know no page any more, so that what it writes from now on is dirty in `memory.Ram`; the same holds."""
         ...
 
 
@@ -284,9 +328,35 @@ class Uncounted:
         """Nobody asks."""
         raise NotImplementedError
 
+    @property
+    def amid(self) -> bool:
+        """Nobody asks."""
+        return False
+
+    def forget_pages(self) -> None:
+        """Nobody asks."""
+        raise NotImplementedError
+
+
+class Alone:
+    """A vCPU that is the only one of its machine."""
+
+    def init(self) -> None:
+        """The boot processor's INIT is the machine's reset."""
+        raise NotImplementedError
+
+    def share(self, on: bool) -> None:
+        """Nobody waits."""
+
 
 class Unobserved:
-    """A vCPU whose work nobody sees."""
+    """A vCPU whose work nobody sees, and which tells of each bus lock, if of any."""
+
+    def tally(self, rip: int, heard: Callable[[int], None]) -> None:
+        """Each is told."""
+
+    def tell_tallies(self) -> None:
+        """There are none."""
 
     def observe(self, observer: Observer) -> None:
         """There is nothing to be told."""

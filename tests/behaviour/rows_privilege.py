@@ -181,7 +181,9 @@ def _alignment() -> list[Row]:
         Row("#AC: in virtual-8086 mode", "SDM 3A 6.15 #AC", "mov eax, [bx + 1]", fault(AC, 0), "or_cr 0, 0x40000\n"
             "mov ebx, offset low_scratch", "v86", "AC"),
         Row("#AC: a byte", "SDM 3A 6.15 #AC", "mov al, [rbx + 1]", RUNS, on, "long3", "AC"),
-        Row("#AC: MOVUPS", "SDM 3A 6.15 #AC", "movups xmm0, [rbx + 4]", Expected(rip="@behind"), on, "long3", "AC"),
+        Row("#AC: MOVUPS on Intel", "SDM 3A 6.15 #AC", "movups xmm0, [rbx + 4]", Expected(rip="@behind"), on, "long3", "AC",
+            needs=("intel",)),
+        Row("#AC: MOVUPS on AMD", "APM 2 8.2.18", "movups xmm0, [rbx + 8]", fault(AC, 0), on, "long3", "AC", needs=("amd",)),
         Row("#GP before #AC: not canonical", "SDM 3A 6.9", "mov eax, [rbx + 1]", GP0, "or_cr 0, 0x40000\nmovabs rbx, NONCANON",
             "long3", "AC"),
         Row("#AC: not for descriptors that the CPU reads", "SDM 3A 6.15 #AC", "mov ds, eax", RUNS,

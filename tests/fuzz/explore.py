@@ -1,7 +1,6 @@
 """The loop: choose an input, change it, run it, judge it, keep it when it reached something new."""
 
 import random
-import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ from fuzz import corpus
 from fuzz.mutate import Mutator, Words
 from fuzz.probes import HITS, MOST, Probes
 from fuzz.target import Target
+from peak import Peak
 
 _NONE = bytes(MOST)
 GROWTH = 256 << 20  # bytes of resident memory that one input may make it grow by
@@ -54,14 +54,13 @@ class Explorer:
         self._announce(self.runs, data)
         self.runs += 1
         HITS[:] = _NONE
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            end = self._target.run(data)
-        except Exception as error:
-            raise Finding(data, f"{type(error).__name__}: {error}") from error
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
-        if grown > GROWTH:
-            raise Finding(data, f"memory grew by {grown >> 20} MiB")
+        with Peak() as peak:
+            try:
+                end = self._target.run(data)
+            except Exception as error:
+                raise Finding(data, f"{type(error).__name__}: {error}") from error
+        if peak.grown > GROWTH:
+            raise Finding(data, f"memory grew by {peak.grown >> 20} MiB")
         reached = self._seen | int.from_bytes(HITS, "little")
         if reached == self._seen and end in self._ends:
             return False

@@ -4,13 +4,29 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from trapgate.arch.registers import BY_NAME, TABLE
+from trapgate.arch.registers import AVX, BY_NAME, TABLE
 from trapgate.gdb.address import Address, TcpAddress
 from trapgate.gdb.architecture import Architecture, CpuMode
 from trapgate.gdb.description import PC
+from trapgate.gdb.events import Events
 from trapgate.gdb.stub import Stub
-from trapgate.gdb.target import SIGINT, BreakKind, Exited, Killed, Resume, Stop, Stopped, TargetError, Why
+from trapgate.gdb.target import (
+    SIGINT,
+    BreakKind,
+    Exited,
+    Killed,
+    LastWrite,
+    Names,
+    Resume,
+    Stop,
+    Stopped,
+    TargetError,
+    Way,
+    When,
+    Why,
+)
 
+MACHINE_CHECK = 18
 CODE = 0x1000
 DATA = 0x2000
 HIGH = 0xFFFFFFFF81000000
@@ -40,12 +56,26 @@ class PretendTarget:
         self.alive = True
         self.described_as = Architecture.X86_64
         self.code_base = 0
+        self.named: Names | None = None
+        self.recorded, self.executed = False, 1500
+        self.way: Way | None = None
+        self.events = Events()
 
     def architecture(self) -> Architecture:
         return self.described_as
 
     def mode(self) -> CpuMode:
         return {Architecture.X86_64: CpuMode.LONG, Architecture.I8086: CpuMode.REAL}.get(self.described_as, CpuMode.PROTECTED)
+
+    def stop_on(self, events: Events) -> None:
+        if MACHINE_CHECK in events.vectors:
+            raise TargetError("this CPU cannot stop on exceptions of vector 18")
+        self.events = events
+
+    def names(self, within: float | None = None) -> Names:
+        if self.named is None:
+            raise TargetError("there is no kernel here")
+        return self.named
 
     def attach(self) -> None:
         self.running = False
@@ -60,7 +90,7 @@ class PretendTarget:
     def get_register(self, thread: int, name: str) -> int | None:
         if name == PC:
             return self.regs[thread - 1]["rip"] + self.code_base
-        return None if name == "k_gs_base" else self.regs[thread - 1][name]
+        return None if name == "k_gs_base" or BY_NAME[name].feature == AVX else self.regs[thread - 1][name]
 
     def set_register(self, thread: int, name: str, value: int) -> None:
         if name == "cr0" and not value & 1:
@@ -68,6 +98,26 @@ class PretendTarget:
         name = "rip" if name == PC else name
         assert name in BY_NAME
         self.regs[thread - 1][name] = value
+
+    @property
+    def travels(self) -> bool:
+        return self.recorded
+
+    def back(self, way: Way) -> None:
+        self.way, self.running = way, True
+
+    def when(self) -> When:
+        if not self.recorded:
+            raise TargetError("the guest is not recorded")
+        return When(self.executed, 10 * self.executed, 1000, 2000)
+
+    def goto(self, executed: int) -> None:
+        if not 1000 <= executed <= 2000:
+            raise TargetError(f"instruction {executed} is not recorded")
+        self.executed = executed
+
+    def last_write(self, thread: int, address: int) -> LastWrite | None:
+        return LastWrite(1234, CODE, bytes(8), bytes([7] * 8)) if address == DATA else None
 
     def read_memory(self, thread: int, address: int, length: int) -> bytes:
         data = bytearray()
@@ -114,10 +164,20 @@ class PretendTarget:
         self.log.append("kill")
 
     can_reset = True
+    file = "guest.saved"
+
+    def save(self) -> None:
+        self.log.append("save")
+
+    def restore(self) -> None:
+        raise TargetError("guest.saved: it cannot be read: No such file or directory")
 
     def reset(self) -> None:
         self.regs[0].update(rip=CODE, rax=0)
         self.log.append("reset")
+
+    def press_power_button(self) -> None:
+        self.log.append("power button")
 
     def read_msr(self, thread: int, index: int) -> int:
         if index not in self.msrs:
@@ -156,6 +216,9 @@ class PretendTarget:
                 self.on_stop(stop)
 
     def _once(self) -> Stop | None:
+        if self.way is not None:
+            way, self.way = self.way, None
+            return Stopped(1) if way is Way.STEP else Stopped(1, why=Why.BEGIN)
         action = self.actions[0] if self.actions else Resume(1)
         regs = self.regs[action.thread - 1]
         if self.wanted_interrupt:

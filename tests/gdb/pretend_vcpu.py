@@ -3,17 +3,18 @@
 import threading
 from collections.abc import Sequence
 
+from engine import Unkept
 from trapgate.arch.debugregs import DR6_BS
 from trapgate.arch.msrs import MsrError
 from trapgate.arch.registers import TABLE
 from trapgate.engine import Surroundings
 from trapgate.exits import BusLock, DebugException, Exit, Halted, Interrupted, PortWrite, Shutdown, SoftwareBreakpoint
-from trapgate.vcpu import Breakpoint, CpuStart, GuestDebug, Kind, Uncounted, Unobserved
+from trapgate.vcpu import Alone, Breakpoint, CpuStart, GuestDebug, Kind, Uncounted, Unobserved
 
 UNMAPPED = 0x10000
 
 
-class PretendVcpu(Uncounted, Unobserved):
+class PretendVcpu(Alone, Uncounted, Unkept, Unobserved):
     """Executes nop; inc rax; mov [rdi],al; mov cl,[rdi]; jmp; hlt; out imm8,al; int1; xlat as a bus lock. All else: shutdown."""
 
     def __init__(self, around: Surroundings) -> None:

@@ -13,6 +13,7 @@ from trapgate.gdb.session import Session
 from trapgate.gdb.target import Stopped, Why
 
 ROOTS = {one: ElementTree.fromstring(target_xml(one)) for one in Architecture}
+WITH_AVX = {one: ElementTree.fromstring(target_xml(one, avx=True)) for one in Architecture}
 BUILTIN = {
     "int",
     "int8",
@@ -43,15 +44,16 @@ CORES = {
 each = pytest.mark.parametrize("which", Architecture)
 
 
-def names(which: Architecture) -> dict[str, list[str]]:
+def names(root: ElementTree.Element) -> dict[str, list[str]]:
     """The registers of each feature."""
-    return {feature.attrib["name"]: [reg.attrib["name"] for reg in feature.iter("reg")] for feature in ROOTS[which].iter("feature")}
+    return {feature.attrib["name"]: [reg.attrib["name"] for reg in feature.iter("reg")] for feature in root.iter("feature")}
 
 
 @each
-def test_every_register_is_described_once_in_order(which: Architecture) -> None:
-    registers = list(ROOTS[which].iter("reg"))
-    layout = LAYOUTS[which]
+@pytest.mark.parametrize("avx", [False, True])
+def test_every_register_is_described_once_in_order(which: Architecture, avx: bool) -> None:
+    registers = list((WITH_AVX if avx else ROOTS)[which].iter("reg"))
+    layout = LAYOUTS[which, avx]
     assert sorted(int(reg.attrib["regnum"]) for reg in registers) == list(range(len(layout.registers)))
     assert len({reg.attrib["name"] for reg in registers}) == len(registers)
     for reg in registers:
@@ -62,7 +64,7 @@ def test_every_register_is_described_once_in_order(which: Architecture) -> None:
 
 @each
 def test_gdbs_features_are_whole_and_in_gdbs_order(which: Architecture) -> None:
-    found = names(which)
+    found = names(ROOTS[which])
     assert found["org.gnu.gdb.i386.core"] == CORES[which].split()
     count = 8 if which is Architecture.I386 else 16
     assert found["org.gnu.gdb.i386.sse"] == [*(f"xmm{n}" for n in range(count)), "mxcsr"]
@@ -73,12 +75,24 @@ def test_gdbs_features_are_whole_and_in_gdbs_order(which: Architecture) -> None:
 
 
 @each
-def test_g_begins_with_the_core_and_its_registers_come_first(which: Architecture) -> None:
-    layout = LAYOUTS[which]
+def test_avx_has_a_feature_of_its_own_behind_sse(which: Architecture) -> None:
+    """gdb manual, i386 Features: it requires that of SSE."""
+    without, found = names(ROOTS[which]), names(WITH_AVX[which])
+    assert "org.gnu.gdb.i386.avx" not in without
+    assert found.pop("org.gnu.gdb.i386.avx") == [f"ymm{n}h" for n in range(8 if which is Architecture.I386 else 16)]
+    assert found == without
+    assert list(names(WITH_AVX[which]))[:3] == [f"org.gnu.gdb.i386.{name}" for name in ("core", "sse", "avx")]
+
+
+@each
+@pytest.mark.parametrize("avx", [False, True])
+def test_g_begins_with_the_core_and_its_registers_come_first(which: Architecture, avx: bool) -> None:
+    layout = LAYOUTS[which, avx]
     assert layout.in_g[: len(layout.core)] == layout.core
     assert layout.registers[: len(layout.in_g)] == layout.in_g
     sizes = {Architecture.I386: 16 * 4 + 8 * 10 + 8 * 4 + 8 * 16 + 4, Architecture.X86_64: 552, Architecture.ANY: 552 - 16 + 9 * 4}
-    assert sum(map(size, layout.in_g)) == sizes[Architecture.ANY if which is Architecture.I8086 else which]
+    more = avx * 16 * (8 if which is Architecture.I386 else 16)
+    assert sum(map(size, layout.in_g)) == sizes[Architecture.ANY if which is Architecture.I8086 else which] + more
     assert [layout.registers[number] for number, _ in layout.expedited] == [register for _, register in layout.expedited]
 
 

@@ -71,7 +71,7 @@ LINES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINES, min_size=5, max_size=40))
 def test_whatever_is_asked_gets_an_answer(machine: Machine, asked: list[bytes]) -> None:
     target = MachineTarget(machine, going=False)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gdb.pretend import DATA, INC_AT, JUMP_AT, LOAD_AT, PretendMachine
+from gdb.pretend import CODE, DATA, INC_AT, JUMP_AT, LOAD_AT, PretendMachine
 from trapgate.gdb.address import UnixAddress
+from trapgate.gdb.target import Names
+from trapgate.linux.kallsyms import KernelSymbol
+from trapgate.linux.symbolfile import symbol_file
 
 pytestmark = pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed")
 
@@ -185,3 +188,15 @@ def test_extended_remote_is_understood() -> None:
     with PretendMachine() as machine:
         commands = ("detach", f"target extended-remote {machine.stub.address}", "set $pc = 0x1000", "stepi", "p/x $pc", "detach")
         assert "$1 = 0x1001" in run_gdb(machine, *commands)
+
+
+def test_names_out_of_the_guest() -> None:
+    symbols = [KernelSymbol(CODE, "Tloop"), KernelSymbol(INC_AT, "tincrement"), KernelSymbol(DATA, "Dcounter")]
+    with PretendMachine(waiting=True) as machine:
+        machine.target.named = Names(lambda: symbol_file(symbols), ("a kernel",))
+        machine.target.regs[0].update(rip=LOAD_AT)
+        text = run_gdb(machine, "info symbol $pc", "break increment", "continue", "p $pc", "info symbol &counter", "detach")
+        assert "loop + 6 in section .text" in text
+        assert re.search(rf"Breakpoint 1, 0x0*{INC_AT:x} in increment \(\)", text), text
+        assert f"(void (*)()) {INC_AT:#x} <increment>" in text
+        assert "counter in section .data" in text

@@ -55,7 +55,8 @@ Pff=00 G G00 G0 gg? Z0 Z0, Z0,1000 Z0,zz,1 Z0,1000,1;Y Z0,1000,1;X5,00 Z0,1000,1
 vCont;s:zz vCont;s:7f vCont;s:0 vCont;r1 vCont;r1,2,3 vCont;C vCont;sX czz Czz S Hg Hgzz Hg9 Hc7 T9 Tzz qRcmd,1 qRcmd,zz
 qThreadExtraInfo, qThreadExtraInfo,9 qXfer:features:read: qXfer:features:read:target.xml:zz,1
 qXfer:features:read:target.xml:ffffff,1 qXfer:features:read:../../etc/passwd:0,100 qXfer:threads:read:x:0,1
-Q q v QNonStop:1 vFile:open:2f,0,0 vAttach;1"""
+Q q v QNonStop:1 vFile:open:2f,0 vFile:open:zz,0,0 vFile:pread:0 vFile:pread:0,1 vFile:close:
+vFile:fstat:x vFile:unlink:2f vAttach;1"""
 
 
 @pytest.mark.parametrize("payload", BAD.split())
@@ -168,7 +169,7 @@ _TAILS = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(_PREFIXES, _TAILS), max_size=8))
 def test_fuzz_packets(packets: list[tuple[bytes, bytes]]) -> None:
     target = PretendTarget(cpus=2)
@@ -185,7 +186,7 @@ def test_fuzz_packets(packets: list[tuple[bytes, bytes]]) -> None:
             assert answered or prefix in (b"R", b"vCont;", b"c", b"s", b"C", b"S") or session.state is State.DISCONNECTED
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_fuzz_bytes(data: bytes) -> None:
     session = Session(PretendTarget())
@@ -202,3 +203,11 @@ def test_a_search_finds_what_lies_in_two_pieces(session: Session, piece: int, mo
             pattern = bytes(range(start, start + length))
             reply = session.receive(frame(b"qSearch:memory:2000;40;" + pattern))
             assert reply == b"+" + frame(b"1,%x" % (0x2000 + start)), (start, length)
+
+
+@pytest.mark.parametrize(
+    "payload", ["vFile:open:2f,0,0", "vFile:open:2f6574632f706173737764,0,0", "vFile:pread:0,1,0", "vFile:fstat:0", "vFile:close:5"]
+)
+def test_3_no_file_of_the_host_is_opened(session: Session, payload: str) -> None:
+    (reply,) = replies(session, payload.encode())
+    assert reply in (b"F-1,2", b"F-1,9")  # ENOENT, EBADF

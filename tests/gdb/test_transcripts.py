@@ -1,6 +1,6 @@
 """Golden transcripts: what a client sends (`>`) and what the stub answers (`<`), packet by packet, over the pretend guest.
 
-`!` lets the guest run until it stops, `^` is an interrupt;
+`!` lets the guest run until it stops, `^` is an interrupt, `&` gives it names, `%` has it recorded;
 `@` begins a session with a guest of this architecture. Frames, acknowledgements and run lengths are left out here.
 """
 
@@ -12,6 +12,7 @@ from gdb.pretend import PretendTarget
 from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.framing import Packet, Reader, frame
 from trapgate.gdb.session import Session
+from trapgate.gdb.target import Names
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 
@@ -44,6 +45,10 @@ def play(script: str) -> str:
         elif line.startswith("@ "):
             target.described_as = Architecture(line[2:])
             session = Session(target)
+        elif line == "&":
+            target.named = Names(lambda: b"\x7fELF made of it", ("a kernel of four words",))
+        elif line == "%":
+            target.recorded = True
         elif line == "!":
             target.run(100_000)
         elif line == "^":

@@ -14,6 +14,7 @@ from bench.build import (
     EMPTY,
     GUESTS,
     INT3,
+    SYSTEM,
     WATCHED,
     WATCHED_OUTSIDE,
     BenchError,
@@ -22,6 +23,7 @@ from bench.build import (
 )
 from bench.engines import EXIT_OK, QEMU_DEBUG, QEMU_IMAGE, TRAPGATE_DEBUG, TRAPGATE_IMAGE, Engine, run_image
 from bench.stub import REQUESTS, Request, seconds
+from bench.system import MODES, operations
 from trapgate.boot import BootOptions, plan_boot, read_image
 from trapgate.build import load_guest, make_machine
 from trapgate.machine import MachineConfig
@@ -55,6 +57,14 @@ def test_a_guest_computes_what_it_should(guest: Guest, tmp_path: Path) -> None:
     assert words[:2] == ["bench:", guest.name]
     if guest.name in EXPECTED:
         assert int(words[2], 16) == EXPECTED[guest.name]
+
+
+def test_every_system_instruction_is_measured_in_its_mode() -> None:
+    short = replace(SYSTEM, name="system-short", defines=("-DBATCHES=2", "-DBATCH_TICKS=1UL"))
+    ours, other = (operations(one, 60, short) for one in (Engine("trapgate", TRAPGATE_IMAGE, ""), Engine("qemu", QEMU_IMAGE, "")))
+    assert ours.keys() == other.keys()
+    assert {mode for mode, _ in ours} == set(range(len(MODES))) and len(ours) > 130
+    assert all(ns > 0 for ns in (*ours.values(), *other.values()))
 
 
 @pytest.mark.parametrize("guest", [*DETECTION, INT3, BUS_LOCK, BUS_LOCK_DR6, *DEVICES, *WATCHED], ids=lambda guest: guest.name)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tools import linux_guest
-from tools.guests import cpio
 from tools.guests.sources import GuestError
+from trapgate.boot import cpio
 
 
 def test_a_member_is_header_name_and_data_padded_to_four_bytes() -> None:

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from tools import linux_guest, show_linux
 from tools.guests import needs, rootfs
+from tools.guests.console import ConsoleError
 from tools.guests.others import OTHER_GUESTS
 from tools.guests.recipes import KERNELS
 from tools.guests.scenarios import Check
@@ -42,6 +43,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         def run() -> list[Check]:
             names.append(name)
+            if name == "grub":
+                raise ConsoleError("the guest printed nothing more")
             return [Check(f"{name} answers", name != "memtest86+", "as seen")]
 
         return [(f"about {name}", "EPYC-Turin", run)]
@@ -89,6 +92,15 @@ def test_a_guest_that_cannot_be_had_does_not_end_the_others(having: Having, ran:
     assert "linux: xen: its package is gone" in lines
     assert ran == ["6.12"]
     assert lines[-1] == "1 claims hold, 0 fail; could not be had or run: xen"
+    assert status == 1
+
+
+def test_a_guest_that_falls_silent_does_not_end_the_others(having: Having, ran: list[str]) -> None:
+    having(*TOOLS)
+    status, lines = _main("grub", "6.12")
+    assert "linux: grub: the guest printed nothing more" in lines
+    assert set(ran) == {"grub", "6.12"}
+    assert lines[-1] == "1 claims hold, 0 fail; could not be had or run: grub"
     assert status == 1
 
 

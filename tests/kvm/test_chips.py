@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kvm.guest import CHIPS, ENGINES, HANDLERS, KVM, LOG, PD, Guest, Loaded, Log
+from kvm.guest import CHIPS, ENGINES, HANDLERS, KVM, LOG, PD, SLOWER, Guest, Loaded, Log
 from trapgate.arch.layout import IOAPIC_BASE, LAPIC_BASE, TEST_IRQ_PORT
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.arch.msrs import MsrError
@@ -55,7 +55,7 @@ def load(text: str, engine: str, cpu: str = DEFAULT_MODEL) -> Loaded:
 
 
 def finish(guest: Loaded) -> list[Log]:
-    guest.machine.clock.at(guest.machine.clock.now() + 20_000_000_000, guest.machine.pause)
+    guest.machine.clock.at(guest.machine.clock.now() + 20_000_000_000 * SLOWER, guest.machine.pause)
     end = guest.machine.resume()
     assert isinstance(end, MachineExit), end
     assert end.kind is ExitKind.EXIT_PORT
@@ -116,7 +116,7 @@ def test_channel_2_counts_while_port_61h_lets_it(engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_hlt_that_nothing_can_end_ends_the_machine(engine: str) -> None:
     machine = load("cli\nhlt", engine).machine
-    machine.clock.at(20_000_000_000, machine.pause)
+    machine.clock.at(20_000_000_000 * SLOWER, machine.pause)
     end = machine.resume()
     assert isinstance(end, MachineExit), end
     assert end.kind is ExitKind.DEAD
@@ -128,8 +128,11 @@ def test_a_guest_in_hlt_can_be_paused_and_goes_on_waiting(engine: str) -> None:
     guest = load(f"sti\nhlt\nmov ebx, 1\ncli\n{EOI}", engine)
     machine = guest.machine
     for _ in range(2):
-        threading.Timer(0.05, machine.pause).start()
-        assert machine.resume() == Paused()
+        for _ in range(100):  # a slow host comes to it later
+            threading.Timer(0.05, machine.pause).start()
+            assert machine.resume() == Paused()
+            if machine.vcpu.get("rip") == guest.starts[2]:
+                break
         assert machine.vcpu.get("rip") == guest.starts[2]
     machine.lapic.nmi()
     assert [one.vector for one in finish(guest)] == [2]
@@ -138,10 +141,11 @@ def test_a_guest_in_hlt_can_be_paused_and_goes_on_waiting(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_halted_guest_burns_no_cpu(engine: str) -> None:
-    guest = load(f"{timer(7_500_000)}\nsti\nhlt\ncli\n{EOI}", engine)
+    slower = SLOWER * SLOWER  # what is not HLT costs more there, too
+    guest = load(f"{timer(7_500_000 * slower)}\nsti\nhlt\ncli\n{EOI}", engine)
     before = time.process_time()
     finish(guest)
-    assert time.process_time() - before < 0.15
+    assert time.process_time() - before < 0.15 * slower
 
 
 @pytest.mark.parametrize("kicked", [False, True])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvm.guest import KVM
+from kvm.guest import KVM, SLOWER
 from trapgate.kvm import abi
 from trapgate.kvm.handles import System
 
@@ -32,12 +32,12 @@ def test_a_guest_that_waits_in_hlt_ends_by_a_signal(tmp_path: Path, number: sign
         assert process.stdout.read(1) == b"!"
         time.sleep(0.2)
         process.send_signal(number)
-        assert process.wait(10) == status
+        assert process.wait(10 * SLOWER) == status
 
 
 def test_a_guest_that_halts_for_good_ends(tmp_path: Path) -> None:
     command = [TRAPGATE, "run", "--engine", "kvm", image(tmp_path, "faf4")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30 * SLOWER, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == 4
     assert "halted with interrupts disabled" in done.stderr
 
@@ -46,7 +46,7 @@ def test_a_limit_for_bus_locks_needs_a_host_that_sees_them(tmp_path: Path) -> No
     code = "bb3e80 b91900 f066ff07 e2fa b000 e6f4 f4"  # mov bx, 803Eh; mov cx, 25; lock inc dword [bx]; loop; the exit port
     command = [TRAPGATE, "run", "--engine", "kvm", "--bus-locks", "limit:20", image(tmp_path, code)]
     before = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30 * SLOWER, stdin=subprocess.DEVNULL, check=False)
     if System().capability(abi.CAP_BUS_LOCK_EXIT):
         assert "25 bus locks at 1 place" in done.stderr
         assert time.monotonic() - before >= 1

@@ -6,6 +6,8 @@ from kvm.guest import CASE, CHIPS, DR6, HANDLERS, IDT, KVM, PD, Guest
 from silicon.assemble import assemble
 from trapgate.arch.debugregs import DR6_BLD, DR6_BS
 from trapgate.debug.slots import SlotsError
+from trapgate.exits import PortWrite
+from trapgate.kvm import probe
 from trapgate.stops import BreakpointHit, MachineExit, SoftwareHit, StepDone
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
@@ -61,6 +63,20 @@ def test_an_injection_survives_a_kick_and_a_changed_register() -> None:
     assert guest.vcpu.get("r15") == 99
 
 
+def test_an_exception_that_waits_in_kvm_survives_a_changed_register() -> None:
+    """KVM queues the guest's own single-step trap behind an OUT, when the OUT completes; KVM_SET_REGS alone would drop it."""
+    text = "pushfq\nor dword ptr [rsp], 0x100\nmov dx, 0x80\npopfq\nout dx, al\nnop"
+    left, changed = Guest(text), Guest(text)
+    while changed.bare().run() != PortWrite(0x80, 1, 0):
+        pass
+    changed.vcpu.set("r15", 99)
+    left.run()
+    changed.run()
+    assert [one.dr6 for one in left.log] == [0xFFFF4FF0]
+    assert changed.log == left.log
+    assert changed.vcpu.get("r15") == 99
+
+
 def test_while_stepping_an_injection_stands_on_the_handler_at_once() -> None:
     guest = Guest("nop\nnop")
     guest.vcpu.step(True)
@@ -108,7 +124,9 @@ def test_the_guests_own_tf_traps_once_whoever_looks_on(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["alone", "stepped", "beside a breakpoint"])
-def test_the_guests_own_breakpoint_is_its_own(how: str) -> None:
+def test_the_guests_own_breakpoint_is_its_own(how: str, lies_idle: str) -> None:
+    if lies_idle and how == "beside a breakpoint":
+        pytest.skip(lies_idle)
     guest = Guest(ARM.format(address=ARMED_NOP))
     assert ARMED_NOP in guest.starts
     if how == "beside a breakpoint":
@@ -145,6 +163,8 @@ def test_software_breakpoints_use_registers_while_there_are_any() -> None:
 
 
 def test_without_a_free_register_software_breakpoints_are_int3_bytes() -> None:
+    if not (found := probe.int3()).holds:
+        pytest.skip(f"this host's KVM does not tell of INT3: {found.seen}")
     guest = Guest("nop\n" * 12)
     guest.vcpu.arm([ours(CASE + 0x100 + n, n) for n in range(4)], [CASE + 2, CASE + 5])
     assert guest.run() == [(SoftwareHit(CASE + 2), CASE + 2), (SoftwareHit(CASE + 5), CASE + 5)]

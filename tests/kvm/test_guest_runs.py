@@ -31,7 +31,7 @@ def test_a_guest_runs_to_its_end() -> None:
 
 def test_ports_and_mmio_reach_the_machine_in_order_and_answers_come_back() -> None:
     text = "mov dx, 0x3FF\nmov al, 0x5A\nout dx, al\nin eax, dx\nmov rbx, rax\nmov rcx, [0x1FFFF8]\nmov [0x300000], ecx"
-    vcpu = Guest(text.replace("[0x300000]", "dword ptr [rsi]")).vcpu
+    vcpu = Guest(text.replace("[0x300000]", "dword ptr [rsi]")).bare()
     vcpu.set("rsi", 0x1FFFFC)
     assert vcpu.run() == PortWrite(0x3FF, 1, 0x5A)
     assert vcpu.run() == PortRead(0x3FF, 4)
@@ -46,7 +46,7 @@ def test_memory_that_is_no_ram_is_mmio() -> None:
     guest = Guest("mov rax, [rsi]\nmov [rsi+8], eax")
     guest.machine.ram.write_int(0x3000 + 8, 8, 0xFEE00087)  # the second 2 MiB: where the local APIC is
     guest.vcpu.set("rsi", 0x200000 + 0x100000)
-    vcpu = guest.vcpu
+    vcpu = guest.bare()
     first = vcpu.run()
     assert first == MmioRead(0xFEE00000 + 0x100000, 8)
     vcpu.complete(0x1122334455667788)
@@ -66,7 +66,7 @@ def test_a_kick_from_another_thread_ends_an_endless_loop() -> None:
 
 
 def test_a_kick_before_the_run_is_not_lost_and_counts_once() -> None:
-    vcpu = Guest("nop").vcpu
+    vcpu = Guest("nop").bare()
     vcpu.kick()
     assert vcpu.run() == Interrupted()
     assert vcpu.run() == PortWrite(0xF4, 1, 0)
@@ -146,13 +146,14 @@ def test_virtual_memory_is_short_where_unmapped() -> None:
     assert vcpu.ram.read(0, 0x20000) == before  # no accessed bit
 
 
-def test_a_triple_fault_is_a_shutdown_that_tells_the_state() -> None:
+def test_a_triple_fault_is_a_shutdown_that_tells_the_state_or_that_it_cannot() -> None:
     guest = Guest("ud2")
     guest.vcpu.set("idt_limit", 0)
     end = guest.machine.resume()
     assert isinstance(end, MachineExit)
     assert end.kind is ExitKind.SHUTDOWN
-    assert f"RIP {CASE:#x}" in end.story
+    assert (f"RIP {CASE:#x}" in end.story) is not ("does not tell where" in end.story)
+    assert guest.vcpu.amd_host or f"RIP {CASE:#x}" in end.story
 
 
 def test_the_vm_is_given_back(open_files: None) -> None:

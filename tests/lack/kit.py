@@ -114,6 +114,7 @@ def run(scenario: str, call: str = "", nth: int = 0) -> Run:
     environment = os.environ | {
         "LD_PRELOAD": str(place / "shim.so"), "LACK_COUNTS": str(place / "counts"),
         "LACK_CALL": call, "LACK_NTH": str(nth), "LACK_ERRNO": str(ERRNOS.get(call, errno.EIO)),
+        "PYTHONDONTWRITEBYTECODE": "1",  # the first run would have more calls than those behind it
     }  # fmt: skip
     arguments = ["run", str(place / "image"), "-m", "16M"] + (["--gdb", f"unix:{path}", "--wait"] if scenario == "gdb" else [])
     command = [sys.executable, "-c", DRIVER, *(["demo", "--quiet"] if scenario == "demo" else arguments)]

@@ -14,7 +14,8 @@ TOOLS = ("as", "ld", "objcopy")
 class Program:
     """A source file and what its head says.
 
-    `# cpu: MODEL`, `# end: KIND` (how the run must end), `# qemu: yes` (it passes there, too), `# clock: host`.
+    `# cpu: MODEL`, `# end: KIND` (how the run must end), `# qemu: yes` (it passes there, too), `# kvm: no` (and why not),
+    `# clock: host`.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Program:
     cpu: str
     end: str
     qemu: str
+    kvm: str
     clock: str  # instructions, or host where time must pass inside an instruction
 
     @property
@@ -32,12 +34,12 @@ class Program:
 
 
 def _read(path: Path) -> Program:
-    fields = {"cpu": "EPYC-Turin", "end": "exit_port", "qemu": "no", "clock": "instructions"}
+    fields = {"cpu": "EPYC-Turin", "end": "exit_port", "qemu": "no", "kvm": "yes", "clock": "instructions"}
     for line in path.read_text().splitlines()[:12]:
         for key in fields:
             if line.startswith(f"# {key}: "):
                 fields[key] = line.split(": ", 1)[1].strip()
-    return Program(path.stem, path, fields["cpu"], fields["end"], fields["qemu"], fields["clock"])
+    return Program(path.stem, path, fields["cpu"], fields["end"], fields["qemu"], fields["kvm"], fields["clock"])
 
 
 @lru_cache

@@ -1,4 +1,5 @@
 # cpu: SapphireRapids
+# kvm: no (its timers run against counted instructions)
 # Interrupts in 64-bit mode: shadows of STI and MOV SS, HLT, REP, PIC and PIT, local APIC and x2APIC, timers, IPIs, TPR, NMI blocking.
         .include "long.inc"
 

@@ -1,3 +1,4 @@
+# kvm: no (it is about the instruction clock)
 # Repeated string instructions on the instruction clock: each iteration is an instruction, so no timer is held off, and an
 # interrupt between two iterations pushes RF = 1 (SDM vol. 3, 18.3.1.1).
         .include "long.inc"

@@ -162,7 +162,7 @@ main:
         call    set_ac
         runs    "AC: a byte anywhere", mov al, [rbx + 3]
         call    set_ac
-        faults  "a page fault comes before #AC", 14, 4, mov eax, [0x60000001]
+        faults  "#AC comes before a page fault", 17, 0, mov eax, [0x60000001]
         call    set_ac
         sub     rsp, 4
         mov     qword ptr [resume], offset 1f

@@ -20,7 +20,8 @@ from .undefined import (
 FLAG_NAMES = {CF: "CF", PF: "PF", AF: "AF", ZF: "ZF", SF: "SF", IF: "IF", DF: "DF", OF: "OF"}
 # Fields of the FXSAVE image (SDM vol. 1, table 10-2): name, offset, size. The last x87 opcode and pointers (6-23) are left out: AMD
 # saves them only while an exception is pending; MXCSR_MASK (28) is a fact about the processor.
-FX_FIELDS = (
+Fields = tuple[tuple[str, int, int], ...]
+FX_FIELDS: Fields = (
     ("FCW", 0, 2),
     ("FSW", 2, 2),
     ("FTW", 4, 1),
@@ -29,6 +30,7 @@ FX_FIELDS = (
     *((f"xmm{n}", 160 + 16 * n, 16) for n in range(16)),
 )
 TASK_SIZE = 0x7FFF_FFFF_F000  # of a process under Linux with four levels of page tables
+UPPER_FIELDS = tuple((f"ymm{n}h", 16 * n, 16) for n in range(16))
 _FX_COMPARED = (slice(32, 416), slice(0, 5), slice(24, 28))  # all of them, to see quickly that nothing differs
 
 
@@ -54,6 +56,8 @@ def compare(case: Case, expected: Outcome, got: Outcome) -> list[str]:
                 differences.append(f"{GPR_NAMES[number]} is {have:#x}, expected {want:#x} (was {case.state.gpr[number]:#x})")
     if any(expected.fx[part] != got.fx[part] for part in _FX_COMPARED):
         _fx(case, expected, got, differences)
+    if expected.upper != got.upper:
+        _told(UPPER_FIELDS, case.form, (expected.upper, got.upper, case.state.upper), differences)
     if expected.memory != got.memory:
         _memory(case, expected, got, differences)
     return differences
@@ -104,9 +108,13 @@ def _result_masks(case: Case) -> dict[int, int]:
 
 
 def _fx(case: Case, expected: Outcome, got: Outcome, differences: list[str]) -> None:
-    for name, offset, size in FX_FIELDS:
-        want, have, was = (int.from_bytes(fx[offset : offset + size], "little") for fx in (expected.fx, got.fx, case.state.fx))
-        undefined = undefined_fsw(case.form) if name == "FSW" else 0
+    _told(FX_FIELDS, case.form, (expected.fx, got.fx, case.state.fx), differences)
+
+
+def _told(fields: Fields, form: Form, images: tuple[bytes, bytes, bytes], differences: list[str]) -> None:
+    for name, offset, size in fields:
+        want, have, was = (int.from_bytes(image[offset : offset + size], "little") for image in images)
+        undefined = undefined_fsw(form) if name == "FSW" else 0
         if (want ^ have) & ~undefined:
             digits = 2 + 2 * size
             differences.append(f"{name} is {have:#0{digits}x}, expected {want:#0{digits}x} (was {was:#0{digits}x})")

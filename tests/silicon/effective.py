@@ -60,9 +60,10 @@ def describe_inputs(form: Form, state: State) -> str:
         full = full_register(register) if register else None
         if full is not None:
             parts.append(f"{_GPR[full]}={state.gpr[full]:#x}")
-        elif Register.XMM0 <= register <= Register.XMM15:
-            at = 160 + 16 * (register - Register.XMM0)
-            parts.append(f"xmm{register - Register.XMM0}={int.from_bytes(state.fx[at : at + 16], 'little'):#034x}")
+        elif Register.XMM0 <= register <= Register.XMM15 or Register.YMM0 <= register <= Register.YMM15:
+            number = register - (Register.XMM0 if register < Register.YMM0 else Register.YMM0)
+            low, high = state.fx[160 + 16 * number : 176 + 16 * number], state.upper[16 * number : 16 * number + 16]
+            parts.append(f"ymm{number}={int.from_bytes(low + high, 'little'):#066x}")
     named = {full_register(r) for r in seen if r}
     parts += [f"{_GPR[n]}={state.gpr[n]:#x}" for n in (0, 1, 2, 4, 6, 7) if n not in named]
     return " ".join([*parts, f"rflags={state.rflags:#x}"])

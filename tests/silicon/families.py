@@ -4,11 +4,11 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from . import catalog, catalog_branches, catalog_sse, catalog_x87
+from . import catalog, catalog_avx, catalog_branches, catalog_sse, catalog_x87
 from .compare import Case
 from .forms import Form
 from .inputs import make_state
-from .inputs_float import make_sse_state, make_x87_state
+from .inputs_float import make_avx_state, make_sse_state, make_x87_state
 from .sample import choose
 from .state import State
 
@@ -41,6 +41,7 @@ class Family:
 FAMILIES = (
     Family("integer", catalog.INTEGER, catalog.forms, make_state),
     Family("sse", catalog_sse.MNEMONICS, catalog_sse.forms, make_sse_state),
+    Family("avx", catalog_avx.MNEMONICS, catalog_avx.forms, make_avx_state),
     Family("x87", catalog_x87.MNEMONICS, catalog_x87.forms, make_x87_state),
     Family("branches", catalog_branches.MNEMONICS, catalog_branches.forms, make_state),
 )

@@ -78,6 +78,15 @@ ADDRESSES = (
     Address(R.NONE, R.RAX, 8, 0x0C00_0000, 8),
 )
 
+VECTOR_ADDRESSES = (  # of gathers; `index` has the number of the vector register
+    Address(R.RDI, R.XMM4, 1),
+    Address(R.R14, R.XMM13, 2, 0x40, 1),
+    Address(R.NONE, R.XMM6, 4, SCRATCH + 0x1000, 8),
+    Address(R.R13, R.XMM11, 8, -0x100, 8),
+    Address(R.EDI, R.XMM7, 1, 8, 1),
+    Address(R.RSP, R.XMM2, 2, 0x20, 1),
+)
+
 # Choices of a register operand, by its place: different places start elsewhere, so that operands mostly differ and sometimes do
 # not.
 _R8 = ((R.BL, R.AH, R.DIL, R.R9L, R.AL, R.CH, R.R15L, R.DL, R.SPL), (R.CL, R.DH, R.R10L, R.BL, R.SIL, R.BH, R.AL, R.BPL, R.DL))
@@ -86,7 +95,7 @@ _N64 = (
     (R.RCX, R.RDX, R.RBX, R.R11, R.RSI, R.R8, R.RAX, R.RBP, R.R15),
     (R.R8, R.RCX, R.RDX, R.RBX, R.RAX, R.RSI, R.R14, R.RDX, R.RDI),
 )
-_XMM = ((0, 1, 9, 3, 15), (2, 8, 9, 0, 7), (5, 6, 10, 0, 12))
+_XMM = ((0, 1, 9, 3, 15), (2, 8, 9, 0, 7), (5, 6, 10, 0, 12), (4, 11, 9, 1, 14))
 IMM8 = (0x01, 0x7F, 0x80, 0xFF, 0x00, 0x05, 0x1F, 0x20, 0x21, 0x3F, 0x41, 0x08, 0x10, 0x0F, 0x11, 0x55, 0x09, 0x99, 0xC6, 0x07)
 IMM16 = (0x0001, 0x7FFF, 0x8000, 0xFFFF, 0x0000, 0x0080, 0x1234)
 IMM32 = (0x0000_0001, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 0, 0x0001_0000, 0xFFFF_FF7F, 0x1234_5678)
@@ -106,7 +115,7 @@ _BASE = {
     16: [getattr(R, name) for name in (*_NARROW[0], *(name + "W" for name in _NARROW[1]))],
     32: [getattr(R, name) for name in (*("E" + name for name in _NARROW[0]), *(name + "D" for name in _NARROW[1]))],
 }
-_MEMORY = {K.MEM, K.R8_OR_MEM, K.R16_OR_MEM, K.R32_OR_MEM, K.R64_OR_MEM, K.XMM_OR_MEM, K.MM_OR_MEM}
+_MEMORY = {K.MEM, K.R8_OR_MEM, K.R16_OR_MEM, K.R32_OR_MEM, K.R64_OR_MEM, K.XMM_OR_MEM, K.YMM_OR_MEM, K.MM_OR_MEM}
 _IMMEDIATE = {
     K.IMM8: (OpKind.IMMEDIATE8, IMM8),
     K.IMM16: (OpKind.IMMEDIATE16, IMM16),
@@ -122,6 +131,15 @@ _STRING = {K.SEG_RSI: "SEG_RSI", K.ES_RDI: "ESRDI", K.SEG_RDI: "SEG_RDI"}
 
 
 _XMM_REGISTERS: list[Register_] = [getattr(R, f"XMM{n}") for n in range(16)]
+_YMM_REGISTERS: list[Register_] = [getattr(R, f"YMM{n}") for n in range(16)]
+_VECTORS = {
+    **dict.fromkeys((K.XMM_REG, K.XMM_OR_MEM, K.XMM_RM, K.XMM_VVVV, K.XMM_IS4), _XMM_REGISTERS),
+    **dict.fromkeys((K.YMM_REG, K.YMM_OR_MEM, K.YMM_RM, K.YMM_VVVV, K.YMM_IS4), _YMM_REGISTERS),
+}
+_INDICES = {
+    **dict.fromkeys((K.MEM_VSIB32X, K.MEM_VSIB64X), _XMM_REGISTERS),
+    **dict.fromkeys((K.MEM_VSIB32Y, K.MEM_VSIB64Y), _YMM_REGISTERS),
+}
 _MM_REGISTERS: list[Register_] = [getattr(R, f"MM{n}") for n in range(8)]
 _ST_REGISTERS: list[Register_] = [getattr(R, f"ST{n}") for n in range(8)]
 
@@ -138,8 +156,8 @@ def _register(kind: OpCodeOperandKind_, place: int, variant: int) -> Register_ |
         row = _N64[place % 3]
         register = row[variant % len(row)]
         return register if bits == 64 else _BASE[bits][register - R.RAX]
-    if kind in (K.XMM_REG, K.XMM_OR_MEM, K.XMM_RM):
-        return _XMM_REGISTERS[_XMM[place % 3][variant % 5]]
+    if kind in _VECTORS:
+        return _VECTORS[kind][_XMM[place % len(_XMM)][variant % 5]]
     if kind in (K.MM_REG, K.MM_OR_MEM, K.MM_RM):
         return _MM_REGISTERS[(place * 3 + variant) % 8]
     if kind == K.STI_OPCODE:
@@ -159,6 +177,13 @@ def _place(instruction: Instruction, n: int, kind: OpCodeOperandKind_, variant: 
         instruction.memory_base, instruction.memory_index = address.base, address.index
         instruction.memory_index_scale, instruction.memory_displacement = address.scale, address.displacement & (1 << 64) - 1
         instruction.memory_displ_size = address.size
+        return True
+    if kind in _INDICES:
+        address = VECTOR_ADDRESSES[variant % len(VECTOR_ADDRESSES)]
+        instruction.set_op_kind(n, OpKind.MEMORY)
+        instruction.memory_base, instruction.memory_index_scale = address.base, address.scale
+        instruction.memory_index = _INDICES[kind][address.index - R.XMM0]
+        instruction.memory_displacement, instruction.memory_displ_size = address.displacement & (1 << 64) - 1, address.size
         return True
     if kind == K.MEM_OFFS:
         instruction.set_op_kind(n, OpKind.MEMORY)

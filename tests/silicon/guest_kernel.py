@@ -8,7 +8,20 @@ host with the same rights; the kernel itself lies in the upper half, supervisor 
 import struct
 
 from .assemble import assemble
-from .state import CODE, CODE_PAGE, CODE_SIZE, INT3, LDT, SCRATCH, SCRATCH_SIZE, SLOT_FX, SLOT_GPR, SLOT_MEMORY, SLOT_SIZE
+from .state import (
+    AVX_IN_USE,
+    CODE,
+    CODE_PAGE,
+    CODE_SIZE,
+    INT3,
+    LDT,
+    SCRATCH,
+    SCRATCH_SIZE,
+    SLOT_FX,
+    SLOT_GPR,
+    SLOT_MEMORY,
+    SLOT_SIZE,
+)
 
 PAGE = 4096
 UPPER = 0xFFFF_8000_0000_0000  # linear address of physical 0, supervisor only
@@ -19,6 +32,7 @@ SLOTS = 0x10_0000
 
 # The control page: quadwords.
 GO, NEXT_SLOT, CASES_LEFT, DONE, WITH_FX = range(0, 40, 8)
+WITH_UPPER = 2  # in WITH_FX: the upper halves of YMM registers, too; CR4.OSXSAVE is set and XCR0 has AVX
 DONE_PORT = 0x80  # written when a batch is finished
 
 # Selectors; those of user mode are the ones that Linux has (asm/segment.h), so that a case may name them.
@@ -80,6 +94,11 @@ save:
     cmp qword ptr [r13 + {WITH_FX}], 0
     je save_memory
     fxsave64 [r15 + {SLOT_FX}]
+    test qword ptr [r13 + {WITH_FX}], {WITH_UPPER}
+    jz save_memory
+    mov eax, {AVX_IN_USE}
+    xor edx, edx
+    xsave64 [r15 + {SLOT_FX}]
 save_memory:
     movabs rsi, {UPPER + SCRATCH_PHYSICAL}
     lea rdi, [r15 + {SLOT_MEMORY}]
@@ -111,6 +130,11 @@ load_memory:
     cmp qword ptr [r13 + {WITH_FX}], 0
     je leave
     fxrstor64 [r15 + {SLOT_FX}]
+    test qword ptr [r13 + {WITH_FX}], {WITH_UPPER}
+    jz leave
+    mov eax, {AVX_IN_USE}
+    xor edx, edx
+    xrstor64 [r15 + {SLOT_FX}]
 leave:
     push {USER_SS}
     push qword ptr [r15 + {gpr["rsp"]}]

@@ -10,8 +10,10 @@ import ctypes
 
 from . import host_trace
 from .assemble import assemble
+from .processor import host_processor
 from .state import (
     AC_FLAG,
+    AVX_IN_USE,
     CODE,
     CODE_PAGE,
     CODE_SIZE,
@@ -20,10 +22,13 @@ from .state import (
     SCRATCH_SIZE,
     SLOT_FX,
     SLOT_GPR,
+    SLOT_IN_USE,
     SLOT_MEMORY,
     SLOT_SIGNAL,
     SLOT_SIZE,
     SLOT_TRACE,
+    SLOT_UPPER,
+    UPPER_SIZE,
 )
 
 # Far from everything that a 32-bit or slightly wrong address of a case can reach.
@@ -90,6 +95,7 @@ HANDLER = f"""
     lea rdi, [r15 + {SLOT_FX}]
     mov ecx, {FX_SIZE // 8}
     rep movsq
+    SAVE_UPPER
     mov esi, {SCRATCH}
     lea rdi, [r15 + {SLOT_MEMORY}]
     mov ecx, {SCRATCH_SIZE // 8}
@@ -142,12 +148,30 @@ load:
     mov ecx, {FX_SIZE // 8}
     rep movsq
     or qword ptr [r14 + 512], 3     ; XSTATE_BV: x87 and SSE are not in their initial state
+    LOAD_UPPER
     ret
+"""
+SAVE_UPPER = f"""
+    mov rax, [r14 + 512]
+    mov [r15 + {SLOT_IN_USE}], rax
+    lea rsi, [r14 + 576]
+    lea rdi, [r15 + {SLOT_UPPER}]
+    mov ecx, {UPPER_SIZE // 8}
+    rep movsq
+"""
+LOAD_UPPER = f"""
+    or qword ptr [r14 + 512], {AVX_IN_USE}
+    lea rsi, [rbx + {SLOT_UPPER - SLOT_FX}]
+    lea rdi, [r14 + 576]
+    mov ecx, {UPPER_SIZE // 8}
+    rep movsq
 """
 
 
 def native_code() -> tuple[bytes, int]:
     """The bytes (at most a page) to map at NATIVE and the driver's offset in them; the handler is at 0."""
     keep, give_back = (KEEP_BASES, GIVE_BASES_BACK) if segment_bases() else ("", "")
-    handler = assemble(HANDLER.replace("GIVE_BASES_BACK", give_back)).ljust(2048, b"\xcc")
+    save, load = (SAVE_UPPER, LOAD_UPPER) if "avx" in host_processor().features else ("", "")
+    text = HANDLER.replace("GIVE_BASES_BACK", give_back).replace("SAVE_UPPER", save).replace("LOAD_UPPER", load)
+    handler = assemble(text).ljust(2048, b"\xcc")
     return handler + assemble(keep + "int3\nret"), len(handler)

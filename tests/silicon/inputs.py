@@ -3,7 +3,7 @@ area."""
 
 import random
 
-from iced_x86 import Instruction, OpKind, Register
+from iced_x86 import Instruction, OpKind, Register, RegisterExt
 
 from . import operands
 from .draft import MASK64, Draft, aim, pick_address
@@ -25,7 +25,7 @@ def make_state(form: Form, rng: random.Random) -> State:
     """A state in which to execute a form."""
     draft = Draft(form, rng)
     mnemonic, size = form.mnemonic, access_bytes(form.instruction)
-    if mnemonic in _ADDRESS_ONLY:
+    if mnemonic in _ADDRESS_ONLY or RegisterExt.is_vector_register(form.instruction.memory_index):
         return draft.finish()
     if _memory_operand(form):
         draft.address = aim(draft, pick_address(draft, size))

@@ -3,13 +3,14 @@
 import random
 import struct
 
-from iced_x86 import OpKind
+from iced_x86 import OpKind, Register, RegisterExt
 
 from . import operands
 from .effective import address_of
 from .forms import Form, access_bytes
 from .inputs import make_state
 from .state import FX_SIZE, RDI, SCRATCH, SCRATCH_SIZE, State
+from .undefined import full_register
 
 EXCEPTIONS = 0x3F  # IE DE ZE OE UE PE, in FSW, and in FCW as masks; in MXCSR the masks stand 7 bits higher
 
@@ -54,17 +55,50 @@ def make_sse_state(form: Form, rng: random.Random) -> State:
     state = make_state(form, rng)
     size = access_bytes(form.instruction)
     value = operands.vector(rng)
+    if size == 32:
+        value |= operands.vector(rng) << 128
     if size in (4, 8) and rng.random() < 0.6:
         value = operands.floating(rng, 8 * size)
-    if form.mnemonic == "ldmxcsr":
+    if form.mnemonic.endswith("ldmxcsr"):
         value = _mxcsr(rng) | (0x10000 if rng.random() < 0.1 else 0)  # a reserved bit: #GP
-    if form.mnemonic in ("maskmovdqu", "maskmovq"):
+    if form.mnemonic in ("maskmovdqu", "maskmovq", "vmaskmovdqu"):
         gpr = list(state.gpr)
         gpr[RDI] = SCRATCH + 0x1000 + rng.randrange(-64, 64)
         state = state._replace(gpr=tuple(gpr))
     top = rng.randrange(8)
     fx = image(0x37F, top << 11, rng.getrandbits(8), _mxcsr(rng), x87_stack(rng), xmm(rng))
     return state._replace(fx=fx, memory=_patch(form, state, value))
+
+
+def make_avx_state(form: Form, rng: random.Random) -> State:
+    """As for SSE, with upper halves of YMM registers. Elements of a gather lie around the middle of the scratch memory, or not."""
+    state = make_sse_state(form, rng)._replace(upper=xmm(rng))
+    index = form.instruction.memory_index
+    return _aim_elements(form, state, rng) if RegisterExt.is_vector_register(index) else state
+
+
+def _aim_elements(form: Form, state: State, rng: random.Random) -> State:
+    instruction = form.instruction
+    gpr, low, high = list(state.gpr), bytearray(state.fx), bytearray(state.upper)
+    base = full_register(instruction.memory_base) if instruction.memory_base else None
+    middle = SCRATCH + 0x1000
+    if base is not None:
+        gpr[base] = middle - instruction.memory_displacement + rng.randrange(-0x80, 0x80) & (1 << 64) - 1
+    number = instruction.memory_index - (Register.XMM0 if instruction.memory_index < Register.YMM0 else Register.YMM0)
+    wide = "q" in form.mnemonic.split("gather")[1][:1]
+    reach = 0xF00 // instruction.memory_index_scale
+    far = rng.random() < 0.2
+    for n in range(4 if wide else 8):
+        place = (
+            rng.randrange(-reach, reach)
+            if not far or rng.random() < 0.7
+            else rng.choice((reach * 2, -reach * 2, 1 << 40, -1 << 20))
+        )
+        size = 8 if wide else 4
+        element = (place & (1 << 8 * size) - 1).to_bytes(size, "little")
+        image, at = (low, 160) if n * size < 16 else (high, -16)
+        image[at + 16 * number + n * size : at + 16 * number + (n + 1) * size] = element
+    return state._replace(gpr=tuple(gpr), fx=bytes(low), upper=bytes(high))
 
 
 def make_x87_state(form: Form, rng: random.Random) -> State:

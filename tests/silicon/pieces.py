@@ -86,7 +86,7 @@ def _step(form: Form, info: InstructionInfoFactory) -> Step | None:
     instruction = form.instruction
     if (form.mnemonic in _LEFT_OUT and form.mnemonic not in ("movsd", "cmpsd")) or form.mnemonic in _PREPARED:
         return None
-    if instruction.is_string_instruction or not _defined(form):
+    if instruction.is_string_instruction or not defined(form):
         return None
     writes = 0
     for used in info.info(instruction).used_registers():
@@ -109,7 +109,7 @@ def _step(form: Form, info: InstructionInfoFactory) -> Step | None:
     return Step(form, reads, undefined, modified & ~undefined, pointers, writes)
 
 
-def _defined(form: Form) -> bool:
+def defined(form: Form) -> bool:
     """Whether its result is defined whatever the operands."""
     width = operand_width(form) if form.instruction.op_count and form.mnemonic in ("bswap", "shld", "shrd", "bsf", "bsr") else 0
     if form.mnemonic in ("shld", "shrd"):

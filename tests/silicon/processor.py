@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from iced_x86 import CpuidFeature, Instruction
+from iced_x86 import CpuidFeature, Instruction, Mnemonic
 
 VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
 # The CPU model of each vendor that stands for all of its models in the tests: where vendors differ, its rules are its vendor's.
@@ -34,6 +34,15 @@ class Processor:
     def guest_model(self) -> str | None:
         """The CPU model of the same vendor; None when there is none of that vendor."""
         return MODELS.get(self.vendor)
+
+    @property
+    def before_zen4(self) -> bool:
+        """Whether it is one of AMD's older ones, which no CPU model stands for."""
+        return self.vendor == "amd" and "avx512f" not in self.features
+
+    def judges(self, instruction: Instruction, faults: bool) -> bool:
+        """Whether the model of its vendor is held to what it does: MASKMOVQ that faults has entered MMX state before Zen 4."""
+        return not (self.before_zen4 and faults and instruction.mnemonic == Mnemonic.MASKMOVQ)
 
     def __str__(self) -> str:
         where = ", virtual" if "hypervisor" in self.features else ""
@@ -72,8 +81,12 @@ def host_processor() -> Processor:
 _EXTENSIONS = {
     CpuidFeature.ADX: "adx",
     CpuidFeature.AES: "aes",
+    CpuidFeature.AVX: "avx",
+    CpuidFeature.AVX2: "avx2",
     CpuidFeature.BMI1: "bmi1",
     CpuidFeature.BMI2: "bmi2",
+    CpuidFeature.F16C: "f16c",
+    CpuidFeature.FMA: "fma",
     CpuidFeature.FSGSBASE: "fsgsbase",
     CpuidFeature.LZCNT: "abm",
     CpuidFeature.MOVBE: "movbe",

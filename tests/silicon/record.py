@@ -2,12 +2,13 @@
 
 The choice is the same on every host but for instructions that it lacks: some cases of each opcode of the catalogs and of 32-bit
 and 16-bit code, all of `vendor_kinds` and of `regressions`. Registers that a case does not use come from one of a few
-backgrounds, so that the file stays small.
+backgrounds, and what a recording of the same vendor has already is counted, not written, so that the file stays small.
 """
 
 import datetime
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,14 +24,14 @@ from .families import FAMILIES, Family
 from .forms import by_opcode
 from .host import HostCpu, HostCpuError
 from .processor import Processor, host_processor, lacking
-from .recording import Answer
+from .recording import Answer, Recording, RecordingError
 from .regressions import REGRESSIONS
 from .state import FX_INIT, RSP, State
 from .undefined import full_register
 
 SEED = "recording 1"
 SIXTEEN = "compat/16-bit"
-EACH = {"integer": 16, "sse": 16, "x87": 24, "branches": 1}  # cases of an opcode
+EACH = {"integer": 16, "sse": 16, "avx": 4, "x87": 24, "branches": 1}  # cases of an opcode
 STRINGS, ALIGNMENT = 40, 2  # cases of the opcode of a string instruction, of each with RFLAGS.AC
 SEGMENTS = 2  # cases of an instruction with its operand in FS or GS
 COMPAT = 1500  # cases of 32-bit code, of 16-bit code
@@ -61,10 +62,12 @@ def settled(case: Case, background: State) -> Case:
     for n in range(8):
         if not used & {Register.ST0 + n, Register.MM0 + (n + top) % 8}:  # the image has ST0 first; MMX registers do not move
             fx[32 + 16 * n : 48 + 16 * n] = background.fx[32 + 16 * n : 48 + 16 * n]
+    upper = bytearray(state.upper)
     for n in range(16):
-        if Register.XMM0 + n not in used:
+        if not used & {Register.XMM0 + n, Register.YMM0 + n, Register.ZMM0 + n}:
             fx[160 + 16 * n : 176 + 16 * n] = background.fx[160 + 16 * n : 176 + 16 * n]
-    return Case(form, state._replace(gpr=gpr, fx=bytes(fx)))
+            upper[16 * n : 16 * n + 16] = background.upper[16 * n : 16 * n + 16]
+    return Case(form, state._replace(gpr=gpr, fx=bytes(fx), upper=bytes(upper)))
 
 
 def _of_mnemonic(family: Family, mnemonic: str) -> Iterator[Case]:
@@ -119,6 +122,20 @@ def possible(cases: Iterable[Case], processor: Processor) -> list[Case]:
     return [case for case in cases if not any(lacking(processor, i) for i in instructions_of(case.form.code))]
 
 
+def apart(made: dict[str, list[Answer]], others: Sequence[Recording]) -> tuple[dict[str, list[Answer]], Counter[str]]:
+    """The answers that no other recording holds, and by each recording's name how many it holds."""
+    new: dict[str, list[Answer]] = {}
+    agrees: Counter[str] = Counter()
+    for group, answers in made.items():
+        for answer in answers:
+            holder = next((other.name for other in others if other.holds(group, answer)), None)
+            if holder is None:
+                new.setdefault(group, []).append(answer)
+            else:
+                agrees[holder] += 1
+    return new, agrees
+
+
 @click.command()
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to make (default: named by the processor)."
@@ -142,12 +159,16 @@ def main(output: Path | None) -> None:
                     made[name] = found
             progress.update(task, description="writing", total=None)
             path.parent.mkdir(parents=True, exist_ok=True)
-            recording.write(path, processor, datetime.date.today().isoformat(), near, made)
-    except (HostCpuError, OSError, ValueError) as error:
+            others = [other for other in recording.of_vendor(processor.vendor) if other.processor.slug != processor.slug]
+            new, agrees = apart(made, others)
+            recording.write(path, processor, datetime.date.today().isoformat(), near, new, agrees)
+    except (HostCpuError, OSError, RecordingError, ValueError) as error:
         console.print(f"silicon-record: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
-    count, whole = sum(map(len, made.values())), sum(map(len, groups.values()))
-    console.print(f"{processor}: {count:,} of {whole:,} cases recorded in {path}", markup=False, highlight=False, soft_wrap=True)
+    count, whole = sum(map(len, new.values())), sum(map(len, groups.values()))
+    told = [f"{processor}: {count:,} of {whole:,} cases recorded in {path}"]
+    told += [f"{same:,} answered just as {name} has them" for name, same in agrees.items()]
+    console.print("; ".join(told), markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

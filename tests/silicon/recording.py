@@ -3,7 +3,8 @@
 The file is text in lines of JSON, compressed by xz (`xzcat FILE | less` shows it):
 
 - a header: format and version, the processor (vendor, family, model, stepping, name, microcode, features), the day, and `groups`:
-  the number of cases by "family/name", in the order in which they follow;
+  the number of cases by "family/name", in the order in which they follow; `agrees`: by the name of another recording, how many more
+  cases this processor answered just as that one has them, which are not told again;
 - BACKGROUNDS lines with whole states to start from: 16 general registers (encoding order), FXSAVE image, scratch memory;
 - a line for each case: `code`, the `background` and what the state before has other than it, and `after`: what the outcome has
   other than the state before, RIP relative to the code, a fault as [vector, error code, CR2]. Registers go by name, bytes as
@@ -52,6 +53,7 @@ class Recording:
     processor: Processor
     recorded: str
     groups: Mapping[str, int]
+    agrees: Mapping[str, int]
     _backgrounds: tuple[State, ...]
     _lines: Mapping[str, Sequence[str]]
 
@@ -63,6 +65,10 @@ class Recording:
             form = form_of(group.partition("/")[0], bytes.fromhex(told["code"]))
             yield Answer(Case(form, state), told["background"], _outcome(state, told["after"]))
 
+    def holds(self, group: str, answer: Answer) -> bool:
+        """Whether the group has this very case with this very outcome, what is undefined included."""
+        return _text(_line(answer, self._backgrounds)) in self._lines.get(group, ())
+
 
 def differences(group: str, answer: Answer, got: Outcome) -> list[str]:
     """What a CPU does otherwise than silicon, where that is defined."""
@@ -72,7 +78,12 @@ def differences(group: str, answer: Answer, got: Outcome) -> list[str]:
 
 
 def write(
-    path: Path, processor: Processor, recorded: str, backgrounds: Sequence[State], groups: Mapping[str, Sequence[Answer]]
+    path: Path,
+    processor: Processor,
+    recorded: str,
+    backgrounds: Sequence[State],
+    groups: Mapping[str, Sequence[Answer]],
+    agrees: Mapping[str, int],
 ) -> None:
     """Write a recording; the same arguments make the same bytes. ValueError when an outcome is not one that a file can hold."""
     header = {
@@ -81,10 +92,11 @@ def write(
         **asdict(processor),
         "recorded": recorded,
         "groups": {name: len(answers) for name, answers in groups.items()},
+        "agrees": dict(agrees),
     }
     lines = [header, *({"gpr": b.gpr, "rflags": b.rflags, "fx": b.fx.hex(), "memory": b.memory.hex()} for b in backgrounds)]
     lines += [_line(answer, backgrounds) for answers in groups.values() for answer in answers]
-    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    text = "".join(_text(line) + "\n" for line in lines)
     path.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
@@ -115,7 +127,14 @@ def read(path: Path) -> Recording:
         at += count
     told_of = {field.name: header[field.name] for field in fields(Processor)}
     processor = Processor(**told_of | {"features": tuple(header["features"])})
-    return Recording(path.name.removesuffix(SUFFIX), processor, header["recorded"], groups, backgrounds, by_group)
+    name = path.name.removesuffix(SUFFIX)
+    return Recording(name, processor, header["recorded"], groups, header.get("agrees", {}), backgrounds, by_group)
+
+
+def of_vendor(vendor: str) -> list[Recording]:
+    """The recordings of a vendor's processors that are here, by name. RecordingError as of `read`."""
+    found = (read(path) for path in sorted(FOLDER.glob(f"*{SUFFIX}")))
+    return [recording for recording in found if recording.processor.vendor == vendor]
 
 
 def _header(path: Path, line: str) -> Difference:
@@ -129,6 +148,11 @@ def _header(path: Path, line: str) -> Difference:
     if header["version"] != VERSION:
         raise RecordingError(f"{path.name} is of version {header['version']}, known here is {VERSION}: record it again")
     return header
+
+
+def _text(line: Difference) -> str:
+    """A line as the file has it."""
+    return json.dumps(line, separators=(",", ":"))
 
 
 def _line(answer: Answer, backgrounds: Sequence[State]) -> Difference:
@@ -150,6 +174,7 @@ def _difference(one: State | Outcome, two: State | Outcome) -> Difference:
         "rflags": f"{two.rflags:x}" if one.rflags != two.rflags else "",
         "fx": differing(one.fx, two.fx),
         "memory": differing(one.memory, two.memory),
+        "upper": differing(one.upper, two.upper),
     }
     return {name: part for name, part in parts.items() if part}
 
@@ -187,6 +212,7 @@ def _changed(state: State, told: Difference) -> State:
         int(told["rflags"], 16) if "rflags" in told else state.rflags,
         _patched(state.fx, told.get("fx", ())),
         _patched(state.memory, told.get("memory", ())),
+        _patched(state.upper, told.get("upper", ())),
     )
 
 
@@ -196,7 +222,8 @@ def _outcome(state: State, told: Difference) -> Outcome:
     if "fault" in told:
         vector, error, address = told["fault"]
         fault = Fault(VECTOR_SIGNALS.get(vector, 0), vector, error, address)
-    return Outcome(*_changed(state, told), told["rip"], fault)
+    after = _changed(state, told)
+    return Outcome(*after[:4], told["rip"], fault, after.upper)
 
 
 def nearest(state: State, backgrounds: Sequence[State]) -> int:

@@ -7,6 +7,7 @@ from itertools import islice
 from .compare import Case, compare, explain
 from .forms import Form
 from .inputs import make_state
+from .processor import host_processor
 from .state import Runner, State
 
 TOLD = 5  # differing cases told in a failure message
@@ -26,7 +27,8 @@ def judge(cases: Sequence[Case], judge_runner: Runner, other: Runner) -> list[st
     work = [(case.form.code, case.state) for case in ordered]
     texts = []
     for case, expected, got in zip(ordered, judge_runner.run_many(work), other.run_many(work), strict=True):
-        if differences := compare(case, expected, got):
+        judged = host_processor().judges(case.form.instruction, expected.fault is not None)
+        if judged and (differences := compare(case, expected, got)):
             texts.append(explain(case, differences))
     return texts
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from trapgate.arch import xstate
+from trapgate.arch.control import CR4_OSXSAVE
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.clock import HostClock
 from trapgate.memory import Ram
@@ -28,6 +30,8 @@ def live_model() -> str:
 def start(vcpu: SoftVcpu, registers: dict[str, int]) -> None:
     """Bring a vCPU to the kernel's first instruction: 64-bit mode at CPL 0 with these register values."""
     state = vcpu.state
+    if vcpu.model.has("xsave"):
+        registers = {**registers, "cr4": registers["cr4"] | CR4_OSXSAVE, "xcr0": xstate.user_mask(vcpu.model.has)}
     vcpu.abandon()
     put_segment(vcpu, "cs", registers["cs"], 0, 0xFFFF_FFFF, CODE64)
     put_segment(vcpu, "ss", registers["ss"], 0, 0xFFFF_FFFF, DATA)
@@ -52,4 +56,4 @@ def make_soft_cpu(
     ram = Ram(guest.memory_size(BATCH))
     vcpu = SoftVcpu(ram, CpuModel.parse(model or live_model()), load_library(Cache()), HostClock())
     prepare(vcpu.translator)
-    return SoftCpu(vcpu, ram, start, batch=BATCH, timeout=timeout, fx=fx)
+    return SoftCpu(vcpu, ram, start, batch=BATCH, timeout=timeout, fx=fx, upper=fx and vcpu.model.has("avx"))

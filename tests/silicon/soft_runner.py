@@ -67,7 +67,7 @@ class SoftCpu(Generic[E]):
 
     A batch that takes more than `timeout` seconds by `clock` (CPU time of this process) ends with the case that it is at.
     With `fx` False the kernel leaves x87, MXCSR and XMM registers alone, for a CPU without FXSAVE: outcomes then repeat the
-    state's.
+    state's. `upper`: whether it moves the upper halves of YMM registers.
     """
 
     def __init__(
@@ -79,10 +79,12 @@ class SoftCpu(Generic[E]):
         timeout: float = 5.0,
         fx: bool = True,
         clock: Callable[[], float] = time.process_time,
+        upper: bool = False,
     ) -> None:
         if ram.size < guest.memory_size(batch):
             raise ValueError(f"{ram.size:#x} bytes of RAM: {batch} slots need {guest.memory_size(batch):#x}")
         self.vcpu, self.ram, self.batch, self.timeout, self.fx = vcpu, ram, batch, timeout, fx
+        self.upper = upper
         self._start, self._clock = start, clock
         self._running = False
 
@@ -102,7 +104,8 @@ class SoftCpu(Generic[E]):
             results = memoryview(self.ram.read(guest.SLOTS, len(slots)))
             for n, (_, state) in enumerate(batch):
                 outcome = hung(state) if n in lost else unpack_outcome(results, n * SLOT_SIZE)
-                yield outcome if self.fx else outcome._replace(fx=state.fx)
+                outcome = outcome if self.fx else outcome._replace(fx=state.fx)
+                yield outcome if self.upper else outcome._replace(upper=state.upper)
 
     def _execute(self, count: int) -> set[int]:
         """Run the cases in the slots; the numbers of those that hung."""
@@ -115,7 +118,7 @@ class SoftCpu(Generic[E]):
                 self._start(self.vcpu, start_registers())
                 self._running = True
             slot = guest.UPPER + guest.SLOTS + first * SLOT_SIZE
-            self.ram.write(guest.CONTROL, struct.pack("<5Q", 1, slot, count - first, 0, self.fx))
+            self.ram.write(guest.CONTROL, struct.pack("<5Q", 1, slot, count - first, 0, self.fx | guest.WITH_UPPER * self.upper))
             if self._finished():
                 break
             self._running = False

@@ -8,6 +8,7 @@ ended when the CPU stands at one of the kernel's exception entries; the kernel i
 import ctypes
 from collections.abc import Iterable, Iterator
 
+from trapgate.arch import xstate
 from trapgate.arch.models import CpuModel
 from trapgate.clock import HostClock
 from trapgate.exits import DebugException, Interrupted
@@ -22,13 +23,14 @@ from trapgate.stencil.library import load_library
 from . import guest_kernel as guest
 from .soft import live_model, start
 from .soft_runner import start_registers
-from .state import CODE, CODE_PAGE, CODE_SIZE, DB, FX_SIZE, GPR_NAMES, INT3, PF_FAULT, RSP, SCRATCH_SIZE, Outcome, State, finish
+from .state import CODE, CODE_PAGE, CODE_SIZE, DB, GPR_NAMES, INT3, PF_FAULT, RSP, SCRATCH_SIZE, Outcome, State, finish
 from .trace import MOST_STEPS, Trace, changed_lines, pack_record
 
 USER_CODE64, USER_DATA = 0xA0FB, 0xC0F3  # attribute words (descriptor bits 40-55): DPL 3
 _CODE = guest.CODE_PHYSICAL + CODE - CODE_PAGE
-_GPR, _RIP, _X87, _XMM = offset("rax"), offset("rip"), offset("fxsave"), offset("xmm0")
-_FX_XMM = 160  # where the FXSAVE image has XMM0
+_GPR, _RIP, _X87 = offset("rax"), offset("rip"), offset("fxsave")
+_XMM = tuple((place.offset, offset(place.field), place.size) for place in xstate.SSE.registers.values())
+"""Where each XMM register is, in the FXSAVE image and in the CPU state; and its bytes."""
 
 
 class SoftTracer:
@@ -94,15 +96,16 @@ class SoftTracer:
         put_segment(vcpu, "ss", guest.USER_SS, 0, 0xFFFF_FFFF, USER_DATA)
         st.set_rflags(state.rflags)
         st.rip = CODE
-        for at, data in ((_GPR, _packed(state.gpr)), (_X87, state.fx[:_FX_XMM]), (_XMM, state.fx[_FX_XMM:FX_SIZE])):
+        vectors = ((here, state.fx[there : there + size]) for there, here, size in _XMM)
+        for at, data in ((_GPR, _packed(state.gpr)), (_X87, state.fx[: xstate.XMM0]), *vectors):
             ctypes.memmove(self._state + at, data, len(data))
         set_mxcsr(vcpu, int.from_bytes(state.fx[24:28], "little"))  # and the mode
         vcpu.step(self.by_steps)
 
     def _fx(self) -> bytes:
         """The FXSAVE image, its parts put together."""
-        x87, mxcsr = ctypes.string_at(self._state + _X87, _FX_XMM), get_mxcsr(self.vcpu).to_bytes(4, "little")
-        return x87[:24] + mxcsr + x87[28:] + ctypes.string_at(self._state + _XMM, FX_SIZE - _FX_XMM)
+        x87, mxcsr = ctypes.string_at(self._state + _X87, xstate.XMM0), get_mxcsr(self.vcpu).to_bytes(4, "little")
+        return x87[:24] + mxcsr + x87[28:] + b"".join(ctypes.string_at(self._state + here, size) for _, here, size in _XMM)
 
     def _faulted(self) -> Outcome:
         """What the CPU has pushed on its way into the kernel (SDM vol. 3, 6.14.2)."""

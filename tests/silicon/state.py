@@ -28,18 +28,23 @@ FLAGS_SEEN = STATUS_FLAGS | DF | IF | 0x2  # what an outcome keeps of RFLAGS; RF
 GPR_NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 
+UPPER_SIZE = 256  # the upper halves of YMM0-YMM15, as XSAVE has them (SDM vol. 1, 13.4.2)
+NO_UPPER = bytes(UPPER_SIZE)
 FX_SIZE = 416  # the part of the FXSAVE image that holds state (SDM vol. 1, 10.5.1: bytes 416-511 are free)
 FX_INIT = struct.pack("<HHBBHQQII", 0x37F, 0, 0, 0, 0, 0, 0, 0x1F80, 0x2FFFF).ljust(FX_SIZE, b"\0")
 
-SLOT_SIZE = 0x2500
-SLOT_GPR, SLOT_SIGNAL, SLOT_TRACE, SLOT_FX, SLOT_MEMORY = 384, 576, 584, 640, 1280  # offsets inside a slot; code is at 0
+SLOT_SIZE = 0x25C0
+SLOT_GPR, SLOT_SIGNAL, SLOT_TRACE, SLOT_FX, SLOT_MEMORY = 384, 576, 584, 640, 1472  # offsets inside a slot; code is at 0
+SLOT_IN_USE, SLOT_UPPER = SLOT_FX + 512, SLOT_FX + 576  # SLOT_FX is an XSAVE area: XSTATE_BV, the upper halves
+AVX_IN_USE = 4  # in XSTATE_BV
 # Registers stand in the order of the kernel's `struct sigcontext` (asm/sigcontext.h), which is what the host's handler copies:
 # r8-r15 rdi rsi rbp rbx rdx rax rcx rsp rip rflags, and on the way back cs/gs/fs, error code, vector, old mask, CR2.
-_IN = struct.Struct(f"<{CODE_SIZE}s18Q{SLOT_FX - SLOT_GPR - 144}x{FX_SIZE}s{SLOT_MEMORY - SLOT_FX - FX_SIZE}x{SCRATCH_SIZE}s")
+_IN = struct.Struct(f"<{CODE_SIZE}s18Q{SLOT_FX - SLOT_GPR - 144}x{FX_SIZE}s{512 - FX_SIZE}xQ56x{UPPER_SIZE}s{SCRATCH_SIZE}s")
 _OUT = struct.Struct(
     f"<{SLOT_GPR}x23Q{SLOT_SIGNAL - SLOT_GPR - 184}xQ{SLOT_FX - SLOT_SIGNAL - 8}x"
-    f"{FX_SIZE}s{SLOT_MEMORY - SLOT_FX - FX_SIZE}x{SCRATCH_SIZE}s"
+    f"{FX_SIZE}s{512 - FX_SIZE}xQ56x{UPPER_SIZE}s{SCRATCH_SIZE}s"
 )
+assert _IN.size == _OUT.size == SLOT_SIZE
 
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGKILL, SIGSEGV, SIGSYS = 4, 5, 7, 8, 9, 11, 31
 DE, DB, BP, OF_TRAP, BR, UD, NM, DF_FAULT, GP, PF_FAULT, MF, AC, XM = 0, 1, 3, 4, 5, 6, 7, 8, 13, 14, 16, 17, 19
@@ -77,12 +82,13 @@ VECTOR_SIGNALS = {
 
 class State(NamedTuple):
     """All of the user-visible CPU before a case. `gpr` is in encoding order (rax rcx rdx rbx rsp ...), `fx` the first 416 bytes of
-    an FXSAVE image (x87, MXCSR at 24, XMM0 at 160), `memory` the 8 KiB at SCRATCH."""
+    an FXSAVE image (x87, MXCSR at 24, XMM0 at 160), `memory` the 8 KiB at SCRATCH, `upper` what YMM0-YMM15 have above their XMM."""
 
     gpr: tuple[int, ...]
     rflags: int
     fx: bytes
     memory: bytes
+    upper: bytes = NO_UPPER
 
 
 class Fault(NamedTuple):
@@ -113,6 +119,7 @@ class Outcome(NamedTuple):
     memory: bytes
     rip: int
     fault: Fault | None = None
+    upper: bytes = NO_UPPER
 
 
 class Runner(Protocol):
@@ -150,6 +157,8 @@ def pack_case(buffer: memoryview, offset: int, code: bytes, state: State) -> Non
         CODE,
         state.rflags,
         state.fx,
+        AVX_IN_USE,
+        state.upper,
         state.memory,
     )
 
@@ -182,10 +191,13 @@ def unpack_outcome(buffer: memoryview, offset: int) -> Outcome:
         cr2,
         signal,
         fx,
+        in_use,
+        upper,
         memory,
     ) = _OUT.unpack_from(buffer, offset)
     gpr = (rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15)
-    return finish(gpr, rflags, fx, memory, rip, int(signal), int(vector), int(error), int(cr2))
+    after = finish(gpr, rflags, fx, memory, rip, int(signal), int(vector), int(error), int(cr2))
+    return after._replace(upper=upper if in_use & AVX_IN_USE else NO_UPPER)
 
 
 def finish(
@@ -202,4 +214,4 @@ def finish(
 
 def hung(state: State) -> Outcome:
     """The outcome of a case that had to be killed: nothing is known of its state."""
-    return Outcome(state.gpr, state.rflags, state.fx, state.memory, 0, Fault(SIGKILL, None))
+    return Outcome(state.gpr, state.rflags, state.fx, state.memory, 0, Fault(SIGKILL, None), state.upper)

@@ -4,34 +4,30 @@ import random
 
 import pytest
 
-from trapgate.isa.families.fpstate import BITS, COMPACT, COMPACTED
+from trapgate.arch import xstate
+from trapgate.arch.xstate import XCOMP_BV, XSTATE_BV
 from trapgate.soft.cpu import SoftVcpu
 
 from . import soft as soft_module
 from .assemble import assemble
 from .host import HostCpu
 from .inputs_float import image, x87_stack, xmm
+from .processor import host_processor
 from .soft_runner import SoftCpu
-from .state import FX_SIZE, GP, MF, RAX, RDI, RDX, SCRATCH, SCRATCH_SIZE, Outcome, State
+from .state import FX_SIZE, GP, MF, NO_UPPER, RAX, RCX, RDI, RDX, SCRATCH, SCRATCH_SIZE, Outcome, State
 
-OSXSAVE = 1 << 18
 # Not compared: FOP, FIP, FDP (what AMD keeps only beside a pending exception), MXCSR_MASK, and what no processor writes.
 LEFT_OUT = {*range(6, 24), *range(28, 32), *range(416, 512)}
+AREA_SIZE = xstate.standard_size(xstate.ALL)
+REQUESTS = range(8)  # components, in EAX
 AREA = 0x200  # offset of the area in the scratch memory
 CROSSING = 0x1000 - 0x100
 
 
 @pytest.fixture(scope="module")
 def soft() -> SoftCpu[SoftVcpu]:
-    """The software CPU with CR4.OSXSAVE and XCR0 = x87 and SSE."""
-    runner = soft_module.make_soft_cpu()
-    begin = runner._start
-
-    def start(vcpu: object, registers: dict[str, int]) -> None:
-        begin(vcpu, {**registers, "cr4": registers["cr4"] | OSXSAVE, "xcr0": 3})  # type: ignore[arg-type]
-
-    runner._start = start
-    return runner
+    """The software CPU with all that XCR0 may have."""
+    return soft_module.make_soft_cpu()
 
 
 def _fx(rng: random.Random, mxcsr: int = 0x1F80, control: int = 0x37F) -> bytes:
@@ -43,7 +39,8 @@ def _state(rng: random.Random, at: int = AREA, area: bytes = b"", eax: int = 3, 
     gpr[4], gpr[RDI], gpr[RAX], gpr[RDX] = SCRATCH + 0x1F00, SCRATCH + at, eax, 0
     memory = bytearray(SCRATCH_SIZE)
     memory[at : at + len(area)] = area
-    return State(tuple(gpr), 0x202, fx or _fx(rng), bytes(memory))
+    upper = xmm(rng) if "avx" in host_processor().features else NO_UPPER
+    return State(tuple(gpr), 0x202, fx or _fx(rng), bytes(memory), upper)
 
 
 def _memory(outcome: Outcome, at: int) -> list[int]:
@@ -52,7 +49,7 @@ def _memory(outcome: Outcome, at: int) -> list[int]:
 
 def _registers(outcome: Outcome) -> tuple[object, ...]:
     fx = bytes(0 if n in LEFT_OUT else byte for n, byte in enumerate(outcome.fx[:FX_SIZE]))
-    return outcome.gpr, outcome.rflags, fx, outcome.rip, outcome.fault
+    return outcome.gpr, outcome.rflags, fx, outcome.upper, outcome.rip, outcome.fault
 
 
 def _code(text: str) -> bytes:
@@ -66,6 +63,21 @@ def _agree(host: HostCpu, soft: SoftCpu[SoftVcpu], text: str, state: State, at: 
     assert _registers(got) == _registers(expected)
     assert _memory(got, at) == _memory(expected, at)
     return got
+
+
+def test_the_table_of_components(host: HostCpu) -> None:
+    """CPUID leaf 0Dh of the host, for the components behind the header that it has (SDM vol. 2, CPUID)."""
+    components, sizes = list(xstate.COMPONENTS), 0
+    for number in range(64):
+        state = _state(random.Random(1), eax=0xD)
+        gpr = list(state.gpr)
+        gpr[RCX] = number
+        eax, ecx, _, ebx = host.run(_code("cpuid"), state._replace(gpr=tuple(gpr))).gpr[:4]
+        if number > 1 and eax and number < len(components):
+            one = components[number]
+            assert (eax, ebx, ecx) == (one.size, one.offset, one.supervisor | one.aligned << 1)
+            sizes += 1
+    assert sizes or not "avx" not in host_processor().features
 
 
 @pytest.mark.parametrize("at", [AREA, CROSSING])
@@ -107,41 +119,61 @@ def test_reserved_mxcsr(host: HostCpu, soft: SoftCpu[SoftVcpu]) -> None:
 
 
 @pytest.mark.parametrize("at", [AREA, CROSSING])
-@pytest.mark.parametrize("eax", [0, 1, 2, 3])
+@pytest.mark.parametrize("eax", REQUESTS)
 @pytest.mark.parametrize("name", ["xsave", "xsave64", "xsaveopt64", "xsavec64", "xsavec"])
 def test_xsave(host: HostCpu, soft: SoftCpu[SoftVcpu], name: str, eax: int, at: int) -> None:
     rng = random.Random(f"{name} {eax} {at}")
     _agree(host, soft, f"{name} [rdi]", _state(rng, at, eax=eax), at)
 
 
-@pytest.mark.parametrize("eax", [0, 1, 2, 3, 1 << 30 | 3])
+@pytest.mark.parametrize("eax", [3, 4, 6, 7])
+@pytest.mark.parametrize("name", ["xsave64", "xsaveopt64", "xsavec64"])
+@pytest.mark.parametrize("before", ["vzeroupper", "vzeroupper; vpcmpeqd xmm3, xmm3, xmm3", "vzeroupper; vpcmpeqd ymm3, ymm3, ymm3"])
+def test_upper_halves_in_use(host: HostCpu, soft: SoftCpu[SoftVcpu], name: str, eax: int, before: str) -> None:
+    """The init optimization; what an area holds of it is restored, and told by XGETBV."""
+    _needs_avx()
+    rng = random.Random(f"{name} {eax}")
+    state = _state(rng, area=rng.randbytes(xstate.XSTATE_BV) + bytes(64) + rng.randbytes(256), eax=eax)
+    _agree(host, soft, f"{before}; {name} [rdi]; vpcmpeqd ymm5, ymm5, ymm5; xrstor64 [rdi]", state)
+    state = state._replace(gpr=(0, 1, *state.gpr[2:]))
+    expected, got = (runner.run(_code(f"{before}; xgetbv"), state) for runner in (host, soft))
+    assert expected.gpr[RAX] & xstate.AVX.bit == got.gpr[RAX] & xstate.AVX.bit
+
+
+def _needs_avx() -> None:
+    if "avx" not in host_processor().features:
+        pytest.skip("this host has no AVX")
+
+
+@pytest.mark.parametrize("eax", [*REQUESTS, 1 << 30 | 7])
 @pytest.mark.parametrize("name", ["xsave64", "xsaveopt64", "xsavec64"])
 def test_what_xsave_leaves_alone(host: HostCpu, soft: SoftCpu[SoftVcpu], name: str, eax: int) -> None:
     """The area is full already: what was not asked for, or does not exist, stays; of the header but XSTATE_BV and XCOMP_BV all."""
     rng = random.Random(f"{name} {eax}")
-    _agree(host, soft, f"{name} [rdi]", _state(rng, area=rng.randbytes(640), eax=eax))
+    _agree(host, soft, f"{name} [rdi]", _state(rng, area=rng.randbytes(AREA_SIZE + 64), eax=eax))
 
 
 @pytest.mark.parametrize("compact", [False, True])
-@pytest.mark.parametrize("present", [0, 1, 2, 3])
-@pytest.mark.parametrize("eax", [0, 1, 2, 3])
-@pytest.mark.parametrize("mxcsr", [0x1F80, 0x3F80, 0x1D00])
-def test_xrstor(host: HostCpu, soft: SoftCpu[SoftVcpu], eax: int, present: int, compact: bool, mxcsr: int) -> None:
-    rng = random.Random(f"{eax} {present} {compact}")
-    area = bytearray(_fx(rng, mxcsr).ljust(576, b"\0"))
-    area[BITS : BITS + 8] = present.to_bytes(8, "little")
-    if compact:
-        area[COMPACTED : COMPACTED + 8] = (COMPACT | 3).to_bytes(8, "little")
-    for text in ("xrstor [rdi]", "xrstor64 [rdi]"):
-        got = _agree(host, soft, text, _state(rng, area=bytes(area), eax=eax))
-        assert got.fault is None
+@pytest.mark.parametrize("present", REQUESTS)
+@pytest.mark.parametrize("eax", REQUESTS)
+def test_xrstor(host: HostCpu, soft: SoftCpu[SoftVcpu], eax: int, present: int, compact: bool) -> None:
+    has = 3 if "avx" not in host_processor().features else 7
+    for mxcsr in (0x1F80, 0x3F80, 0x1D00):
+        rng = random.Random(f"{eax} {present} {compact}")
+        area = bytearray(_fx(rng, mxcsr).ljust(576, b"\0") + rng.randbytes(256))
+        area[XSTATE_BV : XSTATE_BV + 8] = (present & has).to_bytes(8, "little")
+        if compact:
+            area[XCOMP_BV : XCOMP_BV + 8] = (xstate.COMPACTED | has).to_bytes(8, "little")
+        for text in ("xrstor [rdi]", "xrstor64 [rdi]"):
+            got = _agree(host, soft, text, _state(rng, area=bytes(area), eax=eax))
+            assert got.fault is None
 
 
-@pytest.mark.parametrize(("offset", "value"), [(BITS, 1 << 62), (COMPACTED, 1), (COMPACTED + 8, 1), (MXCSR := 24, 0x10000)])
+@pytest.mark.parametrize(("offset", "value"), [(XSTATE_BV, 1 << 62), (XCOMP_BV, 1), (XCOMP_BV + 8, 1), (24, 0x10000)])
 def test_bad_header(host: HostCpu, soft: SoftCpu[SoftVcpu], offset: int, value: int) -> None:
     rng = random.Random(offset)
     area = bytearray(_fx(rng).ljust(576, b"\0"))
-    area[BITS] = 3
+    area[XSTATE_BV] = 3
     area[offset : offset + 8] = value.to_bytes(8, "little")
     got = _agree(host, soft, "xrstor64 [rdi]", _state(rng, area=bytes(area)))
     assert got.fault is not None

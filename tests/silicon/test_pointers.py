@@ -1,5 +1,7 @@
 """The pointers of the last x87 instruction: what FNSTENV, FNSAVE and FXSAVE show of it, natively and from Python."""
 
+from functools import cache
+
 import pytest
 
 from trapgate.arch.models import MODELS
@@ -38,6 +40,12 @@ def soft(request: pytest.FixtureRequest) -> SoftCpu[SoftVcpu]:
     return make_soft_cpu(request.param)
 
 
+@cache
+def saves_pointers(host: HostCpu) -> bool:
+    """Whether the host's FXSAVE has the pointers without an exception that waits: some hosts say so (CPUID XSAVEERPTR), wrongly."""
+    return number(host.run(assemble("fld1\nfxsave64 [rdi]"), state()).memory, SAVES["fxsave64 [rdi]"], 4) != 0
+
+
 def number(memory: bytes, at: int, size: int) -> int:
     return int.from_bytes(memory[0x1000 + at : 0x1000 + at + size], "little")
 
@@ -49,7 +57,10 @@ def test_last_instruction(host: HostCpu, soft: SoftCpu[SoftVcpu], text: str, sav
     before = UNMASKED if unmasked else ""
     code = assemble(f"{before}{text}\n{save}")
     expected = CODE + len(assemble(before)) + LAST[text]
-    for runner in (host, soft):
+    runners: list[HostCpu | SoftCpu[SoftVcpu]] = [soft]
+    if "fxsave" not in text + save or saves_pointers(host):
+        runners.append(host)
+    for runner in runners:
         outcome = runner.run(code, state())
         assert outcome.fault is None
         assert number(outcome.memory, SAVES[save], 4) == expected, runner

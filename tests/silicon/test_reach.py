@@ -25,7 +25,7 @@ ELSEWHERE = {
         r"EA=cut32",
     ),
     "saving and restoring x87 and SSE state (test_fpstate)": (
-        r"(fxsave|fxrstor|xsave|xsavec|xrstor|xrstors)\..*",
+        r"(fxsave|fxrstor|xsave|xsavec|xsaveopt|xrstor|xrstors)\..*",
         r"(fldenv|fnsave|fnstenv|frstor)_.*",
         r"ref\.(r|w|rw)\.(14|28|94|108|512|576)|x87\.masked\.(14|28|94|108)",
     ),
@@ -34,8 +34,13 @@ ELSEWHERE = {
         r"popf\.(iopl|kernel)\..*",
         r"port\..*|dr6\..*|cli|sti|swapgs|rdtsc|rdtscp",
     ),
+    "system instructions in native code (tests/unit/soft/test_native_system, test_rules)": (
+        r"system\..*|area\..*|(load|store)\.[gi]dt\..*|load_segment|refuse\..*|shadow\.ss|clts|lmsw|int|into|xgetbv",
+        r"retf\..*|ref\.(r|w|rw)\.6",
+    ),
+    "AMD's offsets into FS and GS, and calls to nowhere (test_segments, test_vendors, recordings)": (r"based|canonical\.call\..*",),
     "modes: alignment checks, #NM, waiting x87 exceptions (tests/behaviour, test_fpstate)": (
-        r"alignment\..*|aligned\.64|raise_(gp0|nm|ud)|(mmx|wait)\.gate",
+        r"alignment\..*|aligned\.64|raise_(gp0|nm|ud)|(mmx|wait|avx)\.gate|vzero(all|upper)\.8",
     ),
     "what a block begins and ends with, the instruction clock, breakpoints (tests/unit/soft)": (
         r"head(\.count)?(\.limit)?|bulk\..*\.count|rep_seam\.count|leave_breakpoint",
@@ -43,12 +48,12 @@ ELSEWHERE = {
     "seams, between parts of far branches and the like (tests/programs)": (
         r"EA=T2|T0=(EA|T1|T2)|T2=EA|goto|goto\.T[02]\..*|rip|rip\.T[02]\..*",
     ),
-    "no instruction needs them": (r"ea\.64|ea\.i1\.64|movzx\.[RT]\.32\.64|test\.RT\..*|ref\.rw\.(1|2|10)",),
+    "no instruction needs them": (r"ea\.64|ea\.i1\.64|push_ea\.16\.64|movzx\.[RT]\.32\.64|test\.RT\..*|ref\.rw\.(1|2|10)",),
 }
 
 
 def _reached() -> set[str]:
-    lowerings, mode = [Lowering(load_library(Cache()), model) for model in MODELS.values()], modes.CODE64 | modes.CPL
+    lowerings, mode = [Lowering(load_library(Cache()), model) for model in MODELS.values()], modes.CODE64 | modes.CPL | modes.AVX
     names = set[str]()
     for family in FAMILIES:
         for mnemonic in family.mnemonics:

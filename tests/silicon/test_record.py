@@ -37,7 +37,9 @@ def answers(host: HostCpu) -> list[Answer]:
 
 
 def _written(path: Path, answers: list[Answer]) -> Path:
-    recording.write(path, parse(ZEN), DAY, record.backgrounds(), {"integer/one": answers[:100], "integer/two": answers[100:]})
+    recording.write(
+        path, parse(ZEN), DAY, record.backgrounds(), {"integer/one": answers[:100], "integer/two": answers[100:]}, {"other": 7}
+    )
     return path
 
 
@@ -46,6 +48,7 @@ def test_what_is_written_comes_back(tmp_path: Path, answers: list[Answer]) -> No
     path = _written(tmp_path / f"zen{recording.SUFFIX}", answers)
     found = recording.read(path)
     assert (found.name, found.processor, found.recorded) == ("zen", parse(ZEN), DAY)
+    assert found.agrees == {"other": 7}
     assert found.groups == recording.groups_of(path) == {"integer/one": 100, "integer/two": len(answers) - 100}
     back = [*found.answers("integer/one"), *found.answers("integer/two")]
     for one, two in zip(answers, back, strict=True):
@@ -148,12 +151,22 @@ def test_a_run_lets_off_what_any_of_its_instructions_leaves_undefined() -> None:
     assert form_of("integer", code).mnemonic == "and"
 
 
+def test_what_another_recording_holds_is_counted_alone(tmp_path: Path, answers: list[Answer]) -> None:
+    other = recording.read(_written(tmp_path / f"zen{recording.SUFFIX}", answers[:150]))
+    otherwise = answers[0]._replace(outcome=answers[0].outcome._replace(rflags=answers[0].outcome.rflags ^ CF))
+    made = {"integer/one": [otherwise, *answers[1:100]], "integer/two": answers[100:], "integer/three": answers[:2]}
+    new, agrees = record.apart(made, [other])
+    assert new == {"integer/one": [otherwise], "integer/two": answers[150:], "integer/three": answers[:2]}
+    assert agrees == {"zen": 149}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_this_processor_answers_as_recorded_of_it(host: HostCpu, path: Path) -> None:
     found = recording.read(path)
     if found.processor.slug != host_processor().slug:
         pytest.skip(f"a recording of {found.processor}; this host has another processor")
-    chosen = [(group, answer) for group in found.groups for answer in list(found.answers(group))[::20]]
+    same = [recording.read(path.with_name(f"{name}{recording.SUFFIX}")) for name in found.agrees]
+    chosen = [(group, answer) for one in (found, *same) for group in one.groups for answer in list(one.answers(group))[::20]]
     outcomes = host.run_many((answer.case.form.code, answer.case.state) for _, answer in chosen)
     for (group, answer), got in zip(chosen, outcomes, strict=True):
         assert differences(group, answer, got) == [], answer.case.form

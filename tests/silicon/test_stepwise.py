@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from iced_x86 import Decoder, Mnemonic
 
-from trapgate.soft.decode.integer import ROWS
+from trapgate.soft.decode.rows import ROWS
 
 from .assemble import assemble
 from .compare import Case

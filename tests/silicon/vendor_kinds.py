@@ -258,7 +258,7 @@ def _not_instructions() -> Iterator[Kind]:
         "8ed0",  # MOV SS with a null selector
     ):  # fmt: skip
         yield _bytes(code, rax=0)
-    for code in ("0f05", "f00f05", "d6", "82c001", "0f0b"):
+    for code in ("f00f05", "d6", "82c001", "0f0b"):  # SYSCALL is one on AMD's CPUs, and enters the host's kernel
         yield _narrow(code)
 
 

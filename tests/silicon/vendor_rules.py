@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass, field
 
 from . import compat
+from .processor import Processor
 from .state import CODE, FX_INIT, GP, GPR_NAMES, PF_FAULT, SCRATCH, SCRATCH_SIZE, VECTOR_SIGNALS, Fault, State
 
 END, HIGH, BEYOND = SCRATCH + SCRATCH_SIZE, 0x1234_5678 << 32, 1 << 63
@@ -37,7 +38,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. `needs`: the host's feature without which it cannot judge; `tags`: the abridged x87 tag word."""
+    """One rule. `needs`: the host's feature without which it cannot judge; `tags`: the abridged x87 tag word; `before_zen4`: AMD's
+    answer was Intel's in Zen 3, which no CPU model stands for."""
 
     name: str
     code: bytes
@@ -51,6 +53,12 @@ class Rule:
     st0: int = 0
     memory: dict[int, bytes] = field(default_factory=dict)
     needs: str = ""
+    before_zen4: bool = False
+
+    def answer(self, processor: Processor) -> Answer:
+        """What a processor leaves behind."""
+        older = self.before_zen4 and processor.before_zen4
+        return self.amd if processor.vendor == "amd" and not older else self.intel
 
     @property
     def state(self) -> State:
@@ -113,6 +121,7 @@ def _mmx_stores() -> list[Rule]:
                 fcw=fcw,
                 fsw=0x2800,
                 tags=0x81,
+                before_zen4=True,
             )
             for fcw in (0x37F, 0x37E)
         ),

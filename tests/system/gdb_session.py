@@ -14,6 +14,7 @@ from trapgate.gdb.address import Address, TcpAddress
 from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.host import DebugHost
 from trapgate.machine import ClockKind, MachineConfig
+from trapgate.record.recording import Recording
 from trapgate.stops import MachineExit
 
 SOURCES = Path(__file__).with_name("gdb_guest")
@@ -39,29 +40,31 @@ class GuestUnderGdb:
     def __init__(
         self, wait: bool = True, path: str | None = None, address: Address | None = None, append: str = "", memory: int = 8,
         initrd: str | None = None, engine: str = "soft", architecture: Architecture | None = None, file: str | None = None,
-        clock: ClockKind | None = None,
+        clock: ClockKind | None = None, cpus: int = 1, recorded: bool = False,
     ) -> None:  # fmt: skip
-        config = MachineConfig(memory=memory << 20)
+        config = MachineConfig(memory=memory << 20, cpus=cpus)
         if engine == "kvm":
             config = replace(config, cpu=default_cpu("kvm"))
-        if clock is not None:
-            config = replace(config, clock=clock)
+        if clock is not None or recorded:
+            config = replace(config, clock=clock or ClockKind.INSTRUCTIONS)
         self.machine = make_machine(config, engine)
-        plan = plan_guest(self.machine.ram, path or image(), append, initrd)
+        plan = plan_guest(self.machine.ram, path or image(), append, initrd, cpus)
         put_guest(self.machine, plan)
 
         def reset() -> int:
-            again = plan_guest(self.machine.ram, path or image(), append, initrd)
+            again = plan_guest(self.machine.ram, path or image(), append, initrd, cpus)
             restart(self.machine, again)
             return again.code
 
+        self.recording = Recording(self.machine) if recorded else None
         self.file = file or image()
         """What gdb is given, where it is given symbols."""
         self.host = DebugHost(
             self.machine,
             address or TcpAddress("127.0.0.1", 0),
             wait=wait,
-            reset=reset,
+            reset=None if recorded else reset,
+            recording=self.recording,
             architecture=architecture,
             code=plan.code,
         )

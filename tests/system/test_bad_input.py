@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import resource
 import select
 import shutil
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from system import exec_runs
+from system.exec_runs import needs_kernel
 from trapgate import guests
 from trapgate.stencil import identity
 from trapgate.stencil.cache import Cache, default_directory
@@ -112,7 +115,7 @@ def test_a_command_line_longer_than_the_kernel_takes(tmp_path: Path) -> None:
     [
         ("EPYC-Milano", "known: EPYC-Turin, SapphireRapids"),
         ("EPYC-Turin,+nonsense", "unknown CPU feature 'nonsense'"),
-        ("EPYC-Turin,+avx2", "not implemented"),
+        ("EPYC-Turin,+avx512f", "not implemented"),
         ("EPYC-Turin,sse", "+feature or -feature"),
     ],
 )
@@ -242,3 +245,12 @@ def test_the_terminal_is_sane_afterwards(tmp_path: Path, key: bytes | None, stat
     assert termios.tcgetattr(slave) == before
     os.close(master)
     os.close(slave)
+
+
+def test_too_little_memory_for_a_program_names_the_kernel() -> None:
+    needs_kernel()
+    done = exec_runs.guest("true", options=["-m", "16M"])
+    assert done.status == 2
+    assert re.fullmatch(
+        rb"trapgate: error: no room for kernel vmlinuz-\S+ \(.*\) in the guest's 16 MiB: give it more memory\n", done.err
+    )

@@ -65,3 +65,15 @@ def test_what_a_boot_loader_asks_for(tmp_path: Path) -> None:
     done = subprocess.run([TRAPGATE, "run", image], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     assert done.stdout.decode() == "".join(letter if there else "." for letter, there, _ in ASKED)
     assert done.returncode == 33
+
+
+@pytest.mark.skipif(bool(kit.LACKING), reason=kit.LACKING)
+def test_a_rom_behind_a_sector_that_loads_it(tmp_path: Path) -> None:
+    """At its reset vector a far jump to F000:0000, which prints what lies at F000:0020 and leaves by the exit port."""
+    code = "8cc8 8ed8 be2000 b90300 baf803 ac ee e2fc b87f00 e6f4"  # DS = CS; 3 times from 20h on: LODSB, OUT 3F8h; OUT F4h, 7Fh
+    rom = bytes.fromhex(code).ljust(0x20, b"\0") + b"ROM"
+    rom = rom.ljust(0xFFF0, b"\0") + bytes.fromhex("ea000000f0").ljust(16, b"\0")
+    image = Path(kit.sector("rom_loader", tmp_path))
+    image.write_bytes(image.read_bytes() + rom)
+    done = subprocess.run([TRAPGATE, "run", str(image)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == (b"ROM", 255), done

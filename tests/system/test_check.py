@@ -16,24 +16,25 @@ QEMU = "qemu-system-x86_64 -accel tcg -cpu max -m 16 -nodefaults -display none -
 WITH_QEMU = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86")
 
 
-@pytest.mark.parametrize("image", ["image", "multiboot"])
-def test_our_own_machine_is_right_beside_a_debugger(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("image", "bits"), [("image", "64"), ("multiboot", "32")])
+def test_our_own_machine_is_right_beside_a_debugger(image: str, bits: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = OURS.replace("image", image)
-    assert status_of(["check", "--spawn", command, "--manner", "hbreak", "--manner", "watch-there"]) == 0
+    assert status_of(["check", "--bits", bits, "--spawn", command, "--manner", "hbreak", "--manner", "watch-there"]) == 0
     assert capsys.readouterr().out.endswith("30 of 30 are right\n")
 
 
 @pytest.mark.long
-def test_our_own_machine_is_right_in_every_manner(capsys: pytest.CaptureFixture[str]) -> None:
-    assert status_of(["check", "--spawn", OURS]) == 0
+@pytest.mark.parametrize("bits", ["64", "32"])
+def test_our_own_machine_is_right_in_every_manner(bits: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(["check", "--bits", bits, "--spawn", OURS]) == 0
     assert capsys.readouterr().out.endswith("192 of 192 are right\n")
 
 
 @WITH_QEMU
-@pytest.mark.parametrize("image", ["image", "multiboot"])
-def test_qemu_is_told_what_it_does_wrong(image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("image", "bits"), [("image", "64"), ("multiboot", "32")])
+def test_qemu_is_told_what_it_does_wrong(image: str, bits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.json"
-    words = ["--manner", "nothing", "--manner", "hbreak", "--json", str(results)]
+    words = ["--bits", bits, "--manner", "nothing", "--manner", "hbreak", "--json", str(results)]
     assert status_of(["check", "--spawn", f"{QEMU} {{{image}}}", *words]) == 1
     states = {(row["case"], row["manner"]): row["state"] for row in json.loads(results.read_text())["rows"]}
     for manner in ("nothing", "hbreak"):
@@ -43,14 +44,16 @@ def test_qemu_is_told_what_it_does_wrong(image: str, tmp_path: Path, capsys: pyt
     assert "MOV SS, data: RIP" in capsys.readouterr().out
 
 
-def test_a_machine_that_runs_already(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "bits"), [("check.elf", "64"), ("check32-multiboot.elf", "32")])
+def test_a_machine_that_runs_already(name: str, bits: str, tmp_path: Path) -> None:
     assert status_of(["check", "--write-images", str(tmp_path)]) == 0
     socket = tmp_path / "gdb"
-    command = [TRAPGATE, "run", str(tmp_path / "check.elf"), "--gdb", f"unix:{socket}", "--wait"]
+    command = [TRAPGATE, "run", str(tmp_path / name), "--gdb", f"unix:{socket}", "--wait"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         assert b"listening" in process.stderr.readline()
-        assert status_of(["check", "--gdb", f"unix:{socket}", "--manner", "steps", "--case", "single step"]) == 0
+        words = ["--bits", bits, "--manner", "steps", "--case", "single step"]
+        assert status_of(["check", "--gdb", f"unix:{socket}", *words]) == 0
         process.kill()
 
 

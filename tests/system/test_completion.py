@@ -96,10 +96,13 @@ def asked(*words: str) -> list[str]:
     return [line.partition(",")[2] if line.startswith("plain,") else line.partition(",")[0] for line in done.stdout.split()]
 
 
+SHOWN = sorted(name for name, command in cli.commands.items() if not command.hidden)
+
+
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (("trapgate", ""), sorted(cli.commands)),
+        (("trapgate", ""), SHOWN),
         (("trapgate", "cache", ""), ["clear", "show"]),
         (("trapgate", "run", "--gdb"), ["--gdb", "--gdb-arch"]),
         (("trapgate", "run", "--gdb-arch", "i"), ["i8086", "i386"]),
@@ -108,7 +111,7 @@ def asked(*words: str) -> list[str]:
         (("trapgate", "run", "--serial", ""), ["stdio", "pty"]),
         (("trapgate", "run", "--initrd", ""), ["file"]),
         (("trapgate", "run", ""), ["file"]),
-        (("trapgate", "nonsense", ""), sorted(cli.commands)),
+        (("trapgate", "nonsense", ""), SHOWN),
     ],
 )
 def test_what_is_offered(words: tuple[str, ...], offered: list[str]) -> None:

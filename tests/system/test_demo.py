@@ -7,11 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from trapgate.check.guest import DemoGuest
+from trapgate.cli import demo_guest
 from trapgate.cli.demo import run_debugged
 from trapgate.cli.demo_debugger import Step, find_gdb
+from trapgate.cli.demo_guest import GuestProcess
+from trapgate.sandbox.confine import offered
 
 TRAPGATE = str(Path(sys.executable).with_name("trapgate"))
 
@@ -54,3 +58,27 @@ def test_a_breakpoint_where_gdb_has_moved_the_guest_stops_it() -> None:
     results, session = run_debugged(guest, steps, find_gdb())
     assert [stop.pc for stop in session.stops] == [int3.at, int3.at + 1]
     assert results.of(int3) == ()  # so it was never executed
+
+
+@pytest.mark.skipif(not offered().filters, reason="no seccomp filters here")
+def test_the_guests_process_is_confined(tmp_path: Path) -> None:
+    with GuestProcess(DemoGuest(), str(tmp_path / "gdb")) as process:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert "NoNewPrivs:\t1\n" in status
+        assert "Seccomp:\t2\n" in status
+    assert not Path(f"/proc/{process.pid}").exists()
+
+
+def test_what_the_guests_process_cannot_do_is_told_there(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(click.exceptions.Exit) as caught, GuestProcess(DemoGuest(), "/nonexistent/gdb"):
+        pass
+    told = capfd.readouterr().err
+    assert (caught.value.exit_code, told.count("\n")) == (1, 1), told
+    assert "trapgate: error: " in told
+
+
+def test_a_guest_whose_debugger_left_it_amid_a_run_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_guest, "PATIENCE", 0.5)
+    with GuestProcess(DemoGuest(), str(tmp_path / "gdb")) as process:
+        results, _ = process.results()  # no debugger has come at all
+    assert results.events == ()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from system.gdb_session import SOURCES, GuestUnderGdb
+from trapgate import hostcpu
 from trapgate.gdb.address import TcpAddress, UnixAddress
 
 pytestmark = pytest.mark.skipif(shutil.which("gdb") is None or shutil.which("gcc") is None, reason="needs gdb and gcc")
@@ -126,6 +127,20 @@ def test_x87_and_sse_state_by_name() -> None:
     assert "= 15.5\n" in text
 
 
+@pytest.mark.skipif("avx" not in (hostcpu.features() or ()), reason="the host's CPU has no AVX, so guests have none")
+def test_ymm_registers_by_name() -> None:
+    """gdb puts them together of XMM and of what our description has above it."""
+    with GuestUnderGdb() as guest:
+        text = guest.gdb(
+            *IN_MAIN, "set $ymm5.v4_int64[3] = 0x0102030405060708", "set $ymm5.v4_int64[0] = 0x1112131415161718", "stepi",
+            "p/x $ymm5.v8_int32", "p/x $xmm5.v2_int64", "p $ymm15.v4_double", "info registers vector",
+        )  # fmt: skip
+    assert "{0x15161718, 0x11121314, 0x0, 0x0, 0x0, 0x0, 0x5060708, 0x1020304}" in text
+    assert "{0x1112131415161718, 0x0}" in text
+    assert "{0, 0, 0, 0}" in text
+    assert re.search(r"^ymm5 ", text, re.MULTILINE)
+
+
 def line_of(text: str) -> int:
     lines = (SOURCES / "main.c").read_text().splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line)
@@ -222,3 +237,32 @@ def test_watchpoints_in_more_pages_than_any_cpu_has_registers_for() -> None:
         text = guest.gdb(*IN_MAIN, *many, "watch counter", "continue", "p counter")
     assert ": counter" in text, text
     assert "New value = 1" in text, text
+
+
+def test_stops_before_an_exception_is_delivered() -> None:
+    with GuestUnderGdb() as guest:
+        text = guest.gdb(
+            "break round_trip", "continue", "monitor stop-on exception ud", "set var *(short *)$pc = 0x0b0f", "set $at = $pc",
+            "continue", "p $pc == $at", "info registers rip", "continue", "monitor stop-on nothing", "kill",
+        )  # fmt: skip
+        assert "stops before the delivery of: #UD" in text
+        assert "#UD (invalid opcode): the guest gets it when it goes on" in text
+        assert "Program received signal SIGILL" in text
+        assert "$1 = 1" in text
+        assert "the machine ends when you continue" in text, text  # it has no handler: a triple fault
+        assert "stops on breakpoints alone" in text
+
+
+def test_stops_after_an_access_to_a_port() -> None:
+    with GuestUnderGdb() as guest:
+        text = guest.gdb(
+            "break round_trip", "continue", "delete", "monitor stop-on port 80 8f", "set $at = $pc",
+            "set var *(unsigned *)$pc = 0x84e641b0",  # mov $0x41, %al; out %al, $0x84
+            "continue", "p (long)$pc - (long)$at", "detach",
+        )  # fmt: skip
+        assert "stops after an access to: port 80 to 8f" in text
+        assert "OUT 0x41 to port 0x84, 8 bits, is done" in text
+        assert "Program received signal SIGTRAP" in text
+        assert "$1 = 4" in text
+        guest.host.post(lambda: None)
+        assert not guest.host.target.events.ports, "who leaves is not waited for"

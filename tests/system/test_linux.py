@@ -82,7 +82,7 @@ def test_by_the_instruction_clock_a_guest_repeats_byte_for_byte(tmp_path: Path) 
     image.write_bytes(plain.read_bytes().ljust(510, b"\0") + b"\x55\xaa")
 
     def output(clock: str) -> bytes:
-        command = [TRAPGATE, "run", str(image), "--clock", clock]
+        command = [TRAPGATE, "run", "--no-reboot", str(image), "--clock", clock]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
         assert done.returncode & 1, done
         return done.stdout

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cases import kit
 from trapgate import guests
 from trapgate.stops import STATUS, ExitKind
 
@@ -128,8 +129,17 @@ def test_bus_locks_of_one_privilege_level_with_their_symbols() -> None:
         assert other not in said
         lines = [line for line in said.splitlines() if "bus lock at 0x" in line]
         assert lines
-        place = re.compile(r"bus lock at 0x[0-9a-f]+ \([A-Za-z_]\w*\+0x[0-9a-f]+\): \d+ bytes at 0x")
+        place = re.compile(r"bus lock at 0x[0-9a-f]+ \([A-Za-z_]\w*\+0x[0-9a-f]+, cases\.S:\d+\): \d+ bytes at 0x")
         assert all(place.search(line) for line in lines), said
+
+
+@pytest.mark.skipif(bool(kit.LACKING), reason=kit.LACKING)
+def test_bus_locks_with_their_lines_of_source(tmp_path: Path) -> None:
+    said = trapgate("run", kit.program("bus_locks", tmp_path), "--bus-locks", "report").stderr
+    source = (kit.HERE / "bus_locks.c").read_text().splitlines()
+    for mark, function in (("FIRST", "bump"), ("SECOND", "kmain")):
+        number = 1 + next(at for at, line in enumerate(source) if mark in line)
+        assert re.search(rf"bus lock at 0x[0-9a-f]+ \({function}\+0x[0-9a-f]+, bus_locks\.c:{number}\): 4 bytes at 0x", said), said
 
 
 def test_bus_locks_are_held_to_a_limit(tmp_path: Path) -> None:

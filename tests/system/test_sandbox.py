@@ -1,10 +1,12 @@
 """`trapgate run` under its sandbox: all of its threads are, nothing outside is to be had, and what a run needs is."""
 
 import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +19,7 @@ from trapgate.gdb.address import UnixAddress
 from trapgate.gdb.client import Client, ClientError
 from trapgate.gdb.target import Exited
 from trapgate.sandbox.confine import offered
+from trapgate.sandbox.ending import STOPPED
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import key, load_library
 
@@ -41,10 +44,10 @@ def outcome(attempt):
         return errno.errorcode[error.errno]
     return "done"
 
-def inside(machine, step=False):
+def inside(machine, *arguments, **named):
     attempts = (lambda: os.open("file", os.O_RDONLY), lambda: os.unlink("file"), socket.socket)
     print("on the machine's thread", *map(outcome, attempts), file=sys.stderr)
-    return resume(machine, step)
+    return resume(machine, *arguments, **named)
 
 def confined(*arguments):
     print("threads", len(os.listdir("/proc/self/task")), file=sys.stderr)
@@ -59,6 +62,15 @@ import socket, sys
 from trapgate.cli import entry
 from trapgate.machine import Machine
 Machine.resume = lambda machine, step=False: socket.socket()
+sys.argv = ["trapgate", "run", *sys.argv[1:]]
+entry.main()
+"""
+HOSTILE = """
+import sys
+from trapgate.cli import entry
+from trapgate.machine import Machine
+from trapgate.sandbox import kernel
+Machine.resume = lambda machine, step=False: kernel.call("execve", 0, 0, 0)
 sys.argv = ["trapgate", "run", *sys.argv[1:]]
 entry.main()
 """
@@ -160,6 +172,23 @@ def test_a_refusal_that_nobody_expected_is_told_in_a_line(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "Operation not permitted" in done.stderr
     assert "--no-sandbox" in done.stderr
+
+
+@needs_filters
+@ENGINES
+def test_a_call_that_no_run_makes_is_the_last(tmp_path: Path, engine: str) -> None:
+    leader, follower = pty.openpty()
+    before = termios.tcgetattr(follower)
+    command = [sys.executable, "-c", HOSTILE, image(tmp_path, BYE), "-m", "16M", "--engine", engine]
+    done = subprocess.Popen(
+        command, stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
+    )  # fmt: skip
+    output, errors = done.communicate(timeout=60)
+    assert termios.tcgetattr(follower) == before
+    os.close(leader)
+    os.close(follower)
+    assert (done.returncode, output, errors.decode().splitlines()[-1]) == (8, b"", f"trapgate: error: {STOPPED.format('execve')}")
 
 
 @needs_filters

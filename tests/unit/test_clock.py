@@ -1,11 +1,12 @@
 """Guest time and its timers."""
 
 import time
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trapgate.clock import HostClock, InstructionClock
+from trapgate.clock import FAR, HostClock, InstructionClock, TimerState
 
 
 def test_timers_run_in_order_of_deadline_then_of_request() -> None:
@@ -117,3 +118,51 @@ def test_the_host_clock_tells_how_long_it_has_stood_still() -> None:
     clock.resume()
     clock.pause()
     assert clock.stood() >= second  # the first pause counts on
+
+
+def test_guest_time_can_be_moved_and_no_timer_is_left() -> None:
+    counted, host = InstructionClock(lambda: 1000), HostClock()
+    host.pause()
+    for clock in (counted, host):
+        heard: list[int] = []
+        timer = clock.at(clock.now(), lambda heard=heard: heard.append(1))  # type: ignore[misc]
+        state = replace(clock.save(), now=5_000_000)
+        clock.fresh = False
+        clock.load(state)
+        assert clock.fresh
+        assert clock.now() == 5_000_000
+        assert clock.save() == state
+        clock.run_due()
+        assert clock.next_deadline() is None
+        other = clock.again(timer, TimerState(FAR, 3), lambda: None)
+        assert other is not None
+        assert other.save() == TimerState(FAR, 3)
+        assert timer.cancelled
+        assert clock.next_deadline() is None
+        assert clock.again(other, None, lambda: None) is None
+        assert other.cancelled
+        clock.again(None, TimerState(1, 1), lambda heard=heard: heard.append(2))  # type: ignore[misc]
+        clock.run_due()
+        assert heard == [2]
+    stood = host.stood()
+    host.resume()
+    assert 5_000_000 <= host.now() < 10**12
+    assert host.stood() < stood + 10**12
+
+
+def test_a_moment_beyond_all_time_is_never() -> None:
+    clock = InstructionClock(lambda: 0)
+    assert [clock.at(deadline, lambda: None).save().deadline for deadline in (-5, FAR + 5)] == [0, FAR]
+
+
+def test_who_waits_hears_of_timers_that_are_due_before_those_that_it_has_seen() -> None:
+    host, counted = HostClock(), InstructionClock(lambda: 0)
+    for clock, later in ((host, False), (counted, True)):  # where instructions are counted, of all: runs repeat
+        clock.at(10**15, lambda: None)
+        assert clock.fresh
+        clock.look()
+        assert not clock.fresh
+        clock.at(2 * 10**15, lambda: None)
+        assert clock.fresh == later
+        clock.at(10**14, lambda: None)
+        assert clock.fresh

@@ -78,3 +78,24 @@ def test_what_the_host_has_not(size: int) -> None:
     with pytest.raises(HostError, match="MiB of memory for a test") as raised:
         Mapping(size, "a test")
     assert "Cannot allocate memory; give the guest less" in str(raised.value)
+
+
+def test_a_private_copy_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"a" * 4096 + b"b" * 8192)
+    mapping = Mapping(5 * 4096, "a test")
+    mapping.view[:] = b"x" * (5 * 4096)
+    with (tmp_path / "file").open("rb") as file:
+        mapping.copy_of(4096, 8192, file.fileno(), 4096)
+    mapping.view[4096] = ord("c")
+    assert bytes(mapping.view) == b"x" * 4096 + b"c" + b"b" * 8191 + b"x" * 8192
+    assert (tmp_path / "file").read_bytes()[4096:4098] == b"bb"
+    mapping.clear()
+    assert not any(mapping.view)
+    mapping.view[4096] = 1
+    mapping.clear()
+    assert not any(mapping.view)
+
+
+def test_no_file_to_copy() -> None:
+    with pytest.raises(HostError, match="of a file as memory"):
+        Mapping(8192, "a test").copy_of(0, 4096, -1, 0)

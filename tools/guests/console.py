@@ -32,7 +32,10 @@ class Console:
     def __init__(self, arguments: Sequence[str], command: Sequence[str] = ()) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
         self._process = subprocess.Popen(
-            [*(command or (trapgate(), "run")), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+            [*(command or (trapgate(), "run", "--no-reboot")), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
         )
         self._selector = selectors.DefaultSelector()
         assert self._process.stdout is not None

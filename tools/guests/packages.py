@@ -58,8 +58,7 @@ def extract(archive: Path, pattern: str) -> bytes:
     with tempfile.TemporaryFile() as plain:
         done = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=plain, stderr=subprocess.PIPE, check=False)
         if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip()
-            raise GuestError(f"{archive} is no sound package: {reason}; delete it and try again")
+            raise _unsound(archive, done.stderr)
         plain.seek(0)
         with tarfile.open(fileobj=plain) as tar:
             for member in tar:
@@ -68,6 +67,17 @@ def extract(archive: Path, pattern: str) -> bytes:
                     assert file is not None  # a regular file has contents
                     return file.read()
     raise GuestError(f"{archive.name} holds no file like {pattern}")
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """All files of a package, below a folder."""
+    done = subprocess.run(["dpkg-deb", "-x", str(archive), str(folder)], capture_output=True, check=False)
+    if done.returncode:
+        raise _unsound(archive, done.stderr)
+
+
+def _unsound(archive: Path, reason: bytes) -> GuestError:
+    return GuestError(f"{archive} is no sound package: {reason.decode(errors='replace').strip()}; delete it and try again")
 
 
 def keep(path: Path, data: bytes, mode: int = 0o644) -> Path:

@@ -6,10 +6,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from tools.guests import cpio
 from tools.guests.needs import ROOT_FILE_SYSTEM, need
 from tools.guests.packages import Report, keep, silent
 from tools.guests.sources import GuestError, mirror
+from trapgate.boot import cpio
 
 NAME = "debian-root.cpio"
 SUITE = "bookworm"

@@ -11,13 +11,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tools.guests import cpio
-from tools.guests.sources import GuestError
+from tools.guests.sources import GuestError, output_of
+from trapgate.boot import cpio
 
 LEFT_OUT = frozenset({  # of the standard library and of what pip has installed: what no test imports
     "__pycache__", "test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages",
     "pip", "setuptools", "pkg_resources", "mypy", "mypyc", "ruff", "grimp", "importlinter", "librt", "ast_serialize",
+    "check_jsonschema", "regress",
 })  # fmt: skip
+_COMPILED_TOOL = "__mypyc."  # mypy's own code, at the top of all packages
 _NO_TEST_IMPORTS = ("config-3", "_tkinter", "_test", "_xxtest")
 _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
@@ -82,7 +84,7 @@ class Files:
 
 
 def _left_out(name: str) -> bool:
-    return name in LEFT_OUT or name.startswith(_NO_TEST_IMPORTS) or name.endswith(".pyc")
+    return name in LEFT_OUT or name.startswith(_NO_TEST_IMPORTS) or name.endswith(".pyc") or _COMPILED_TOOL in name
 
 
 def libraries(binaries: Iterable[Path]) -> Iterator[Path]:
@@ -93,6 +95,15 @@ def libraries(binaries: Iterable[Path]) -> Iterator[Path]:
             raise GuestError(f"a library is missing on this host: {line.strip()}")
         if found := _LIBRARY.search(line):
             yield Path(found[1])
+
+
+def python_of_gdb(files: Files, gdb: str) -> None:
+    """Add the Python that is built into gdb, and gdb's own modules."""
+    asks = "python import sysconfig; print(sysconfig.get_path('stdlib'), gdb.parameter('data-directory'), sep='\\n')"
+    folders = [Path(line) for line in output_of(gdb, "-nx", "-batch", "-ex", asks).splitlines() if line.startswith("/")]
+    for folder in folders:
+        files.tree(folder)
+        files.programs(sorted(folder.glob("lib-dynload/*.so")))
 
 
 def python(files: Files) -> None:

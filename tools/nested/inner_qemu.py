@@ -3,18 +3,19 @@
 import re
 from pathlib import Path
 
-from tools.guests import cpio
 from tools.guests.sources import GuestError, output_of
 from tools.nested import emulator
 from tools.nested.host_files import Files
+from trapgate.boot import cpio
 
 PLACE = "nested/qemu"
 PROGRAM = "qemu-system-x86_64-microvm"
 FIRMWARE = ("bios-microvm.bin", "pvh.bin", "linuxboot_dma.bin")
-COMMAND = (
-    f"/{PLACE}/ld.so --library-path /{PLACE}/lib /{PLACE}/{PROGRAM} -L /{PLACE}/share -accel kvm -cpu host -m 16 -M microvm,rtc=on "
-    "-nodefaults -no-user-config -display none -S -gdb tcp:127.0.0.1:{port} -kernel {image}"
+START = (
+    f"/{PLACE}/ld.so --library-path /{PLACE}/lib /{PLACE}/{PROGRAM} -L /{PLACE}/share -accel kvm -cpu host -M microvm,rtc=on "
+    "-nodefaults -no-user-config -display none"
 )
+COMMAND = f"{START} -m 16 -S -gdb tcp:127.0.0.1:{{port}} -kernel {{image}}"
 
 
 def archive(folder: Path, lists: Path) -> bytes:

@@ -9,6 +9,8 @@ import tty
 from pathlib import Path
 
 LINE = "/dev/ttyS1"
+DEVICE = Path("/dev/kvm")
+NESTED_PAGING = Path("/sys/module/kvm_amd/parameters/npt")
 
 
 def tell(record: dict[str, object]) -> None:
@@ -33,6 +35,24 @@ def run(job: dict[str, object]) -> dict[str, object]:
     return {"end": job["name"], "status": status, "output": text, "seconds": time.monotonic() - began}
 
 
+def trouble() -> str:
+    """Why no guest can run here, in a line; '' when one can."""
+    if not DEVICE.exists():
+        log = subprocess.run(["/usr/bin/busybox", "dmesg"], capture_output=True, text=True, check=False).stdout
+        said = [line.partition("] ")[2] for line in log.splitlines() if "kvm" in line or "SVM" in line]
+        return f"no /dev/kvm: kvm_amd is not there, or finds no SVM ({said[-1] if said else 'it says nothing'})"
+    if NESTED_PAGING.read_text().strip() in "N0":
+        return "kvm_amd is without nested paging (npt=0): on this QEMU guests that read CR3 get the shadow tables' and die"
+    from trapgate.kvm import probe
+    from trapgate.kvm.ioctl import KvmError
+
+    try:
+        first = next(probe.abilities())
+    except KvmError as error:
+        return str(error)
+    return "" if first.holds else f"this KVM runs no guest: {first.name}: {first.seen}"
+
+
 def adopt_stencils() -> None:
     """Take the stencils that the host has made for this machine's own: to compile them here takes minutes.
 
@@ -53,6 +73,10 @@ def main() -> None:
     with open(LINE, "rb+", buffering=0) as line:
         tty.setraw(line.fileno())
     tell({"kernel": os.uname().release, "python": sys.version.split()[0]})
+    if why := trouble():
+        tell({"trouble": why})
+        tell({"over": True})
+        return
     adopt_stencils()
     for job in json.loads(Path("/nested/jobs.json").read_text()):
         tell({"begin": job["name"]})

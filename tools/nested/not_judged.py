@@ -35,11 +35,17 @@ ROWS = (
         "a single-step trap tells of a breakpoint on the next instruction, whatever RF is (SDM vol. 3, 18.3.1.1)",
         ("BS, then Bn exec under RF",),
     ),
+    Row(
+        "DEBUGCTL.BTF is not there: a single step traps behind each instruction (SDM vol. 3, 18.4.4)",
+        ("BTF", "BTF, to the next instruction", "BTF, not taken", "BTF, REP"),
+    ),
     Row("the address of a data breakpoint is not aligned down to its length (SDM vol. 3, 18.2.5)", ("Bn write, aligned down",)),
 )
 
 
 def reason(test: str) -> str | None:
     """Why a test that failed is not judged; None when it is."""
-    found = re.fullmatch(r"tests/kvm/test_debug_cases\.py::test_case\[(.*)-(alone|beside a breakpoint|stepped)\]", test)
+    found = re.fullmatch(
+        r"tests/kvm/test_debug_cases\.py::test_case\[(.*)-(alone|beside a (?:software )?breakpoint|stepped)\]", test
+    )
     return next((row.what for row in ROWS if found and found[1] in row.cases), None)

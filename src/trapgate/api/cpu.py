@@ -1,4 +1,4 @@
-"""A vCPU as a program sees it: registers by name, memory by virtual address, MSRs."""
+"""Shows a vCPU as a program sees it: registers by name, memory by virtual address, MSRs."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -30,12 +30,12 @@ class Cpu(Mapping[str, int]):
         self._vcpu().set(register, value)
 
     def __iter__(self) -> Iterator[str]:
-        """The names of all registers."""
-        return iter(_BY_NAME)
+        """The names of all registers that this CPU has."""
+        return (name for name in _BY_NAME if name in self)
 
     def __len__(self) -> int:
         """How many registers there are."""
-        return len(_BY_NAME)
+        return sum(1 for _ in self)
 
     def update(self, registers: Mapping[str, int]) -> None:
         """Change registers, those alone that have another value: so a copy of all can be put back. ValueError, KeyError."""

@@ -1,11 +1,11 @@
-"""Hooks: what a program wants to see of a guest. One without a callback stops the run.
+"""Hooks tell a program what it wants to see of a guest. One without a callback stops the run.
 
 Execution and data are breakpoints of the debugger's kind, which the guest cannot see and which cost nothing elsewhere. A hook that
 is not there costs nothing at all.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +13,7 @@ from trapgate.answering import Watch
 from trapgate.debug.breakpoints import BreakpointError, BreakpointTable
 from trapgate.machine import Machine
 from trapgate.stops import BreakpointHit, BusLocked, ExceptionRaised, PortAccessed, SoftwareHit, Stop
+from trapgate.values import dataclass
 from trapgate.vcpu import EngineError, Kind
 
 MOST_ADDRESSES = 1 << 16  # of one hook on code
@@ -110,7 +111,7 @@ class Hooks:
                 table.insert(*hook.data)
         machine.catch(frozenset[int]().union(*(hook.vectors for hook in self._hooks)))
         try:
-            machine.vcpu.arm(table.hardware(), sorted({address for hook in self._hooks for address in hook.code}))
+            machine.arm(table.hardware(), sorted({address for hook in self._hooks for address in hook.code}))
         except BreakpointError:
             raise
         except ValueError as error:  # an engine that has no room

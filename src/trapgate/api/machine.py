@@ -1,24 +1,26 @@
-"""The machine as a program sees it."""
+"""Shows the machine as a program sees it."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from trapgate import snapshot
 from trapgate.api.cpu import Cpu
 from trapgate.api.hooks import Hook, Hooks
 from trapgate.api.signals import interruptible
 from trapgate.boot import BootPlan, code
-from trapgate.build import Hearing, make_machine, plan_guest, put_guest, restart
-from trapgate.bus import BusConflict, Device
+from trapgate.build import Hearing, make_machine, plan_firmware, plan_guest, put_guest, restart
 from trapgate.config import ClockKind, MachineConfig
 from trapgate.debug.buslock import BusLockLog, Mode
 from trapgate.devices.lines import Line
+from trapgate.devices.parts import P, Wiring
 from trapgate.errors import TrapgateError
 from trapgate.machine import Machine as Core
 from trapgate.memory import Ram
 from trapgate.stops import BreakpointHit, BusLocked, CountDone, ExceptionRaised, PortAccessed, SoftwareHit, Stop
-from trapgate.vcpu import EngineError, Kind
+from trapgate.vcpu import EngineError, Kind, Vcpu
 
 
 class MachineError(TrapgateError):
@@ -36,9 +38,12 @@ class Machine:
         self._core: Core | None = make_machine(config, engine, hearing)
         self._hooks = Hooks(lambda: self._machine)
         self._plan: Callable[[], BootPlan] | None = None
+        self._used = False  # something is in RAM already
         self.config = config
-        self.cpu = Cpu(lambda: self._machine.vcpu)
-        """Registers, virtual memory, MSRs."""
+        self.cpus = tuple(Cpu(partial(self._vcpu, number)) for number in range(config.cpus))
+        """Registers, virtual memory, MSRs of each CPU."""
+        self.cpu = self.cpus[0]
+        """The first one, which boots."""
 
     def __enter__(self) -> "Machine":
         """The machine."""
@@ -65,6 +70,14 @@ class Machine:
         return self._machine.ram
 
     @property
+    def running(self) -> int:
+        """The number of the CPU that runs, or ran last: which one a hook or a stop is about."""
+        return self._machine.turns.running.number
+
+    def _vcpu(self, number: int) -> Vcpu:
+        return self._machine.processors[number].vcpu
+
+    @property
     def _machine(self) -> Core:
         if self._core is None:
             raise MachineError("this machine is closed")
@@ -80,8 +93,24 @@ class Machine:
         RamError. A machine that has a guest is switched off and on before.
         """
         return self._put(
-            lambda: plan_guest(self._machine.ram, image, command_line, initrd, modules=modules, load_address=load_address)
+            lambda: plan_guest(
+                self._machine.ram,
+                image,
+                command_line,
+                initrd,
+                self.config.cpus,
+                modules,
+                load_address=load_address,
+                virtio=self._machine.board.virtio,
+            )
         )
+
+    def load_firmware(self, path: str | Path | None = None) -> BootPlan:
+        """Put in PC firmware from a file, this host's SeaBIOS where none is named, which boots what a disk holds. ImageError.
+
+        It is for boards without PCI (bios-microvm.bin). A machine that has a guest is switched off and on before.
+        """
+        return self._put(lambda: plan_firmware(self._machine, path))
 
     def load_code(self, machine_code: bytes, address: int = 0x1000, bits: int = 64) -> BootPlan:
         """Put in bare machine code of 16, 32 or 64 bits, RIP on its first byte: `trapgate.boot.code.plan` says in which world.
@@ -98,13 +127,27 @@ class Machine:
 
     def _put(self, make: Callable[[], BootPlan]) -> BootPlan:
         plan = make()
-        if self._plan is None:
+        if not self._used:
             put_guest(self._machine, plan)
         else:
             restart(self._machine, plan)
             self._hooks.arm()
-        self._plan = make
+        self._plan, self._used = make, True
         return plan
+
+    # Files
+
+    def save(self, path: str | Path) -> None:
+        """Write the machine to a file, in place of the one that is there: it is whole, or as it was. SnapshotError, EngineError."""
+        snapshot.save(self._machine, path)
+
+    def restore(self, path: str | Path) -> None:
+        """Be the machine in a file, with the hooks of this one. Its memory, CPU and clock must be those of `saved_config`.
+
+        SnapshotError, and nothing is changed: it is no such file, or another kind of machine.
+        """
+        snapshot.restore(self._machine, path)
+        self._plan, self._used = None, True
 
     # Running
 
@@ -122,9 +165,9 @@ class Machine:
             if until is not None:
                 stack.enter_context(self.on_code(until))
             stack.enter_context(interruptible(machine))
-            end = None if instructions is None else machine.vcpu.executed() + instructions
+            end = None if instructions is None else machine.executed() + instructions
             while True:
-                left = None if end is None else end - machine.vcpu.executed()
+                left = None if end is None else end - machine.executed()
                 if left is not None and left <= 0:
                     return CountDone()
                 stop = machine.resume(instructions=left)
@@ -132,12 +175,13 @@ class Machine:
                 if not self._hooks.answered(stop):
                     return stop
 
-    def step(self) -> Stop:
+    def step(self, cpu: int | None = None) -> Stop:
         """Execute one instruction (StepDone), or reach the handler of its exception; no interrupt is taken before it.
 
+        It is one of the CPU of this number, None: of the one that ran last; the others stand still.
         Hooks on code do not see the instruction that it begins on.
         """
-        stop = self._machine.resume(step=True)
+        stop = self._machine.resume(step=True, only=() if cpu is None else (cpu,))
         self._hooks.check()
         self._hooks.answered(stop)
         return stop
@@ -148,7 +192,11 @@ class Machine:
 
     def feed(self, data: bytes) -> None:
         """Bytes arrive at the guest's serial port; in no hook or device, but before a run."""
-        self._machine.board.uart.feed(data)
+        self._machine.feed(data)
+
+    def press_power_button(self) -> None:
+        """Ask the guest to switch itself off, by ACPI; from any thread. One that does not listen goes on."""
+        self._machine.post(self._machine.press_power_button)
 
     @property
     def bus_locks(self) -> BusLockLog:
@@ -202,13 +250,16 @@ class Machine:
 
     # Devices
 
-    def attach(self, device: Device, *, ports: range | None = None, memory: range | None = None) -> None:
-        """Have a device of your own answer at ports, or at physical addresses where no RAM is. BusConflict when any is taken."""
-        if memory is not None and any(start < memory.stop and memory.start < end for start, end in self.ram.regions()):
-            raise BusConflict(f"{memory.start:#x}+{len(memory):#x} is RAM: no device is asked there")
-        for place, at_ports in ((ports, True), (memory, False)):
-            if place is not None:
-                self._machine.added.add(device, place, at_ports=at_ports)
+    def attach(self, make: Callable[[Wiring], P]) -> P:
+        """Add a device of your own: make a `Part`, now, and anew each time the machine is switched on. BusConflict.
+
+        `MachineConfig.devices` has those of the start.
+        """
+        return self._machine.added.add(make)
+
+    def part(self, kind: type[P]) -> P:
+        """The first device of a class, as the machine has it since it was switched on. LookupError: there is none."""
+        return self._machine.board.part(kind)
 
     def line(self, number: int) -> Line:
         """An interrupt line (ISA 0 to 15, GSI to 23): call it with True to assert it, False to withdraw."""

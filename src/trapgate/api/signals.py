@@ -1,4 +1,4 @@
-"""Ctrl-C amid a run of the guest: it is to come between two instructions, not amid one."""
+"""Lets Ctrl-C end a run of the guest between two instructions, not amid one."""
 
 import signal
 import threading

@@ -1,10 +1,12 @@
-"""CR0, CR3, CR4, CR8, EFER and XCR0: bits, which of them a CPU has, and which values a write may leave behind.
+"""Describes CR0, CR3, CR4, CR8, EFER and XCR0: bits, which of them a CPU has, and which values a write may leave behind.
 
 Sources: SDM vol. 3, 2.5 and 2.6, 2.2.1; APM vol. 2, 3.1 and 3.1.7. The `check_*` functions return what a write stores and raise
 ValueError where the CPU raises #GP(0).
 """
 
 from collections.abc import Callable
+
+from trapgate.arch.xstate import AVX, SSE, X87
 
 CR0_PE = 1 << 0
 CR0_MP = 1 << 1
@@ -83,11 +85,7 @@ EFER_FFXSR = 1 << 14
 EFER_AUTOIBRS = 1 << 21
 EFER_NEEDS = {EFER_SCE: "syscall", EFER_LME: "lm", EFER_NXE: "nx", EFER_FFXSR: "fxsr-opt", EFER_AUTOIBRS: "auto-ibrs"}
 
-XCR0_X87 = 1 << 0
-XCR0_SSE = 1 << 1
-XCR0_AVX = 1 << 2
-XCR0_RESET = XCR0_X87
-XCR0_SUPPORTED = XCR0_X87 | XCR0_SSE
+XCR0_RESET = X87.bit
 
 Has = Callable[[str], bool]
 
@@ -171,8 +169,13 @@ def check_cr8(new: int) -> int:
     return new
 
 
-def check_xcr0(new: int, supported: int = XCR0_SUPPORTED) -> int:
-    """The value that XSETBV of XCR0 stores; ValueError (#GP) when x87 is off or a component is not supported (SDM vol. 1, 13.3)."""
-    if not new & XCR0_X87 or new & ~supported:
+def check_xcr0(new: int, supported: int) -> int:
+    """The value that XSETBV of XCR0 stores; `supported` is `xstate.user_mask`.
+
+    ValueError (#GP): x87 off, AVX without SSE, a component that the CPU has not (SDM vol. 1, 13.3).
+    """
+    if not new & X87.bit or new & ~supported:
         raise ValueError(f"XCR0: {new:#x} is not within {supported:#x} with bit 0 set")
+    if new & AVX.bit and not new & SSE.bit:
+        raise ValueError("XCR0: AVX needs SSE")
     return new

@@ -1,11 +1,11 @@
-"""CPUID: what each leaf returns for a model and a vCPU's state (SDM vol. 2, CPUID; APM vol. 3, appendix E)."""
+"""Answers CPUID: what each leaf returns for a model and a vCPU's state (SDM vol. 2, CPUID; APM vol. 3, appendix E)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from trapgate.arch.control import XCR0_SUPPORTED
+from trapgate.arch import xstate
 from trapgate.arch.features import FEATURES
 from trapgate.arch.models import CpuModel
+from trapgate.values import dataclass
 
 Leaf = tuple[int, int, int, int]
 
@@ -15,7 +15,6 @@ HYPERVISOR = b"TrapgateVMM "
 HYPERVISOR_BASE = 0x40000000
 MAX_BASIC = {"intel": 0x16, "amd": 0xD}
 MAX_EXTENDED = {"intel": 0x80000008, "amd": 0x80000021}
-XSAVE_AREA = 576  # legacy region and header: x87 and SSE need no more
 REGISTERS = ("eax", "ebx", "ecx", "edx")
 
 
@@ -137,11 +136,17 @@ def _topology(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
 def _xsave(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:
     if not model.has("xsave"):
         return NOTHING
+    supported = xstate.user_mask(model.has)
     if subleaf == 0:
-        return XCR0_SUPPORTED, XSAVE_AREA, XSAVE_AREA, 0
-    eax, *_ = _feature_bits(model, 0xD, subleaf)
-    # EBX is the size of the compacted area of XCR0 | IA32_XSS, where XSAVEC exists; ECX and EDX: no bit of IA32_XSS is there.
-    return eax, XSAVE_AREA if subleaf == 1 and model.has("xsavec") else 0, 0, 0
+        return supported, xstate.standard_size(dynamic.xcr0), xstate.standard_size(supported), 0
+    if subleaf == 1:
+        eax, *_ = _feature_bits(model, 0xD, 1)
+        # EBX is the size of the compacted area of XCR0 | IA32_XSS, where XSAVEC exists; ECX and EDX: no bit of IA32_XSS is there.
+        return eax, xstate.compacted_size(dynamic.xcr0) if model.has("xsavec") else 0, 0, 0
+    for one in xstate.COMPONENTS:
+        if one.number == subleaf and one.bit & supported:
+            return one.size, one.offset, one.supervisor | one.aligned << 1, 0
+    return NOTHING
 
 
 def _tsc(model: CpuModel, subleaf: int, dynamic: Dynamic) -> Leaf:

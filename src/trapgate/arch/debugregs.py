@@ -1,10 +1,10 @@
-"""DR6, DR7 and DEBUGCTL: bits, what a MOV stores, what it reads, and how DR7 describes a breakpoint.
+"""Describes DR6, DR7 and DEBUGCTL: bits, what a MOV stores, what it reads, and how DR7 describes a breakpoint.
 
 Sources: SDM vol. 3, 18.2 (debug registers) and 18.4.1 (DEBUGCTL); APM vol. 2, 13.1.1. `bus_lock` below says whether CPUID
 Fn0000_0007_ECX_x0[24] is 1. Where AMD and Intel differ, the caller says which vendor it is.
 """
 
-from dataclasses import dataclass
+from trapgate.values import dataclass
 
 DR6_B = 0xF  # B0-B3
 DR6_BLD = 1 << 11  # active low: 0 after a bus lock
@@ -16,6 +16,7 @@ DR6_INIT = 0xFFFF_0FF0
 DR6_ACTIVE_LOW = DR6_BLD | DR6_RTM
 DR6_FIXED_1 = 0xFFFE_07F0  # bits that read 1 on every CPU
 
+DR7_ENABLES = 0xFF  # L0-L3, G0-G3
 DR7_LE = 1 << 8
 DR7_GE = 1 << 9
 DR7_FIXED_1 = 1 << 10

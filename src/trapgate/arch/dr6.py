@@ -1,4 +1,4 @@
-"""DR6 as people and interfaces hold it: raw (some bits active low), active high, as an exception payload, and after a delivery.
+"""Converts DR6 between the ways in which it is held: raw (some bits active low), active high, as an exception payload, delivered.
 
 Active high, every cause is a 1: bits 0-3 Bn, 11 BLD, 13 BD, 14 BS, 15 BT, 16 RTM. `causes` below never holds bits 0-3; `hits` holds
 only those. What a delivery does to the old contents, by manual and by hardware:

@@ -1,4 +1,4 @@
-"""CPUID feature bits by name (the names that QEMU and Linux use), and which of them our CPUs can offer.
+"""Names the CPUID feature bits (as QEMU and Linux do), and which of them our CPUs can offer.
 
 Sources: SDM vol. 2, CPUID; APM vol. 3, appendix E.
 """
@@ -29,11 +29,11 @@ FEATURES: dict[str, Bit] = {
     **_bits(1, 0, "edx", fpu=0, vme=1, de=2, pse=3, tsc=4, msr=5, pae=6, mce=7, cx8=8, apic=9, sep=11, mtrr=12, pge=13, mca=14),
     **_bits(1, 0, "edx", cmov=15, pat=16, pse36=17, clflush=19, mmx=23, fxsr=24, sse=25, sse2=26),
     **_bits(1, 0, "ecx", sse3=0, pclmulqdq=1, ssse3=9, cx16=13, pcid=17, x2apic=21, movbe=22, popcnt=23, tsc_deadline=24),
-    **_bits(1, 0, "ecx", aes=25, xsave=26, rdrand=30, hypervisor=31),
+    **_bits(1, 0, "ecx", fma=12, aes=25, xsave=26, avx=28, f16c=29, rdrand=30, hypervisor=31),
     "sse4.1": Bit(1, 0, "ecx", 19),
     "sse4.2": Bit(1, 0, "ecx", 20),
     **_bits(6, 0, "eax", arat=2),
-    **_bits(7, 0, "ebx", fsgsbase=0, tsc_adjust=1, bmi1=3, fdp_excptn_only=6, smep=7, bmi2=8, erms=9, invpcid=10),
+    **_bits(7, 0, "ebx", fsgsbase=0, tsc_adjust=1, bmi1=3, avx2=5, fdp_excptn_only=6, smep=7, bmi2=8, erms=9, invpcid=10),
     **_bits(7, 0, "ebx", zero_fcs_fds=13, rdseed=18, adx=19, smap=20, clflushopt=23, clwb=24, sha_ni=29),
     **_bits(7, 0, "ecx", umip=2, rdpid=22, bus_lock_detect=24),
     **_bits(7, 0, "edx", fsrm=4, md_clear=10, serialize=14, spec_ctrl=26, arch_capabilities=29, split_lock_detect=30),
@@ -63,7 +63,7 @@ ALIASES = {
 
 # Features that exist in silicon but not in our CPUs: asking for one is answered by name, not as a misspelling.
 UNIMPLEMENTED = _names(
-    "avx avx2 avx512f f16c fma la57 pku pks cet-ss cet-ibt shstk ibt vmx svm smx sgx rtm hle mpx tme sev monitor ht "
+    "avx512f la57 pku pks cet-ss cet-ibt shstk ibt vmx svm smx sgx rtm hle mpx tme sev monitor ht "
     "pdcm osvw sse4a misalignsse 3dnow tbm xop fma4 vaes vpclmulqdq gfni amx-tile amx-int8 amx-bf16 movdiri movdir64b "
     "waitpkg cldemote invlpgb perfmon-v2 ds dtes64 stibp ssbd uintr lam fred bpext"
 )
@@ -87,6 +87,10 @@ NEEDS = {
     "pclmulqdq": "sse2",
     "sha-ni": "sse2",
     "mmxext": "mmx",
+    "avx": "xsave",
+    "avx2": "avx",
+    "fma": "avx",
+    "f16c": "avx",
     "xsaveopt": "xsave",
     "xsavec": "xsave",
     "xgetbv1": "xsave",
@@ -105,10 +109,15 @@ NEEDS = {
 # hypervisors give it to their guests on AMD too: by it Linux knows that the TSC needs no watchdog, which a slow host would mislead.
 COMMON = _names(
     "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 sse3 ssse3 sse4.1 sse4.2 "
-    "cx16 x2apic movbe popcnt aes pclmulqdq xsave xsaveopt xsavec xgetbv1 xsaves rdrand rdseed hypervisor arat fsgsbase bmi1 bmi2 "
-    "abm adx smep smap umip rdpid erms fsrm clflushopt clwb sha-ni bus-lock-detect lahf-lm 3dnowprefetch syscall nx pdpe1gb "
-    "rdtscp lm invtsc tsc-adjust"
+    "cx16 x2apic movbe popcnt aes pclmulqdq xsave xsaveopt xsavec xgetbv1 xsaves rdrand rdseed hypervisor arat fsgsbase bmi1 "
+    "bmi2 abm avx avx2 fma f16c adx smep smap umip rdpid erms fsrm clflushopt clwb sha-ni bus-lock-detect lahf-lm 3dnowprefetch "
+    "syscall nx pdpe1gb rdtscp lm invtsc tsc-adjust"
 )
+
+
+# What level v3 of the x86-64 psABI has beyond v2, and extensions that are of no level up to it.
+LEVEL_3 = _names("avx avx2 bmi1 bmi2 f16c fma abm movbe")
+BESIDE_LEVELS = _names("aes pclmulqdq sha-ni adx")
 
 
 def canonical_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""RFLAGS: its bits, what software may change, and its value at reset (SDM vol. 1, 3.4.3; APM vol. 2, 3.1.6)."""
+"""Describes RFLAGS: its bits, what software may change, and its value at reset (SDM vol. 1, 3.4.3; APM vol. 2, 3.1.6)."""
 
 CF = 1 << 0
 FIXED = 1 << 1  # always reads 1

@@ -1,13 +1,13 @@
-"""Which memory is write-back: PAT and MTRRs put together (SDM vol. 3, 12.11, 12.12 and Table 12-7; APM vol. 2, 7.7 and 7.8).
+"""Tells which memory is write-back: PAT and MTRRs put together (SDM vol. 3, 12.11, 12.12 and Table 12-7; APM vol. 2, 7.7 and 7.8).
 
 A bus lock asks for no more: in both tables the effective type is write-back only where the PAT's type and the MTRRs' type both are.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from trapgate.arch import msrs
 from trapgate.arch.msrs import MEMORY_TYPE_WB
+from trapgate.values import dataclass
 
 DEF_TYPE_FE, DEF_TYPE_E = 1 << 10, 1 << 11  # fixed ranges on, MTRRs on
 MASK_VALID = 1 << 11

@@ -1,10 +1,10 @@
-"""CPU models: what a vCPU says it is and which features it has, chosen by name with `+feature` and `-feature`."""
+"""Defines CPU models: what a vCPU says it is and which features it has, chosen by name with `+feature` and `-feature`."""
 
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from trapgate.arch import features
 from trapgate.errors import TrapgateError
+from trapgate.values import dataclass, replace
 
 Vendor = Literal["intel", "amd"]
 
@@ -75,9 +75,10 @@ class CpuModel:
     def parse(cls, text: str) -> "CpuModel":
         """A model from "NAME[,+feature][,-feature]...", applied from left to right; ModelError tells what is wrong with it."""
         name, *switches = (part.strip() for part in text.split(","))
-        model = next((one for one in MODELS.values() if one.name.lower() == name.lower()), None)
+        named = MODELS | LEVELS
+        model = next((one for one in named.values() if one.name.lower() == name.lower()), None)
         if model is None:
-            raise ModelError(f"unknown CPU '{name}'{_hint(name, set(MODELS))}; known: {', '.join(MODELS)}")
+            raise ModelError(f"unknown CPU '{name}'{_hint(name, set(named))}; known: {', '.join(named)}")
         for switch in switches:
             if switch[:1] not in ("+", "-") or not switch[1:]:
                 raise ModelError(f"'{switch}' is no CPU feature switch; write +feature or -feature")
@@ -124,3 +125,17 @@ MODELS: dict[str, CpuModel] = {
     )
 }
 DEFAULT_MODEL = "EPYC-Turin"
+
+
+def _level(name: str, without: frozenset[str]) -> CpuModel:
+    """The default model, cut to a level of the x86-64 psABI: the instructions of that level, and no extensions beside it."""
+    base = MODELS[DEFAULT_MODEL]
+    brand = f"AMD Processor ({name})"
+    return replace(base, name=name, brand=brand, enabled=base.enabled - without - features.BESIDE_LEVELS)
+
+
+LEVELS: dict[str, CpuModel] = {
+    "x86-64-v2": _level("x86-64-v2", features.LEVEL_3),
+    "x86-64-v3": _level("x86-64-v3", frozenset()),
+}
+"""Names that are no CPU's; what they leave out may be switched on."""

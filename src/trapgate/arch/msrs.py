@@ -1,15 +1,15 @@
-"""Model-specific registers: index, name, which CPUs have them, reset value, and what a write may leave there.
+"""Lists the model-specific registers: index, name, which CPUs have them, reset value, and what a write may leave there.
 
 Sources: SDM vol. 4, 2.1; APM vol. 2, appendix A. There is no firmware in our machines, so the MTRRs start as firmware leaves them:
 RAM write-back, the VGA window and the 1 GiB below 4 GiB uncached.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 
 from trapgate.arch import control, debugregs, paging
 from trapgate.arch.models import CpuModel
 from trapgate.errors import TrapgateError
+from trapgate.values import dataclass
 
 TSC = 0x10
 PLATFORM_ID = 0x17

@@ -1,4 +1,4 @@
-"""Page tables: entry bits, #PF error code, reserved bits by level, canonical addresses (SDM vol. 3, 4.3-4.7; APM vol. 2, 5)."""
+"""Describes page tables: bits, #PF error code, reserved bits by level, canonical addresses (SDM vol. 3, 4.3-4.7; APM vol. 2, 5)."""
 
 from enum import Enum
 

@@ -1,12 +1,14 @@
-"""THE table of registers: every name that `Vcpu.get` and `set` understand, its width, its group, and how gdb knows it.
+"""Holds THE table of registers: every name that `Vcpu.get` and `set` understand, its width, its group, and how gdb knows it.
 
 gdb's features and the order inside them are those of its x86-64 target descriptions (gdb manual, "i386 Features"); what gdb has no
 feature for goes into one of our own, where `info registers system` and friends find it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+
+from trapgate.arch import xstate
+from trapgate.values import dataclass
 
 
 class Group(Enum):
@@ -23,6 +25,7 @@ class Group(Enum):
 
 CORE = "org.gnu.gdb.i386.core"
 SSE = "org.gnu.gdb.i386.sse"
+AVX = "org.gnu.gdb.i386.avx"
 SEGMENTS = "org.gnu.gdb.i386.segments"
 OURS = "org.trapgate.system"
 
@@ -62,9 +65,15 @@ def _x87() -> Iterator[Register]:
 
 
 def _sse() -> Iterator[Register]:
-    for n in range(16):
-        yield Register(f"xmm{n}", 128, Group.SSE, SSE, f"xmm{n}", 128, "vec128")
+    for name, place in xstate.SSE.registers.items():
+        yield Register(name, 8 * place.size, Group.SSE, SSE, name, 8 * place.size, "vec128")
     yield Register("mxcsr", 32, Group.SSE, SSE, "mxcsr", 32, "i386_mxcsr")
+
+
+def _avx() -> Iterator[Register]:
+    """What is above XMM0-XMM15, on CPUs with AVX: gdb makes YMM0-YMM15 of both."""
+    for name, place in xstate.AVX.registers.items():
+        yield Register(name, 8 * place.size, Group.SSE, AVX, name, 8 * place.size, "uint128")
 
 
 def _ours() -> Iterator[Register]:
@@ -89,12 +98,13 @@ TABLE: tuple[Register, ...] = (
     *(Register(name, 16, Group.SEGMENT, CORE, name, 32, "int32") for name in ("cs", "ss", "ds", "es", "fs", "gs")),
     *_x87(),
     *_sse(),
+    *_avx(),
     *(Register(name, 64, Group.SEGMENT, SEGMENTS, name, 64, "int64") for name in ("fs_base", "gs_base")),
     *_ours(),
 )  # in gdb's order: the position is the register number of the remote protocol
 
 BY_NAME: dict[str, Register] = {register.name: register for register in TABLE}
-FEATURES = (CORE, SSE, SEGMENTS, OURS)
+FEATURES = (CORE, SSE, AVX, SEGMENTS, OURS)
 
 # By the number that instructions encode (ModRM and REX; SDM vol. 2, Table 2-2 and 3.1.1.1).
 ENCODING = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")

@@ -1,7 +1,9 @@
-"""Segment and gate descriptors: raw bytes to fields and back (SDM vol. 3, 3.4.5, 3.5, 6.11, 6.14.1; APM vol. 2, 4.7 and 4.8)."""
+"""Converts segment and gate descriptors: bytes to fields and back (SDM vol. 3, 3.4.5, 3.5, 6.11, 6.14.1; APM vol. 2, 4.7, 4.8)."""
 
-from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Self
+
+from trapgate.values import dataclass, replace
 
 TYPE_ACCESSED = 1  # code and data
 TYPE_WRITABLE = 2  # data
@@ -23,6 +25,8 @@ ATTR_AVL = 1 << 12
 ATTR_L = 1 << 13
 ATTR_DB = 1 << 14
 ATTR_G = 1 << 15
+ATTRIBUTES = 0xF0FF
+"""All of them. Between their halves a descriptor has limit 19:16."""
 
 
 class SystemType(IntEnum):
@@ -61,7 +65,7 @@ class Descriptor:
     granular: bool = False
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> "Descriptor":
+    def from_bytes(cls, raw: bytes) -> Self:
         """Decode 8 bytes, or the 16 of a long-mode LDT or TSS descriptor (base bits 63:32 in bytes 8-11)."""
         if len(raw) not in (8, 16):
             raise ValueError(f"a descriptor has 8 or 16 bytes, not {len(raw)}")
@@ -72,7 +76,7 @@ class Descriptor:
         return cls.from_attributes(base, low & 0xFFFF | low >> 32 & 0xF0000, low >> 40 & 0xFFFF)
 
     @classmethod
-    def from_attributes(cls, base: int, limit: int, attributes: int) -> "Descriptor":
+    def from_attributes(cls, base: int, limit: int, attributes: int) -> Self:
         """From base, the 20-bit limit field and the attribute word (ATTR_*; bits 11:8 are ignored)."""
         return cls(
             base=base,
@@ -144,7 +148,7 @@ class Descriptor:
         """A data segment whose valid offsets lie above the limit."""
         return self.is_data and bool(self.type & TYPE_EXPAND_DOWN)
 
-    def accessed(self) -> "Descriptor":
+    def accessed(self) -> Self:
         """The same descriptor with the accessed bit set (code and data only)."""
         return replace(self, type=self.type | TYPE_ACCESSED) if self.s else self
 

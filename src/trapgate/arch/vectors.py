@@ -1,7 +1,8 @@
-"""Exception vectors: name, class, error code, and when two of them make a double fault (SDM vol. 3, 6.3.1, 6.15 Table 6-5)."""
+"""Lists exceptions: name, class, error code, and when two of them make a double fault (SDM vol. 3, 6.3.1, 6.15 Table 6-5)."""
 
-from dataclasses import dataclass
 from enum import Enum
+
+from trapgate.values import dataclass
 
 DE, DB, NMI, BP, OF, BR, UD, NM, DF, CSO, TS, NP, SS, GP, PF = range(15)
 MF, AC, MC, XM, VE, CP = range(16, 22)

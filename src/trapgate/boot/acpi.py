@@ -1,16 +1,16 @@
-"""The ACPI tables of the board: RSDP, RSDT, XSDT, FADT, FACS, MADT and a DSDT with \\_S5, COM1 and the clock. ACPI 6.5, chapter 5.
+"""Builds the ACPI tables of the board: RSDP, RSDT, XSDT, FADT, FACS, MADT, DSDT with \\_S5, COM1, clock and more. ACPI 6.5.
 
 They lie between E0000h and FFFFFh, where guests look for the RSDP and where the memory map says "reserved".
 """
 
 import struct
-from dataclasses import dataclass
 
 from trapgate.arch import layout
 from trapgate.boot import aml
 from trapgate.boot.image import ImageError
 from trapgate.boot.plan import BootOptions, Piece
 from trapgate.boot.regions import FIRMWARE_END, FIRMWARE_START, Regions
+from trapgate.values import dataclass
 
 OEM_ID, OEM_TABLE_ID, CREATOR = b"TRAPGT", b"TRAPGATE", b"TRAP"
 MAX_CPUS = 254  # 8-bit APIC identifiers; 255 means all
@@ -40,13 +40,13 @@ def place(regions: Regions, options: BootOptions) -> Tables:
         raise ImageError(f"{options.cpus} vCPUs: there can be 1 to {MAX_CPUS}")
     if not any(start <= FIRMWARE_START and end >= FIRMWARE_END for start, end in options.ram):
         return Tables(0, ())
-    data = build(FIRMWARE_START, options.cpus)
+    data = build(FIRMWARE_START, options.cpus, options.virtio)
     regions.claim(FIRMWARE_START, len(data), "ACPI tables")
     return Tables(FIRMWARE_START, (Piece(FIRMWARE_START, data, "ACPI tables"),))
 
 
-def build(base: int, cpus: int) -> bytes:
-    """All tables for a board with `cpus` processors, to lie at `base` (a multiple of 64), the RSDP first."""
+def build(base: int, cpus: int, virtio: int = 0) -> bytes:
+    """All tables for a board with so many processors and virtio devices, to lie at `base` (a multiple of 64), the RSDP first."""
     assert base % _FACS_ALIGN == 0
     out = bytearray(64)  # the RSDP comes last, when the addresses are known
 
@@ -56,7 +56,7 @@ def build(base: int, cpus: int) -> bytes:
         return base + len(out) - len(data)
 
     facs = put(struct.pack("<4sIIIIIQB", b"FACS", _FACS_SIZE, 0, 0, 0, 0, 0, 2).ljust(_FACS_SIZE, b"\0"), _FACS_ALIGN)
-    dsdt = put(table(b"DSDT", 2, dsdt_terms()))
+    dsdt = put(table(b"DSDT", 2, dsdt_terms(virtio)))
     fadt = put(table(b"FACP", 6, _fadt_body(facs, dsdt)))
     madt = put(table(b"APIC", 5, _madt_body(cpus)))
     rsdt = put(table(b"RSDT", 1, struct.pack("<II", fadt, madt)))
@@ -74,12 +74,13 @@ def table(signature: bytes, revision: int, body: bytes) -> bytes:
     return bytes(whole)
 
 
-def dsdt_terms() -> bytes:
-    """What the board has that cannot be found otherwise: the sleep type of power-off, the serial port, the clock (RTC)."""
+def dsdt_terms(virtio: int) -> bytes:
+    """What the board has that cannot be found otherwise: the sleep type of power-off, the serial port, the clock (RTC), fw_cfg."""
     off = aml.integer(layout.S5_SLEEP_TYPE)
     zero = aml.integer(0)
     serial = aml.resources(aml.io_ports(layout.COM1_PORT, 8), aml.irq(layout.COM1_IRQ))
     clock = aml.resources(aml.io_ports(layout.RTC_PORT, 2), aml.irq(layout.RTC_IRQ))
+    firmware = aml.resources(aml.io_ports(layout.FW_CFG_PORT, layout.FW_CFG_LENGTH))
     return aml.name("\\_S5", aml.package(off, off, zero, zero)) + aml.scope(
         "\\_SB",
         aml.device(
@@ -88,7 +89,26 @@ def dsdt_terms() -> bytes:
             aml.name("_UID", aml.integer(1)),
             aml.name("_CRS", serial),
         ),
+        aml.device(
+            "FWCF",
+            aml.name("_HID", aml.string("QEMU0002")),
+            aml.name("_STA", aml.integer(0x0B)),  # there, on, and not for the user to see
+            aml.name("_CRS", firmware),
+        ),
         aml.device("RTC", aml.name("_HID", aml.eisa_id("PNP0B00")), aml.name("_CRS", clock)),
+        *(_virtio_device(number) for number in range(virtio)),
+    )
+
+
+def _virtio_device(number: int) -> bytes:
+    """A virtio device behind memory-mapped registers: Linux knows it by this identifier (drivers/virtio/virtio_mmio.c)."""
+    place = aml.memory(layout.VIRTIO_BASE + number * layout.PAGE_BYTES, layout.VIRTIO_LENGTH)
+    return aml.device(
+        f"VR{number:02X}",
+        aml.name("_HID", aml.string("LNRO0005")),
+        aml.name("_UID", aml.integer(number)),
+        aml.name("_CCA", aml.integer(1)),
+        aml.name("_CRS", aml.resources(place, aml.interrupt(layout.VIRTIO_GSI + number))),
     )
 
 

@@ -1,4 +1,4 @@
-"""The few ACPI Machine Language terms that our DSDT is made of, as bytes (ACPI 6.5, chapter 20), and resource descriptors (6.4)."""
+"""Encodes the few terms of ACPI Machine Language that our DSDT has (ACPI 6.5, chapter 20), and resource descriptors (6.4)."""
 
 _ZERO, _ONE, _BYTE, _WORD, _DWORD, _STRING = 0x00, 0x01, 0x0A, 0x0B, 0x0C, 0x0D
 _NAME, _SCOPE, _BUFFER, _PACKAGE, _EXTENDED, _DEVICE = 0x08, 0x10, 0x11, 0x12, 0x5B, 0x82
@@ -86,3 +86,13 @@ def io_ports(first: int, count: int) -> bytes:
 def irq(*lines: int) -> bytes:
     """IRQ descriptor without flags (6.4.2.1): edge-triggered, active high, not shared."""
     return b"\x22" + sum(1 << line for line in lines).to_bytes(2, "little")
+
+
+def memory(first: int, length: int) -> bytes:
+    """32-bit fixed memory range descriptor (6.4.3.4), for reading and writing."""
+    return b"\x86\x09\x00\x01" + first.to_bytes(4, "little") + length.to_bytes(4, "little")
+
+
+def interrupt(line: int) -> bytes:
+    """Extended interrupt descriptor (6.4.3.6): one line by its GSI, level-triggered, active high, not shared."""
+    return b"\x89\x06\x00\x01\x01" + line.to_bytes(4, "little")

@@ -1,4 +1,4 @@
-"""What PC firmware leaves in low memory: BIOS data areas, by which some images size memory, and real-mode interrupt services.
+"""Does what PC firmware leaves in low memory: BIOS data areas, by which some images size memory, and real-mode interrupt services.
 
 There is no firmware here. Three services work: INT 10h prints a character (AH = 0Eh) on COM1, INT 11h and 12h answer from the
 data area. All others say with CF = 1, AH = 86h that they are not supported, and images that ask on the off chance go on without.

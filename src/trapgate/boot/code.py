@@ -1,4 +1,4 @@
-"""Machine code without an image around it: the least that a CPU needs to execute it in a mode."""
+"""Starts machine code without an image around it, with the least that a CPU needs to execute it in a mode."""
 
 from trapgate.arch.control import CR0_ET
 from trapgate.boot.image import ImageError

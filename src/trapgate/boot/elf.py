@@ -1,16 +1,16 @@
-"""What a loader needs of an ELF file: its class, its entry, what to load where, its notes. ELF32 and ELF64, little-endian x86.
+"""Reads what a loader needs of an ELF file: class, entry, what to load where, its notes. ELF32 and ELF64, little-endian x86.
 
 Written here, not taken from pyelftools, because that reads the section headers before anything else: a boot image may come without
 them, or with broken ones, and every (offset, size) of a hostile file must pass `Image.slice`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from trapgate.arch.msrs import EFER
 from trapgate.boot.image import Image
 from trapgate.boot.plan import Piece
 from trapgate.boot.regions import Regions
+from trapgate.values import dataclass
 
 MAX_PROGRAM_HEADERS = 256
 MAX_NOTES = 256

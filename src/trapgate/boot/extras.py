@@ -1,4 +1,4 @@
-"""Pieces that several boot protocols share: strings, small structures and the initrd, each claimed from the one allocator."""
+"""Places what several boot protocols share: strings, small structures and the initrd, each claimed from the one allocator."""
 
 from trapgate.boot.image import Image, ImageError
 from trapgate.boot.plan import Module, Piece

@@ -1,4 +1,4 @@
-"""Flat binaries: bytes without a header, started in real mode where the BIOS would start a boot sector."""
+"""Plans flat binaries: bytes without a header, started in real mode where the BIOS would start a boot sector."""
 
 from trapgate.arch.control import CR0_ET
 from trapgate.boot import acpi

@@ -9,9 +9,10 @@ import struct
 from trapgate.boot.image import Image
 from trapgate.boot.regions import FIRMWARE_START
 
-_KERNEL = "disks cannot be booted, give the kernel that it holds"
+_KERNEL = "leave out IMAGE and write --disk FILE, and firmware starts what it holds, or give the kernel that it holds"
+_RAW = "make a raw image of it (qemu-img convert -O raw), then --disk FILE without an IMAGE starts what it holds"
 _UNPACK = "if a kernel is in it, unpack it first"
-_FIRMWARE = "firmware cannot be started here, nor is it needed: give the kernel, or a flat real-mode binary"
+_FIRMWARE = "write --firmware FILE, and --disk FILE for what it starts; or give the kernel, or a flat real-mode binary"
 
 MAGICS = (  # (offset, magic, what it is and what to do)
     (0, b"\x1f\x8b", f"a gzip file: {_UNPACK}, with gunzip"),
@@ -30,18 +31,22 @@ MAGICS = (  # (offset, magic, what it is and what to do)
     (0, b"\xd0\x0d\xfe\xed", "a device tree or a U-Boot FIT image: extract the kernel from it"),
     (0x38, b"ARM\x64", "a Linux kernel for AArch64, not for x86"),
     (0x38, b"RSC\x05", "a Linux kernel for RISC-V, not for x86"),
-    (0, b"QFI\xfb", f"a qcow2 disk image: {_KERNEL}"),
-    (0, b"KDMV", f"a VMDK disk image: {_KERNEL}"),
-    (0, b"# Disk DescriptorFile", f"the description of a VMDK disk image: {_KERNEL}"),
-    (0, b"conectix", f"a VHD disk image: {_KERNEL}"),
-    (0, b"vhdxfile", f"a VHDX disk image: {_KERNEL}"),
-    (0x40, b"\x7f\x10\xda\xbe", f"a VDI disk image: {_KERNEL}"),
+    (0, b"QFI\xfb", f"a qcow2 disk image: {_RAW}"),
+    (0, b"KDMV", f"a VMDK disk image: {_RAW}"),
+    (0, b"# Disk DescriptorFile", f"the description of a VMDK disk image: {_RAW}"),
+    (0, b"conectix", f"a VHD disk image: {_RAW}"),
+    (0, b"vhdxfile", f"a VHDX disk image: {_RAW}"),
+    (0x40, b"\x7f\x10\xda\xbe", f"a VDI disk image: {_RAW}"),
     (0x8001, b"CD001", f"a CD image: {_KERNEL}"),
     (0x200, b"EFI PART", f"a disk image with a GUID partition table: {_KERNEL}"),
     (0, b"hsqs", "a squashfs file system, not a kernel"),
     (0x438, b"\x53\xef", "an ext2, ext3 or ext4 file system, not a kernel"),
-    (0, b"\x55\xaa", f"an option ROM: {_FIRMWARE}"),
-    (0x28, b"_FVH", f"UEFI firmware: {_FIRMWARE}"),
+    (0, b"\x55\xaa", "an option ROM, which firmware would start: give the kernel, or a flat real-mode binary"),
+    (
+        0x28,
+        b"_FVH",
+        "UEFI firmware, which is not for this board: give the kernel, or --firmware with SeaBIOS for machines without PCI",
+    ),
 )
 FLOPPIES = {163840: "160 KB", 184320: "180 KB", 327680: "320 KB", 368640: "360 KB", 737280: "720 KB"}
 FLOPPIES |= {1228800: "1.2 MB", 1474560: "1.44 MB", 1720320: "1.68 MB", 2949120: "2.88 MB"}
@@ -89,7 +94,7 @@ def name(image: Image) -> str | None:
     if image.has(0, b"MZ"):
         return _portable_executable(image)
     if len(image) % SECTOR == 0 and len(image) > SECTOR and image.has(len(image) - SECTOR, b"conectix"):
-        return f"a VHD disk image: {_KERNEL}"
+        return f"a VHD disk image: {_RAW}"
     if is_firmware(image):
         return f"PC firmware: {_FIRMWARE}"
     return _disk(image) if image.has(510, b"\x55\xaa") else None

@@ -1,4 +1,4 @@
-"""An image file as bytes behind one range check, and the one error that every loader raises."""
+"""Holds an image file as bytes behind one range check, and the one error that every loader raises."""
 
 import mmap
 import os

@@ -1,16 +1,15 @@
-"""Linux bzImage: the setup header, the zero page, and the start in 64-bit mode (or 32-bit, for kernels that have no 64-bit entry).
+"""Plans a Linux bzImage: the setup header, the zero page, the start in 64-bit mode (in 32-bit mode where that entry is lacking).
 
 Source: Linux, Documentation/arch/x86/boot.rst and zero-page.rst. Taken are boot protocols 2.06 (Linux 2.6.22) and later. The kernel
 unpacks itself inside the guest; here it is only put where it wants to be.
 """
-
-from dataclasses import dataclass
 
 from trapgate.boot import acpi
 from trapgate.boot.extras import encoded_command_line, place_bytes, place_initrd
 from trapgate.boot.image import Image, ImageError
 from trapgate.boot.plan import FLAT_GDT, LONG_GDT, BootOptions, BootPlan, MapEntry, Piece, identity_tables, long64, protected32
 from trapgate.boot.regions import FOUR_GIB, HIGH_START, PAGE, Regions, memory_map
+from trapgate.values import dataclass
 
 SECTOR = 512
 HEADER_START = 0x1F1

@@ -1,10 +1,9 @@
 """Recognises an image by its content and plans its start. This is what a machine calls."""
 
-from dataclasses import replace
-
 from trapgate.boot import bios, elf, flat, foreign, linux, multiboot, pvh
 from trapgate.boot.image import Image
 from trapgate.boot.plan import BootOptions, BootPlan
+from trapgate.values import replace
 
 
 def plan_boot(image: Image, options: BootOptions) -> BootPlan:

@@ -1,11 +1,10 @@
-"""The Multiboot 1 protocol: a header in the first 8 KiB of the image, ELF segments or the header's addresses, information at EBX.
+"""Plans by the Multiboot 1 protocol: a header in the first 8 KiB of the image, ELF segments or its own addresses, facts at EBX.
 
 Source: Multiboot Specification 0.6.96, sections 3.1 to 3.3. ELF32 is what the protocol describes (64-bit code often comes in such a
 container); ELF64 files are loaded the same way when their entry lies below 4 GiB.
 """
 
 import struct
-from dataclasses import dataclass
 
 from trapgate.boot import acpi
 from trapgate.boot.elf import check_entry, is_elf, parse, place_segments
@@ -13,6 +12,7 @@ from trapgate.boot.extras import encoded_command_line, module_text, place_bytes,
 from trapgate.boot.image import Image
 from trapgate.boot.plan import FLAT_GDT, BootOptions, BootPlan, MapEntry, Piece, protected32
 from trapgate.boot.regions import EBDA_START, FOUR_GIB, HIGH_START, Regions, memory_map
+from trapgate.values import dataclass
 
 SEARCH = 8192  # the header lies wholly in the first so many bytes, on a 4-byte boundary
 MAGIC = 0x1BAD_B002

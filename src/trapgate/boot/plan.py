@@ -1,13 +1,13 @@
-"""What a loader decides, as a value: which bytes go where in guest-physical memory, and the boot processor's first registers."""
+"""Holds what a loader decides, as a value: which bytes go where in guest memory, and the boot processor's first registers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from trapgate.arch import paging
 from trapgate.arch.control import CR0_ET, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME
 from trapgate.arch.segments import Descriptor
 from trapgate.boot.image import Image
 from trapgate.memory import Ram
+from trapgate.values import dataclass
 from trapgate.vcpu import CpuStart, SegmentStart
 
 
@@ -29,6 +29,7 @@ class BootOptions:
     modules: tuple[Module, ...] = ()  # multiboot and PVH only
     cpus: int = 1
     load_address: int | None = None  # flat binaries only; None: 7C00h
+    virtio: int = 0  # how many virtio devices the guest is told of
 
     def all_modules(self) -> tuple[Module, ...]:
         """The initrd, which is a module where the protocol knows no other kind, and then the modules."""
@@ -58,6 +59,7 @@ class BootPlan:
     """All that a machine needs to start a guest. `kind` says how the image was recognised; `rsdp` is 0 without ACPI tables.
 
     `code` is the width of the code that the image is there for, not of its entry, in bits; 0 where it may be any, or several.
+    `files` are what the guest finds by name in the firmware configuration device.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class BootPlan:
     memory_map: tuple[MapEntry, ...]
     rsdp: int = 0
     code: int = 0
+    files: tuple[tuple[str, bytes], ...] = ()
 
 
 CHUNK = 1 << 18  # bytes written at once: signals are heard in between

@@ -1,4 +1,4 @@
-"""The PVH boot protocol: an ELF file whose Xen note names a 32-bit entry point, and the start information that EBX points to.
+"""Plans by the PVH protocol: an ELF file whose Xen note names a 32-bit entry point, and the start information that EBX points to.
 
 Source: Xen, docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h. Linux and many bare-metal programs can be started this way.
 """

@@ -1,4 +1,4 @@
-"""The one allocator of guest-physical memory while a guest is being loaded: it hands out RAM and refuses overlap."""
+"""Allocates guest-physical memory while a guest is being loaded, alone: it hands out RAM and refuses overlap."""
 
 from collections.abc import Sequence
 

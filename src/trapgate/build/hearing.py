@@ -1,7 +1,8 @@
-"""Who hears what there is to say while a machine is made, or what it learnt is kept."""
+"""Names who hears what there is to say while a machine is made, or what it learnt is kept."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from trapgate.values import dataclass
 
 
 def _nobody(*anything: object) -> None:

@@ -1,4 +1,4 @@
-"""The engine on /dev/kvm: the host's CPU, as far as its KVM goes."""
+"""Makes the engine on /dev/kvm: the host's CPU, as far as its KVM goes."""
 
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.build.hearing import Hearing
@@ -24,7 +24,9 @@ class KvmEngine:
     With `chips`, interrupt controllers and PIT are the kernel's, where it has them.
     """
 
+    most_cpus = 1
     breaks_anywhere = False  # they are INT3s in guest memory
+    has_room = False
 
     def __init__(self, hearing: Hearing, chips: bool = True) -> None:
         self._hearing, self._chips = hearing, chips
@@ -42,6 +44,7 @@ class KvmEngine:
             bus_locks=around.bus_locks,
             chips=self._chips,
         )
+        vcpu.devices = around.devices
         if around.bus_locks and not vcpu.bus_lock_exits:
             vcpu.close()
             raise EngineError(

@@ -1,14 +1,14 @@
-"""The demo guest as Python sees it: its table of cases, the events its handler recorded, and whether they are what they must be."""
+"""Shows the demo guest to Python: its table of cases, the events its handler recorded, and whether they are what they must be."""
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from trapgate import guests
+from trapgate.values import dataclass
 
 TF = 1 << 8  # RFLAGS
 GENERAL_DETECT = 1 << 13  # DR7.GD
@@ -17,8 +17,7 @@ DB, BP = 1, 3
 EXCEPTIONS = {1: "#DB", 3: "#BP", 6: "#UD", 13: "#GP", 14: "#PF"}
 NEEDS_BUS_LOCK = 1
 _MAX_EVENTS = 128
-_CASE = struct.Struct("<17Q8Q")  # struct test_case of guests/demo/demo.h
-_EVENT = struct.Struct("<8Q")
+_WORDS = {64: "Q", 32: "I"}  # by the width of the guest's mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +76,13 @@ class Results:
 
 
 class DemoGuest:
-    """The shipped image, read once: symbols and cases."""
+    """A shipped image, read once: symbols and cases. `bits`: of its mode, 64 or 32."""
 
     def __init__(self, path: Path = guests.DEMO) -> None:
+        self.path = path
         with path.open("rb") as file:
             elf = ELFFile(file)
+            self.bits: int = elf.elfclass
             table = elf.get_section_by_name(".symtab")
             assert isinstance(table, SymbolTableSection)
             self.symbols: dict[str, int] = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols() if symbol.name}
@@ -91,6 +92,9 @@ class DemoGuest:
             )
             """Of its one segment: address, place in the file, bytes there, bytes in memory."""
             self._data = segment.data()
+        word = _WORDS[self.bits]
+        self._case_format = struct.Struct(f"<14{word}2Q9{word}")  # struct test_case of guests/demo/demo.h
+        self._event_format = struct.Struct(f"<8{word}")
         count = int.from_bytes(self._read(self.symbols["case_count"], 8), "little")
         self.cases = tuple(self._case(number) for number in range(count))
 
@@ -100,7 +104,8 @@ class DemoGuest:
         return self._data[start : start + length]
 
     def _case(self, number: int) -> Case:
-        values = _CASE.unpack(self._read(self.symbols["cases"] + number * _CASE.size, _CASE.size))
+        size = self._case_format.size
+        values = self._case_format.unpack(self._read(self.symbols["cases"] + number * size, size))
         name, _entry, at, _resume, ring, rflags = values[:6]
         dr7, debugctl, needs, _flags, value_mask, value, count = values[10:17]
         text = self._data[name - self.base :].split(b"\0", 1)[0].decode("ascii")
@@ -115,7 +120,8 @@ class DemoGuest:
             return struct.unpack(f"<{count}Q", read(self.symbols[symbol], 8 * count))
 
         count = min(integers("event_count", 1)[0], _MAX_EVENTS)
-        events = tuple(Event(*row) for row in _EVENT.iter_unpack(read(self.symbols["events"], count * _EVENT.size)))
+        rows = self._event_format.iter_unpack(read(self.symbols["events"], count * self._event_format.size))
+        events = tuple(Event(*row) for row in rows)
         return Results(events, integers("values", len(self.cases)), integers("verdicts", len(self.cases)))
 
 

@@ -1,10 +1,10 @@
-"""What the debugger has armed while the guest runs one of its cases."""
+"""Says what the debugger has armed while the guest runs one of its cases."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from trapgate.check.guest import Case, DemoGuest
 from trapgate.gdb.target import BreakKind
+from trapgate.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a check has found: as a table with the faults below it, as JSON, as JUnit XML."""
+"""Tells what a check has found: as a table with the faults below it, as JSON, as JUnit XML."""
 
 import json
 import re

@@ -1,15 +1,32 @@
-"""The debugger's side of the protocol with no more than what every stub has: g or p, m and M, Z and z, c and s, or vCont."""
+"""Speaks the debugger's side of the protocol with no more than every stub has: g or p, m and M, Z and z, c and s, or vCont."""
 
 import re
-from dataclasses import dataclass
 
 from trapgate.gdb.address import Address
 from trapgate.gdb.client import Client, ClientError, parse_stop
 from trapgate.gdb.description import NUMBERS, PC
 from trapgate.gdb.target import SIGINT, BreakKind, Stopped
+from trapgate.values import dataclass
 
 ANSWER = 10.0  # s for an answer
-_RIP = NUMBERS[PC]
+I386_REGISTERS = (176, 308, 312)  # bytes of `g` for i386: without XMM, with, with one that Linux adds
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """The program counter in a stub's layout: its number, its hexadecimal digits, and their place in `g`."""
+
+    number: int
+    digits: int
+
+    @property
+    def at(self) -> int:
+        """Digits before it: all registers before it are as long."""
+        return self.number * self.digits
+
+
+RIP, EIP = Counter(NUMBERS[PC], 16), Counter(8, 8)  # as gdb has them for i386:x86-64 and for i386
+_TOLD = re.compile(rb"(?:^T..|;)(?:%02x:([0-9a-f]{16})|%02x:([0-9a-f]{8}))(?=;|$)" % (RIP.number, EIP.number))
 
 
 class StubError(Exception):
@@ -33,6 +50,7 @@ class Stub:
 
     def __init__(self, address: Address, answer: float = ANSWER) -> None:
         self._answer = answer
+        self._counter: Counter | None = None  # a guest in 32-bit mode may be i386 to its stub
         try:
             self._client = Client(address, timeout=answer)
         except ClientError as error:
@@ -111,8 +129,8 @@ class Stub:
             raise StubError(str(error)) from error
         if not isinstance(stop, Stopped):
             raise StubError(f"the machine has ended: {reply[:40].decode('ascii', 'replace')}")
-        told = re.search(rb"(?:^T..|;)%02x:([0-9a-f]{16})" % _RIP, reply)
-        rip = int.from_bytes(bytes.fromhex(told[1].decode()), "little") if told else self.rip()
+        told = _TOLD.search(reply)
+        rip = _number(told[1] or told[2]) if told else self.rip()
         return Halt(rip, stop.signal in (0, SIGINT))
 
     def interrupt(self) -> Halt:
@@ -127,9 +145,20 @@ class Stub:
         return halt
 
     def rip(self) -> int:
-        """RIP, by p, or by g where that is not known."""
+        """RIP or EIP, by p, or by g where that is not known."""
         try:
-            reply = self._client.may_ask(b"p%x" % _RIP) or self._client.ask(b"g")[16 * _RIP :]
-            return int.from_bytes(bytes.fromhex(reply[:16].decode("ascii")), "little")
+            counter = self._counter = self._counter or self._layout()
+            reply = self._client.may_ask(b"p%x" % counter.number) or self._client.ask(b"g")[counter.at :]
+            return _number(reply[: counter.digits])
         except (ClientError, ValueError) as error:
             raise StubError(f"the stub does not tell RIP: {error}") from error
+
+    def _layout(self) -> Counter:
+        """Which registers the stub has: the number of RIP is ST0's for i386, and `g` is shorter."""
+        if reply := self._client.may_ask(b"p%x" % RIP.number):
+            return RIP if len(reply) == RIP.digits else EIP
+        return EIP if len(self._client.ask(b"g")) in [2 * size for size in I386_REGISTERS] else RIP
+
+
+def _number(digits: bytes) -> int:
+    return int.from_bytes(bytes.fromhex(digits.decode("ascii")), "little")

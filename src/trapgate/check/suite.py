@@ -1,20 +1,20 @@
 """Runs every case in every manner in one monitor, and says of each what came of it."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from enum import Enum
 
 from trapgate.check.guest import NEEDS_BUS_LOCK, Case, DemoGuest, Results, differences, seen
 from trapgate.check.manners import Arm, Manner
 from trapgate.check.stub import Halt, NotOfferedError, Stub, StubError
 from trapgate.check.vmm import Vmm, VmmError
+from trapgate.values import dataclass, replace
 
 READY = 0x5944_4145_522D_4741  # of guests/demo/demo.h
 LOOK, LONGEST_LOOK = 0.03, 2.0  # s until the first look at whether a case is over, twice as long until each other; at most
 BOOT_LOOK = 0.3  # s until the first look at whether it takes orders; twice as long until each other, for a slow host
-BOOTS = 120.0  # s until the guest must take orders
-PATIENCE = 10.0  # s for a case, and for a step
+BOOTS = 12  # times the patience until the guest must take orders
+PATIENCE = 10.0  # s for a case, and for a step, unless the user has more
 MOST_STEPS, MOST_STOPS = 5000, 16  # of one case
 
 
@@ -57,17 +57,18 @@ class _NoEndError(Exception):
 class _Session:
     """A guest that takes orders, by its stub."""
 
-    def __init__(self, stub: Stub, guest: DemoGuest) -> None:
-        self.stub, self.guest = stub, guest
+    def __init__(self, stub: Stub, guest: DemoGuest, patience: float) -> None:
+        self.stub, self.guest, self._patience = stub, guest, patience
         self._symbols = guest.symbols
         self._boot()
 
     def _boot(self) -> None:
         """Let it come to where it takes orders."""
-        deadline, look = time.monotonic() + BOOTS, BOOT_LOOK
+        limit = BOOTS * self._patience
+        deadline, look = time.monotonic() + limit, BOOT_LOOK
         while not self._is_ready():
             if time.monotonic() > deadline:
-                raise StubError(f"the guest did not take orders within {BOOTS:.0f} s: does the monitor run the image of `check`?")
+                raise StubError(f"the guest did not take orders within {limit:.0f} s: does the monitor run the image of `check`?")
             self.stub.resume()
             if self.stub.halted(look) is None:
                 self.stub.interrupt()
@@ -109,7 +110,7 @@ class _Session:
     def _go_on(self, before: int, armed: list[Arm]) -> list[int]:
         """Run to the end of the case. Whatever is hit is disarmed and taken out of `armed`; returns where else it stopped."""
         unasked: list[int] = []
-        deadline, look = time.monotonic() + PATIENCE, LOOK
+        deadline, look = time.monotonic() + self._patience, LOOK
         while True:
             self.stub.resume()
             halt = self.stub.halted(look)
@@ -120,7 +121,7 @@ class _Session:
                 return unasked
             self._account(halt, armed, unasked, interrupted)
             if time.monotonic() > deadline:
-                raise _NoEndError(f"the case does not end within {PATIENCE:.0f} s; it is at {halt.rip:#x}")
+                raise _NoEndError(f"the case does not end within {self._patience:.0f} s; it is at {halt.rip:#x}")
 
     def _account(self, halt: Halt, armed: list[Arm], unasked: list[int], interrupted: bool) -> None:
         hit = next((one for one in armed if one.stops_at == halt.rip and not halt.asked), None)
@@ -137,21 +138,23 @@ class _Session:
         rip = 0
         for _ in range(MOST_STEPS):
             self.stub.resume(step=True)
-            halt = self.stub.halted(PATIENCE)
+            halt = self.stub.halted(self._patience)
             if halt is None:
                 self.stub.interrupt()
-                raise _NoEndError(f"a step from {rip:#x} does not end within {PATIENCE:.0f} s")
+                raise _NoEndError(f"a step from {rip:#x} does not end within {self._patience:.0f} s")
             rip = halt.rip
             if self._is_over(rip, before):
                 return []
         raise _NoEndError(f"{MOST_STEPS} steps lead to no end; the last one to {rip:#x}")
 
 
-Report = Callable[[Cell], None]
+def cells(
+    vmm: Vmm, guest: DemoGuest, cases: Sequence[Case], manners: Sequence[Manner], patience: float = PATIENCE
+) -> Iterator[Cell]:
+    """Every case in every manner, manner by manner. What a monitor or its stub breaks costs that cell; the others go on.
 
-
-def cells(vmm: Vmm, guest: DemoGuest, cases: Sequence[Case], manners: Sequence[Manner]) -> Iterator[Cell]:
-    """Every case in every manner, manner by manner. What a monitor or its stub breaks costs that cell; the others go on."""
+    `patience`: seconds for a case, and for a step.
+    """
     session: _Session | None = None
     gone = ""
     try:
@@ -163,7 +166,7 @@ def cells(vmm: Vmm, guest: DemoGuest, cases: Sequence[Case], manners: Sequence[M
                     continue
                 if session is None and not gone:
                     try:
-                        session = _Session(vmm.begin(), guest)
+                        session = _Session(vmm.begin(), guest, patience)
                     except (VmmError, StubError) as error:
                         gone = str(error)
                         vmm.end()

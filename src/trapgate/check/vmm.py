@@ -1,4 +1,4 @@
-"""The monitor that is checked: one that runs already, or one that is started as often as it takes."""
+"""Reaches the monitor that is checked: one that runs already, or one that is started as often as it takes."""
 
 import contextlib
 import os

@@ -1,9 +1,8 @@
-"""`trapgate cache`: what is kept on disk, how large it is, and its removal. Only files that trapgate made are touched."""
+"""`trapgate cache` shows what is kept on disk and how large it is, and removes it. Only files that trapgate made are touched."""
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -11,12 +10,17 @@ from rich.filesize import decimal
 
 from trapgate.cli.errors import OK, Failure
 from trapgate.stencil.cache import CacheError, default_directory
+from trapgate.values import dataclass
 
 KINDS = {
     "stencils": "machine code with holes, one a form",
     "translations": "guest code, translated",
     "loops": "guest code, hot loops compiled as a whole; cleared with the translations",
+    "kernels": "Debian's kernel, for trapgate exec",
+    "machines": "guests of trapgate exec, booted; cleared with the kernels",
 }
+CLEARED = {"stencils": ("stencils",), "translations": ("translations", "loops"), "guests": ("kernels", "machines")}
+"""The kinds that go together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,10 @@ def show() -> int:
     return OK
 
 
-def clear(stencils: bool, translations: bool) -> int:
-    """Delete the chosen kinds."""
-    chosen = [kind for kind, wanted in (("stencils", stencils), ("translations", translations), ("loops", translations)) if wanted]
+def clear(names: Iterable[str]) -> int:
+    """Delete the kinds of some names of `CLEARED`."""
     try:
-        for kind in chosen:
+        for kind in (kind for name in names for kind in CLEARED[name]):
             count = size = 0
             for entry in entries(kind):
                 entry.path.unlink(missing_ok=True)

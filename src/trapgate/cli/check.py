@@ -1,10 +1,10 @@
-"""`trapgate check`: what becomes of a guest's debug exceptions in a monitor with a gdb stub."""
+"""`trapgate check` tells what becomes of a guest's debug exceptions in a monitor with a gdb stub."""
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from trapgate import guests
 from trapgate.check import image, report
 from trapgate.check.guest import Case, DemoGuest
 from trapgate.check.manners import BY_NAME, MANNERS, Manner
@@ -13,7 +13,9 @@ from trapgate.check.vmm import Running, Spawned, VmmError
 from trapgate.cli import errors
 from trapgate.cli.screen import Screen
 from trapgate.gdb.address import Address
+from trapgate.values import dataclass
 
+IMAGES = {"64": guests.DEMO, "32": guests.DEMO32}  # by the width of the guest's mode
 USUAL = 132  # columns where the output is no terminal
 
 
@@ -27,20 +29,23 @@ class Choice:
     cases: tuple[str, ...]
     json: Path | None
     junit: Path | None
+    patience: float
+    bits: str
 
 
 def write_images(folder: Path) -> int:
-    """Leave both images in a folder, for monitors that are started by hand."""
-    guest = DemoGuest()
-    for name, data in (("check.elf", image.pvh(guest)), ("check-multiboot.elf", image.multiboot(guest))):
-        _write(folder / name, data)
-        print(folder / name)
+    """Leave all images in a folder, for monitors that are started by hand."""
+    for bits, path in IMAGES.items():
+        guest, stem = DemoGuest(path), "check" if bits == "64" else f"check{bits}"
+        for name, data in ((f"{stem}.elf", image.pvh(guest)), (f"{stem}-multiboot.elf", image.multiboot(guest))):
+            _write(folder / name, data)
+            print(folder / name)
     return errors.OK
 
 
 def run(choice: Choice) -> int:
     """Check, print, write; 0 when no row is wrong, else 1."""
-    guest = DemoGuest()
+    guest = DemoGuest(IMAGES[choice.bits])
     cases = _chosen(guest, choice.cases)
     manners = _manners(choice.manners)
     with tempfile.TemporaryDirectory(prefix="trapgate-check-") as folder:
@@ -48,7 +53,7 @@ def run(choice: Choice) -> int:
             vmm = Running(choice.gdb) if choice.gdb is not None else Spawned(choice.spawn or "", guest, Path(folder))
         except VmmError as error:
             raise errors.Failure(str(error)) from error
-        found = list(cells(vmm, guest, cases, manners))
+        found = list(cells(vmm, guest, cases, manners, choice.patience))
     monitor = choice.spawn or str(choice.gdb)
     if choice.json is not None:
         _write(choice.json, report.as_json(monitor, found).encode())

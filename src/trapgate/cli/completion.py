@@ -28,6 +28,6 @@ def beginning(words: Sequence[str], typed: str) -> list[shell_completion.Complet
 
 def cpu_models(context: click.Context, parameter: click.Parameter, typed: str) -> list[shell_completion.CompletionItem[str]]:
     """CPU models by name."""
-    from trapgate.arch.models import MODELS
+    from trapgate.arch.models import LEVELS, MODELS
 
-    return beginning(list(MODELS), typed)
+    return beginning([*MODELS, *LEVELS], typed)

@@ -1,4 +1,4 @@
-"""`trapgate demo`: runs the bundled guest alone and under a real debugger, compares both with the manual, shows who got what."""
+"""`trapgate demo` runs the bundled guest alone and under a real debugger, compares both with the manual, shows who got what."""
 
 import os
 import subprocess
@@ -6,68 +6,36 @@ import tempfile
 import time
 from pathlib import Path
 
-from trapgate import guests
-from trapgate.build import Hearing, load_guest, make_machine
 from trapgate.check.guest import DemoGuest, Results
 from trapgate.cli import demo_debugger, errors
+from trapgate.cli.demo_guest import GuestProcess
 from trapgate.cli.demo_table import Row, main_table, others_table, own_db, rows
-from trapgate.cli.guest import Compiling, tell_once
 from trapgate.cli.screen import Screen
-from trapgate.gdb.address import AddressError, UnixAddress
-from trapgate.gdb.host import DebugHost
-from trapgate.hostcall import Helper
-from trapgate.machine import Machine, MachineConfig
+from trapgate.gdb.address import UnixAddress
 from trapgate.stops import MachineExit
 
-MEMORY = 16 << 20
 NARROWEST, USUAL = 80, 100  # columns of text: what the tables need, and what they get where the output is no terminal
 ALL_RIGHT = 1  # exit port: 0 * 2 + 1
-PATIENCE = 10.0  # seconds for the guest to end once the debugger has let it go
-
-
-def new_machine() -> Machine:
-    """A machine with the demo guest in it, before its first instruction."""
-    with Compiling() as progress:
-        machine = make_machine(MachineConfig(memory=MEMORY), hearing=Hearing(progress, tell_once))
-    load_guest(machine, str(guests.DEMO))
-    return machine
 
 
 def run_alone(guest: DemoGuest) -> tuple[Results, MachineExit]:
     """One run without a debugger."""
-    machine = new_machine()
-    try:
-        end = machine.run()
-        return guest.results(machine.ram.read), end
-    finally:
-        machine.close()
+    with GuestProcess(guest) as process:
+        return process.results()
 
 
-def run_debugged(guest: DemoGuest, steps: list[demo_debugger.Step], gdb: str | None) -> tuple[Results, demo_debugger.Session]:
+def run_debugged(
+    guest: DemoGuest, steps: list[demo_debugger.Step], gdb: str | None, engine: str = "soft"
+) -> tuple[Results, demo_debugger.Session]:
     """One run under the debugger: a real gdb by its path, or our own client."""
-    machine = new_machine()
-    try:
-        with tempfile.TemporaryDirectory(prefix="trapgate-") as folder:
-            try:
-                host = DebugHost(machine, UnixAddress(str(Path(folder) / "gdb")), wait=True)
-            except AddressError as error:
-                raise errors.Failure(str(error), errors.HOST_FAILURE) from error
-            failures: list[BaseException] = []
-            thread = Helper("machine", host.run, failures.append)
-            thread.start()
+    with tempfile.TemporaryDirectory(prefix="trapgate-") as folder:
+        address = UnixAddress(str(Path(folder) / "gdb"))
+        with GuestProcess(guest, address.path, engine) as process:
             if gdb is None:
-                session = demo_debugger.run_client(steps, host.address)
+                session = demo_debugger.run_client(steps, address)
             else:
-                session = demo_debugger.run_gdb(steps, host.address, gdb)
-            thread.join(PATIENCE)
-            if thread.is_alive():  # the debugger left early, and the guest still runs
-                host.post(host.target.kill)
-                thread.join(PATIENCE)
-            if failures:
-                raise failures[0]
-        return guest.results(machine.ram.read), session
-    finally:
-        machine.close()
+                session = demo_debugger.run_gdb(steps, address, gdb)
+            return process.results()[0], session
 
 
 def run(quiet: bool) -> int:

@@ -1,11 +1,11 @@
-"""What the debugger does to the demo guest, as a plan: carried out by a real gdb, or by our own client where there is none."""
+"""Plans what the debugger does to the demo guest: carried out by a real gdb, or by our own client where there is none."""
 
+import contextlib
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from trapgate.check.guest import Case, DemoGuest
@@ -13,6 +13,7 @@ from trapgate.check.manners import WATCHED
 from trapgate.gdb.address import Address
 from trapgate.gdb.client import Client, ClientError
 from trapgate.gdb.target import BreakKind, Exited, Stopped
+from trapgate.values import dataclass
 
 TIMEOUT = 60.0  # seconds for the whole session
 STEPS = {"unseen: TF in PUSHF": 3, "unseen: DR6, DR7": 4, "stale BLD, then step": 5}  # otherwise one
@@ -143,14 +144,16 @@ def run_client(steps: list[Step], address: Address) -> Session:
 
 
 def find_gdb() -> str | None:
-    """A gdb that knows x86-64, by path; None when there is none."""
+    """A gdb that knows x86-64, and says so in time, by path; None when there is none."""
     for name in ("gdb", "gdb-multiarch"):
         path = shutil.which(name)
         if path is None:
             continue
         command = [path, "-nx", "-batch", "-ex", "set architecture i386:x86-64"]
-        if subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False).returncode == 0:
-            return path
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False)
+            if done.returncode == 0:
+                return path
     return None
 
 

@@ -1,4 +1,4 @@
-"""What VMMs that `trapgate check` has not been run on make of a guest's #DB under a debugger, each by the rule it decides with.
+"""Computes what VMMs that `trapgate check` has not run on make of a guest's #DB under a debugger, each by the rule it decides with.
 
 The debugger has breakpoints elsewhere and steps nothing: the most charitable case. Causes are DR6 bits, all active high.
 """

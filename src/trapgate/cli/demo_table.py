@@ -1,7 +1,6 @@
-"""The tables of `trapgate demo`: what was armed, who got it, what the guest read, and what other VMMs make of the same events."""
+"""Draws the tables of `trapgate demo`: what was armed, who got it, what the guest read, what other VMMs make of the same events."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
@@ -10,6 +9,7 @@ from trapgate.check.guest import BRANCH_STEP, DB, EXCEPTIONS, GENERAL_DETECT, TF
 from trapgate.cli.demo_debugger import Session, Step, lost
 from trapgate.cli.demo_others import ACTIVE_LOW, VMMS
 from trapgate.debug import explain
+from trapgate.values import dataclass
 
 BUS_LOCK_DETECT = 1 << 2  # DEBUGCTL
 KINDS = ("exec", "write", "I/O", "access")  # DR7.R/Wn

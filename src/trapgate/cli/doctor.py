@@ -1,11 +1,10 @@
-"""`trapgate doctor`: what this host offers, one line each, and what to do about what is missing."""
+"""`trapgate doctor` tells what this host offers, one line each, and what to do about what is missing."""
 
 import mmap
 import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +23,7 @@ from trapgate.kvm.ioctl import KvmError
 from trapgate.sandbox import confine
 from trapgate.soft import borrowed
 from trapgate.stencil.cache import Cache, CacheError
+from trapgate.values import dataclass
 
 
 class Verdict(Enum):

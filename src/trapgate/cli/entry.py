@@ -1,5 +1,6 @@
-"""The console entry point, in front of everything that it loads: what a host lacks even for that is told in one line."""
+"""Starts the command in front of everything that it loads: what a host lacks even for that is told in one line."""
 
+import gc
 import os
 import sys
 
@@ -8,6 +9,7 @@ HOST_FAILURE = 1  # as in `errors`, which may be what cannot be loaded
 
 def main() -> None:
     """The command `trapgate`; it does not return."""
+    gc.disable()  # until all is loaded: modules are no garbage
     try:
         from trapgate.cli import streams
 

@@ -1,4 +1,4 @@
-"""What the user sees while a machine is made: a bar while the CPU is compiled, a line for what is less than expected."""
+"""Shows what the user sees while a machine is made: a bar while the CPU is compiled, a line for what is less than expected."""
 
 from collections.abc import Callable
 

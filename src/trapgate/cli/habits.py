@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-_DISK = "no disks here: give the kernel as IMAGE, and a root file system as --initrd FILE"
+_DISK = "write --disk FILE for a raw image, a virtio block device; without an IMAGE firmware boots from it"
 _SCREEN = "no screen of its own: COM1 is your terminal already; leave it out"
-_REBOOT = "a reset ends the run already; leave it out"
-_NETWORK = "no network here; leave it out"
-_FIRMWARE = "no firmware is needed: give the kernel, or a flat real-mode binary, as IMAGE"
+_SHARE = "write --share DIR; in the guest: mount -t virtiofs share /mnt"
+_NETWORK = "write --net user, or leave it out for no network"
+_FIRMWARE = "write --firmware FILE, together with --disk; without it a disk is started by the host's SeaBIOS"
 _DEVICE = "the machine's devices are fixed ('trapgate run --help'); leave it out"
 _MACHINE = "there is one machine; leave it out"
 _CONSOLE = "the monitor is part of gdb: --gdb :1234, then 'monitor help'"
@@ -19,7 +19,7 @@ OPTIONS = {
     "-kernel": "give the kernel as IMAGE, without a word before it: trapgate run KERNEL",
     "-append": "write --append TEXT",
     "-initrd": "write --initrd FILE",
-    "-smp": "write --cpus N; this version runs one vCPU",
+    "-smp": "write --cpus N",
     "-cpu": "write --cpu MODEL, or leave it out",
     "-s": "write --gdb :1234",
     "-S": "write --wait, together with --gdb :1234",
@@ -33,7 +33,9 @@ OPTIONS = {
     "-qmp": _CONSOLE,
     **dict.fromkeys(("-nographic", "-curses", "-display", "-vga"), _SCREEN),
     **dict.fromkeys(("-hda", "-hdb", "-fda", "-drive", "-cdrom", "-boot", "-blockdev", "-snapshot"), _DISK),
-    **dict.fromkeys(("-no-reboot", "-no-shutdown"), _REBOOT),
+    "-no-reboot": "write --no-reboot",
+    "-no-shutdown": "a power-off ends the run; leave it out",
+    **dict.fromkeys(("-virtfs", "-fsdev"), _SHARE),
     **dict.fromkeys(("-net", "-nic", "-netdev"), _NETWORK),
     **dict.fromkeys(("-bios", "-pflash"), _FIRMWARE),
     **dict.fromkeys(("-device", "-chardev", "-global", "-rtc", "-usb"), _DEVICE),

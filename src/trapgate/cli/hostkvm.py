@@ -1,4 +1,4 @@
-"""What this host's /dev/kvm says it can do: the capabilities that debugging a guest rests on."""
+"""Tells what this host's /dev/kvm says it can do: the capabilities that debugging a guest rests on."""
 
 import fcntl
 import os

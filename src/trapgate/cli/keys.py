@@ -1,9 +1,11 @@
-"""The escape key of a raw terminal, as QEMU has it: Ctrl-A x quits, Ctrl-A h helps, Ctrl-A twice sends one. No I/O here."""
+"""Takes the escape key of a raw terminal, as QEMU has it: Ctrl-A x quits, h helps, p is the power button. No I/O here."""
 
 from enum import Enum
 
 ESCAPE = 0x01  # Ctrl-A
-HELP = "\r\nCtrl-A x  quit\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  send Ctrl-A to the guest\r\n"
+HELP = (
+    "\r\nCtrl-A x  quit\r\nCtrl-A p  press the power button\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  send Ctrl-A to the guest\r\n"
+)
 
 
 class Key(Enum):
@@ -11,6 +13,7 @@ class Key(Enum):
 
     QUIT = "x"
     HELP = "h"
+    POWER = "p"
 
 
 class Escape:
@@ -33,7 +36,7 @@ class Escape:
             self._escaped = False
             if byte == ESCAPE:
                 plain.append(byte)
-            elif (letter := chr(byte).lower()) in ("x", "h"):
+            elif (letter := chr(byte).lower()) in [key.value for key in Key]:
                 if plain:
                     parts.append(bytes(plain))
                     plain.clear()

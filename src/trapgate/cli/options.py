@@ -1,7 +1,6 @@
-"""The values that options take, each read from its text once: sizes, gdb addresses, where the serial line goes."""
+"""Reads the values that options take, each from its text once: sizes, gdb addresses, where the serial line goes."""
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +9,7 @@ from click.shell_completion import CompletionItem
 from trapgate.cli.completion import beginning
 from trapgate.debug.buslock import EVERY_LEVEL, KERNEL_LEVELS, LIMIT_MOST, USER_LEVEL, Mode
 from trapgate.memory import PAGE_SIZE
+from trapgate.values import dataclass
 
 if TYPE_CHECKING:
     from trapgate.gdb.address import Address
@@ -19,6 +19,8 @@ LEVELS = {"user": USER_LEVEL, "kernel": KERNEL_LEVELS}
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 MEMORY_LEAST = 1 << 20
 MEMORY_MOST = 1 << 40  # a guest-physical address has 40 bits or more on every model
+
+FILE = click.Path(path_type=str)
 
 
 class Size(click.ParamType[int]):
@@ -125,6 +127,75 @@ class Where(click.ParamType[WhereChoice]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
         """The words."""
         return beginning(self._words, incomplete)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskChoice:
+    """A disk image, and whether it is only read, or what is written is forgotten at the end."""
+
+    path: str
+    read_only: bool = False
+    snapshot: bool = False
+
+
+class DiskImage(click.ParamType[DiskChoice]):
+    """FILE, with ,ro or ,snapshot or both after it."""
+
+    name = "disk"
+    _words = ("ro", "snapshot")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> DiskChoice:
+        """The choice; a usage error for a word that is none. A comma that is none of ours belongs to the file's name."""
+        if isinstance(value, DiskChoice):
+            return value
+        path, words = str(value), set[str]()
+        while (found := path.rpartition(","))[2] in self._words:
+            path = found[0]
+            words.add(found[2])
+        if not path:
+            self.fail(f"{value!r} names no file", param, ctx)
+        return DiskChoice(path, "ro" in words, "snapshot" in words)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        """The shell's files."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+@dataclass(frozen=True, slots=True)
+class ShareChoice:
+    """A directory that the guest is given, by what tag ("": the usual one), and whether it may write there or all of it lasts."""
+
+    path: str
+    writable: bool = False
+    lasting: bool = False
+    tag: str = ""
+
+
+class SharedDirectory(click.ParamType[ShareChoice]):
+    """DIR, with ,rw or ,lasting and ,tag=T after it."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ShareChoice:
+        """The choice; a usage error for words that do not go together. A comma that is none of ours belongs to the name."""
+        if isinstance(value, ShareChoice):
+            return value
+        path, words, tag = str(value), set[str](), ""
+        while (found := path.rpartition(","))[2] in ("rw", "lasting") or found[2].startswith("tag="):
+            path = found[0]
+            if found[2].startswith("tag="):
+                tag = found[2].removeprefix("tag=")
+            else:
+                words.add(found[2])
+        if not path:
+            self.fail(f"{value!r} names no directory", param, ctx)
+        if len(words) > 1:
+            self.fail(f"{value!r}: what the guest writes does not last as it is; leave out rw or lasting", param, ctx)
+        return ShareChoice(path, "rw" in words, "lasting" in words, tag)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        """The shell's directories."""
+        return [CompletionItem(incomplete, type="dir")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`trapgate run --profile`: where the time of a run went, as lines for the user."""
+"""`trapgate run --profile` tells where the time of a run went, as lines for the user."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ class Profiler:
         machine.on_resume, machine.on_stop = lambda: self.profile.resumed(), lambda: self.profile.paused()
 
     def _begin(self, figures: Figures) -> Profile:
-        return Profile(self._machine.vcpu, figures=figures)
+        return Profile([one.vcpu for one in self._machine.processors], figures=figures)
 
     def follow(self) -> None:
         """The machine has another CPU now: what it does is added."""

@@ -1,130 +1,49 @@
-"""`trapgate run`: one guest, from its image to an exit status. The machine has its own thread; the main one hears signals."""
+"""`trapgate run` takes one guest from its image to an exit status. The machine has its own thread; the main one hears signals."""
 
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trapgate import screen
-from trapgate.boot import BootPlan
-from trapgate.build import Hearing, default_cpu, make_machine, plan_guest, put_guest, restart
+from trapgate.boot import firmware
+from trapgate.build import Hearing, default_cpu, make_machine
 from trapgate.cli import errors, streams
+from trapgate.cli.beginning import Guest
 from trapgate.cli.gathering import Gathered
 from trapgate.cli.guest import Compiling, tell_once
-from trapgate.cli.options import BusLockChoice, WhereChoice
+from trapgate.cli.options import WhereChoice
+from trapgate.cli.request import Request
+from trapgate.cli.runner import Runner
 from trapgate.cli.serial import OutputFile, SerialPty
+from trapgate.cli.telling import lines, tell
 from trapgate.cli.terminal import Terminal, settings
 from trapgate.debug.buslock import Mode
+from trapgate.devices.parts import Maker
 from trapgate.errors import TrapgateError
-from trapgate.hostcall import Helper, held_back
+from trapgate.hostcall import held_back
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.sandbox.confine import confine
-from trapgate.sandbox.landlock import DEVICE, KEEP, Right
+from trapgate.sandbox.landlock import DEVICE, KEEP, READ, WRITABLE, Right
 from trapgate.sandbox.policy import Needs
 from trapgate.stencil.cache import default_directory
 from trapgate.stops import ExitKind, MachineExit
+from trapgate.values import dataclass, replace
 
 if TYPE_CHECKING:
     from trapgate.cli.profile import Profiler
     from trapgate.gdb.address import Address
-    from trapgate.gdb.architecture import Architecture
+    from trapgate.record.recording import Recording
 
-LOOK = 0.2  # seconds until a signal is noticed at the latest
-PATIENCE = 5.0  # seconds for the machine to stop when the user wants to quit
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the user asked for, option by option."""
-
-    image: str
-    initrd: str | None
-    modules: tuple[str, ...]
-    command_line: str
-    memory: int
-    cpus: int
-    cpu: str | None
-    engine: str
-    gdb: "Address | None"
-    wait: bool
-    serial: WhereChoice
-    debugcon: WhereChoice
-    bus_locks: BusLockChoice
-    clock: str
-    profile: bool = False
-    symbols: str | None = None
-    load_at: int | None = None
-    gdb_arch: "Architecture | None" = None
-    sandbox: bool = False
-    """For the whole process and for good: only a command that does nothing else asks for it."""
-
-
-def tell(text: str) -> None:
-    """One or more lines for the user, on standard error."""
-    with contextlib.suppress(OSError, ValueError):
-        print(_lines(text), end="", file=sys.stderr, flush=True)
-
-
-def _lines(text: str) -> str:
-    return "".join(f"trapgate: {line}\n" for line in text.splitlines())
-
-
-class Runner:
-    """Runs `body` on a thread of its own until it ends or the user quits; `stop` asks it to end, from any thread."""
-
-    def __init__(self, body: Callable[[], MachineExit], stop: Callable[[], None]) -> None:
-        self._body, self._stop = body, stop
-        self._done = threading.Event()
-        self._end: MachineExit | None = None
-        self._error: BaseException | None = None
-        self.asked: int | None = None
-        """The status that somebody wants to quit with."""
-        self.stuck = False
-        """Whether the machine did not stop when it was asked to: its thread still runs."""
-
-    def quitting(self) -> bool:
-        """Whether somebody wants to quit."""
-        return self.asked is not None
-
-    def quit(self, status: int) -> None:
-        """Ask the machine to stop; `run` gives this status. From any thread, and from signal handlers."""
-        self.asked = status
-        self._stop()
-        self._done.set()
-
-    def run(self) -> MachineExit | int:
-        """How the machine ended, or the status that the user quit with."""
-        thread = Helper("machine", self._work)
-        thread.start()
-        while not self._done.wait(LOOK):  # a signal that the kernel gave to another thread is seen only when this one wakes
-            pass
-        thread.join(PATIENCE)
-        self.stuck = thread.is_alive()
-        if self._error is not None:
-            raise self._error
-        if self.asked is not None:
-            return self.asked
-        assert self._end is not None
-        return self._end
-
-    def _work(self) -> None:
-        try:
-            self._end = self._body()
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._done.set()
+PLACES = 4096  # of bus locks, whose names and lines are remembered
+SEED = b"trapgate"  # of the entropy device where runs repeat
 
 
 def run(request: Request) -> int:
     """Run the guest; the exit status of the command."""
-    if request.cpus != 1:
-        raise errors.Failure(f"--cpus {request.cpus}: this version runs guests with one vCPU; leave the option out")
     with contextlib.ExitStack() as stack:
         return _run(request if request.gdb is None else _streams_for_gdb(request, request.gdb), stack)
 
@@ -147,7 +66,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         if request.sandbox:
             _confine(request)
     with run.terminal:
-        if request.serial.kind == "stdio" and not os.isatty(0):
+        if request.serial.kind == "stdio" and not os.isatty(0) and request.replayed is None:
             run.machine.attach_input(0)
         end = run.runner.run()
         for gathered in run.outputs:
@@ -164,6 +83,10 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
     if not any(gathered.used for gathered in run.from_guest) and screen.text(run.machine.ram.read):
         tell("the guest wrote to the text screen at B8000h, which is not shown; to see it: --gdb :1234, in gdb 'monitor screen'")
     run.machine.engine.keep()
+    if request.save is not None and request.gdb is None:
+        from trapgate import snapshot  # most runs are not kept
+
+        snapshot.save(run.machine, request.save)
     return status
 
 
@@ -182,11 +105,11 @@ class _Run:
 def _set_up(request: Request, stack: contextlib.ExitStack) -> _Run:
     """Open, load and make everything that a run takes; `stack` undoes it."""
     output, console, reports = Gathered(), Gathered("debug console"), Gathered("reports")
-    report: Callable[[str], None] = lambda text: reports.write(_lines(text).encode())  # noqa: E731
-    config = MachineConfig(
-        memory=request.memory,
-        cpu=request.cpu or default_cpu(request.engine),
-        clock=ClockKind(request.clock),
+    report: Callable[[str], None] = lambda text: reports.write(lines(text).encode())  # noqa: E731
+    kind = _kind(request)
+    config = replace(
+        kind,
+        devices=_devices(request, kind.clock, stack),
         serial=output.write,
         debugcon=console.write,
         bus_locks=request.bus_locks.mode,
@@ -196,18 +119,21 @@ def _set_up(request: Request, stack: contextlib.ExitStack) -> _Run:
     )
     with Compiling() as progress:
         machine = make_machine(config, request.engine, Hearing(progress, tell_once))
-    plan = _plan(machine, request)
-    put_guest(machine, plan)
+    guest = Guest(machine, request, request.reboots, report)
     if request.bus_locks.mode is not Mode.OFF:
-        machine.bus_locks.describe = _places(request)
+        machine.bus_locks.describe = _places(request, stack)
     profiler = _profiler(machine, request, report, stack)
-    runner = _runner(machine, request, plan.code, profiler, report, stack)
+    if profiler is not None:
+        guest.began = profiler.follow
+    recording = _recording(machine, request, guest.code, report, stack)
+    runner = _runner(machine, request, guest, profiler, recording, report, stack)
     terminal = Terminal(
-        on_input=lambda data: machine.post(lambda: machine.board.uart.feed(data)),
+        on_input=lambda data: machine.post(lambda: machine.feed(data)),
         on_quit=runner.quit,
         show=output.write,
         failed=machine.fail,
-        stdin=0 if request.serial.kind == "stdio" else None,
+        on_power=partial(machine.post, partial(_press_power_button, machine, report)),
+        stdin=0 if request.serial.kind == "stdio" and request.replayed is None else None,
     )
     sinks = (
         (output, _sink(request.serial, machine, terminal, stack)),
@@ -222,9 +148,51 @@ def _set_up(request: Request, stack: contextlib.ExitStack) -> _Run:
     return _Run(machine, runner, terminal, tuple(gathered for gathered, _ in sinks), (output, console), profiler)
 
 
+def _devices(request: Request, clock: ClockKind, stack: contextlib.ExitStack) -> tuple[Maker, ...]:
+    """What the user wants on the board, open until `stack` closes it. DiskError, ShareError, NetworkError."""
+    if not (request.disks or request.rng or request.shares or request.net):
+        return ()
+    from trapgate.devices.virtio.blk import virtio_blk  # most runs have none of them
+    from trapgate.devices.virtio.rng import virtio_rng
+    from trapgate.disk import Disk
+
+    makers = []
+    least = firmware.CYLINDER if request.firmware else 0
+    for choice in request.disks:
+        disk = Disk(choice.path, read_only=choice.read_only, snapshot=choice.snapshot, least=least)
+        stack.callback(disk.close)
+        makers.append(virtio_blk(disk))
+    if request.shares:
+        from trapgate.cli.shares import opened  # as above
+        from trapgate.devices.virtio.fs import virtio_fs
+
+        makers += [virtio_fs(share) for share in opened(request.shares, stack)]
+    if request.net:
+        from trapgate.devices.virtio.net import virtio_net
+        from trapgate.passt import Passt
+
+        passt = Passt(tell)
+        stack.callback(passt.close)
+        makers.append(virtio_net(passt.port))
+    if request.rng:
+        makers.append(virtio_rng(SEED if clock is ClockKind.INSTRUCTIONS else None))
+    return tuple(makers)
+
+
+def _press_power_button(machine: Machine, report: Callable[[str], None]) -> None:
+    if machine.history is not None:
+        report("the guest is recorded, and its power button is no part of a recording")
+    else:
+        machine.press_power_button()
+
+
 def _confine(request: Request) -> None:
     """From now on this process opens nothing but its cache, and asks the host for what a run takes alone."""
     allowed = [(default_directory(), KEEP)] if request.engine == "soft" else []
+    if request.save is not None:
+        allowed.append((Path(request.save).absolute().parent, KEEP))
+    for share in request.shares:
+        allowed.append((Path(share.path), WRITABLE if share.writable else READ))
     if request.gdb is not None:  # a debugger may have the guest started again, from its image as it is then
         from trapgate.gdb.address import UnixAddress
 
@@ -234,7 +202,13 @@ def _confine(request: Request) -> None:
             allowed.append((Path(request.gdb.path).absolute().parent, Right.REMOVE_FILE))
         if request.engine == "kvm":
             allowed.append((Path("/dev/kvm"), DEVICE))
-    confine(Needs(debugger=request.gdb is not None, kvm=request.engine == "kvm"), allowed)
+    needs = Needs(
+        debugger=request.gdb is not None,
+        kvm=request.engine == "kvm",
+        shares=bool(request.shares),
+        writes=any(share.writable for share in request.shares),
+    )
+    confine(needs, allowed, settings())
 
 
 def _replaced(file: str) -> Path:
@@ -243,11 +217,15 @@ def _replaced(file: str) -> Path:
     return path if path.parent == path.parent.parent else path.parent
 
 
-def _plan(machine: Machine, request: Request) -> BootPlan:
-    """How the image that the user named starts, as it is now. ImageError."""
-    return plan_guest(
-        machine.ram, request.image, request.command_line, request.initrd, request.cpus, request.modules, request.load_at
-    )
+def _kind(request: Request) -> MachineConfig:
+    """What kind of machine the user asked for. SnapshotError."""
+    if request.restored:
+        from trapgate.snapshot import config_of
+
+        return config_of(request.image)
+    cpu = request.cpu or default_cpu(request.engine)
+    clock = ClockKind(request.clock) if request.record is None else ClockKind.INSTRUCTIONS
+    return MachineConfig(memory=request.memory, cpus=request.cpus, cpu=cpu, clock=clock)
 
 
 def _to_stream(stream: TextIO, data: bytes) -> None:
@@ -256,15 +234,25 @@ def _to_stream(stream: TextIO, data: bytes) -> None:
         stream.flush()
 
 
-def _places(request: Request) -> Callable[[int], str]:
-    """Names for addresses in reports. SymbolsError when there is no reading those that the user named."""
-    from trapgate.symbols import symbols_of  # most runs report no bus locks
+def _places(request: Request, stack: contextlib.ExitStack) -> Callable[[int], str]:
+    """Names and lines of source for addresses in reports. SymbolsError when there is no reading the names that the user gave."""
+    from trapgate.finder.program import Program, ProgramError  # most runs report no bus locks
+    from trapgate.symbols import symbols_of
 
     symbols = symbols_of(request.image, request.symbols)
+    program = None
+    with contextlib.suppress(ProgramError):  # a bzImage, a System.map: they have no lines
+        program = Program(request.symbols or request.image)
+        stack.callback(program.close)
 
+    @lru_cache(PLACES)
     def describe(address: int) -> str:
         found = symbols.find(address)
-        return f"{found[0]}+{found[1]:#x}" if found is not None else ""
+        name = f"{found[0]}+{found[1]:#x}" if found is not None else ""
+        line = program.line(address) if program is not None and program.code(address, 1) else None
+        if line is not None:
+            return ", ".join(filter(None, (name, f"{os.path.basename(line.path)}:{line.number}")))
+        return name
 
     return describe
 
@@ -279,30 +267,45 @@ def _profiler(machine: Machine, request: Request, report: Callable[[str], None],
     return profiler
 
 
+def _recording(
+    machine: Machine, request: Request, code: int, report: Callable[[str], None], stack: contextlib.ExitStack
+) -> "Recording | None":
+    """The recording that the user wants of a guest, or has. SnapshotError, RecordError."""
+    if request.record is None and request.replayed is None:
+        return None
+    from trapgate.cli import recording  # most runs have none
+
+    if request.replayed is not None:
+        return recording.again(machine, request.replayed, request.record_limit, report)
+    assert request.record is not None
+    return recording.begin(machine, request.record, request.record_limit, code, request.rng, stack, report)
+
+
 def _runner(
     machine: Machine,
     request: Request,
-    code: int,
+    guest: Guest,
     profiler: "Profiler | None",
+    recording: "Recording | None",
     report: Callable[[str], None],
     stack: contextlib.ExitStack,
 ) -> Runner:
     """What runs the machine: it alone, or with a stub for gdb."""
     if request.gdb is None:
-        return Runner(machine.run, machine.pause)
+        if recording is None or request.replayed is None:
+            return Runner(guest.run, machine.pause)
+        from trapgate.cli.recording import run as replay
+
+        return Runner(partial(replay, recording), machine.pause)
     from trapgate.gdb.address import AddressError, StdioAddress, is_exposed
     from trapgate.gdb.host import DebugHost  # most runs have no debugger: they start without loading the stub
     from trapgate.gdb.target import TargetError
 
     def reset() -> int:
         try:
-            plan = _plan(machine, request)
+            return guest.start_over()
         except TrapgateError as error:
             raise TargetError(str(error)) from error
-        restart(machine, plan)
-        if profiler is not None:
-            profiler.follow()
-        return plan.code
 
     try:
         seen = None if profiler is None else profiler.stopped
@@ -310,11 +313,14 @@ def _runner(
             machine,
             request.gdb,
             wait=request.wait,
-            reset=reset,
+            reset=reset if recording is None else None,
+            recording=recording,
+            file=request.save or "",
             seen=seen,
             architecture=request.gdb_arch,
-            code=code,
+            code=guest.code,
             tell=report,
+            begins_again=guest.begins_again,
         )
     except AddressError as error:
         raise errors.Failure(str(error)) from error

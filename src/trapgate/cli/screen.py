@@ -1,4 +1,4 @@
-"""Commands print on this console: rich's, but a reader that leaves ends them as for any other output (exit status 141, never 1)."""
+"""Prints what commands say, by rich; but a reader that leaves ends them as for any other output (exit status 141, never 1)."""
 
 from typing import NoReturn
 

@@ -1,4 +1,4 @@
-"""Where output of the guest goes when not to the terminal: a file, or a pseudo-terminal that another program opens."""
+"""Sends output of the guest elsewhere than to the terminal: to a file, or a pseudo-terminal that another program opens."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Standard input, output and error that were closed when we started become /dev/null, before anything else is opened.
+"""Makes standard input, output and error that were closed when we started /dev/null, before anything else is opened.
 
 Otherwise whatever is opened next takes their number: the guest's output would go into a file, a socket or memory of ours.
 """
@@ -9,11 +9,14 @@ import sys
 from trapgate.hostcall import asking
 
 STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+closed = set[int]()
+"""The descriptors that were closed when we started."""
 
 
 def fill() -> None:
     """Open what is closed; OSError where there is no /dev/null. Again is harmless."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < len(STREAMS):
+        closed.add(descriptor)
         os.set_inheritable(descriptor, True)  # programs that we start have their three streams as well
     os.close(descriptor)
     for number, (name, mode) in enumerate(STREAMS):

@@ -1,4 +1,4 @@
-"""The user's terminal as the guest's serial line: raw while the guest runs, and put back as it was however that ends."""
+"""Makes the user's terminal the guest's serial line: raw while the guest runs, and put back as it was however that ends."""
 
 import atexit
 import contextlib
@@ -38,6 +38,7 @@ class Terminal:
     A terminal is made raw: Ctrl-C and all else that is typed goes to `on_input`, from a thread of its own, but for Ctrl-A x, which
     quits. Any other standard input is left alone (`raw` is False), and SIGINT quits. `on_quit` gets an exit status, at most once,
     from that thread or from a signal handler: it must only ask the machine to stop. Without `stdin` only signals are dealt with.
+    Ctrl-A p and SIGUSR2 call `on_power`, from there as well.
     `show` takes what is for the user and must not wait: the help. `failed` gets what goes wrong on the thread. HostError when the
     host has no pipe or thread for it.
     """
@@ -50,7 +51,9 @@ class Terminal:
         stdout: int = 1,
         show: Callable[[bytes], None] | None = None,
         failed: Callable[[BaseException], None] | None = None,
+        on_power: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_power = on_power
         self._on_input, self._on_quit, self._show, self._failed = on_input, on_quit, show or self.write, failed
         self._stdin, self._stdout = stdin, stdout
         self._saved: list[Any] | None = None
@@ -69,6 +72,7 @@ class Terminal:
         atexit.register(self.restore)
         for number in ENDING:
             self._handlers[number] = signal.signal(number, self._ended)
+        self._handlers[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, lambda number, frame: self._on_power())
         self._handlers[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._continued)
         try:
             self._make_raw()
@@ -181,6 +185,8 @@ class Terminal:
             for part in escape.feed(data):
                 if part is Key.QUIT:
                     self._quit(0)
+                elif part is Key.POWER:
+                    self._on_power()
                 elif part is Key.HELP:
                     self._show(HELP.encode())
                 else:

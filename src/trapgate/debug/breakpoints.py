@@ -1,12 +1,14 @@
-"""The debugger's breakpoints: the table that a gdb session fills, as the engine wants it armed.
+"""Holds the debugger's breakpoints: the table that a gdb session fills, as the engine wants it armed.
 
 Inserting what is there and removing what is not are both fine (gdb repeats itself after a lost answer). Numbers given to hardware
 breakpoints stay while they are armed, so that a hit names the same breakpoint before and after others come and go.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from heapq import heappop, heappush
 
 from trapgate.errors import TrapgateError
+from trapgate.values import dataclass
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
 MAX_LENGTH = 1 << 16  # bytes one watchpoint may cover; more is a mistake
@@ -17,12 +19,13 @@ class BreakpointError(TrapgateError, ValueError):
     """A breakpoint that cannot be; the text is one line for the user."""
 
 
-@dataclass
+@dataclass(slots=True)
 class BreakpointTable:
     """Software breakpoints (addresses) and hardware ones (kind, address, length), the debugger's only."""
 
     _software: dict[int, None] = field(default_factory=dict)  # ordered as inserted
     _hardware: dict[tuple[Kind, int, int], int] = field(default_factory=dict)  # to the breakpoint's number
+    _free: list[int] = field(default_factory=list)  # numbers given back, a heap: with those of `_hardware` all below some number
 
     def insert_software(self, address: int) -> bool:
         """Plant a software breakpoint; whether it is new. BreakpointError when the table is full."""
@@ -50,18 +53,22 @@ class BreakpointTable:
             raise BreakpointError("I/O breakpoints belong to the guest; the debugger has execution, write, read and access")
         if len(self._hardware) >= MAX_HARDWARE:
             raise BreakpointError(f"{MAX_HARDWARE} hardware breakpoints are armed already; remove some")
-        taken = set(self._hardware.values())
-        self._hardware[key] = next(n for n in range(len(taken) + 1) if n not in taken)
+        self._hardware[key] = heappop(self._free) if self._free else len(self._hardware)
         return True
 
     def remove(self, kind: Kind, address: int, length: int) -> bool:
         """Disarm a hardware breakpoint; whether there was one."""
-        return self._hardware.pop(_key(kind, address, length), None) is not None
+        number = self._hardware.pop(_key(kind, address, length), None)
+        if number is None:
+            return False
+        heappush(self._free, number)
+        return True
 
     def clear(self) -> None:
         """Forget everything: the debugger is gone."""
         self._software.clear()
         self._hardware.clear()
+        self._free.clear()
 
     def software(self) -> tuple[int, ...]:
         """The addresses of the software breakpoints, as `Vcpu.arm` takes them."""

@@ -1,4 +1,4 @@
-"""Reports of bus locks: one line when a site is first seen, then at most one a second of guest time, with what came since.
+"""Reports bus locks: one line when a site is first seen, then at most one a second of guest time, with what came since.
 
 A limit also holds the guest back, whatever its privilege level: after a bus lock that comes too soon it waits until its second is
 over, so that only so many a second go through, as with Linux' split_lock_detect=ratelimit. A guest that keeps to the limit is not
@@ -7,10 +7,14 @@ held.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
+from typing import Annotated
 
+from trapgate.clock import Moment
 from trapgate.exits import BusLock
+from trapgate.state import Length, State
+from trapgate.values import dataclass
 
 SECOND_NS = 1_000_000_000
 LIMIT_MOST = 1000  # bus locks a second, as Linux has it for split_lock_detect=ratelimit
@@ -40,11 +44,15 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What to do about one bus lock: print `line` if there is one, stop the guest if `stop`, or hold it until that moment (ns)."""
+    """What to do about one bus lock: print `line` if there is one, stop the guest if `stop`, or hold it until that moment (ns).
+
+    `tally`: more of the same need not be told one by one, if it hears how many they were.
+    """
 
     line: str | None
     stop: bool
     hold: int | None = None
+    tally: Callable[[int], None] | None = None
 
 
 def why(lock: BusLock, line_size: int) -> str:
@@ -52,12 +60,20 @@ def why(lock: BusLock, line_size: int) -> str:
     return f"crosses a {line_size}-byte line" if lock.address % line_size + lock.size > line_size else "memory is not write-back"
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class LimitState(State):
+    """When the guest could go on after each of the last bus locks that a limit let through."""
+
+    recent: Annotated[tuple[Moment, ...], Length(0, LIMIT_MOST)]
+
+
+@dataclass(slots=True)
 class BusLockLog:
     """Counts bus locks by site and decides which of them are told.
 
     `now` gives guest time in ns. `limit` is how many go through in a second in mode LIMIT, 1 to `LIMIT_MOST`. `levels`: the CPLs
-    that count. `describe` turns an address into a place (symbol, line); its result follows RIP in the line.
+    that count. `describe` turns an address into a place (symbol, line); its result follows RIP in the line. `heard` is told of each
+    that counts, amid the run, with the number of the CPU if there are several, and may have more of the same tallied.
     """
 
     mode: Mode
@@ -66,6 +82,7 @@ class BusLockLog:
     line_size: int = 64
     levels: tuple[int, ...] = EVERY_LEVEL
     describe: Callable[[int], str] = lambda address: ""
+    heard: Callable[[BusLock, int | None], Callable[[int], None] | None] = lambda lock, cpu: None
     _sites: dict[int, Site] = field(default_factory=dict)
     total: int = 0
     unlisted: int = 0  # locks at sites beyond MAX_SITES
@@ -74,33 +91,46 @@ class BusLockLog:
     def __post_init__(self) -> None:
         assert self.mode is not Mode.LIMIT or 1 <= self.limit <= LIMIT_MOST, self.limit
 
-    def record(self, lock: BusLock) -> Outcome:
-        """Count one bus lock and say whether it makes a line, and stops the guest. Not counted: in mode OFF, at other levels."""
+    def record(self, lock: BusLock, cpu: int | None = None) -> Outcome:
+        """Count one bus lock and say whether it makes a line, and stops the guest. Not counted: in mode OFF, at other levels.
+
+        `cpu`: the number of the CPU that locked, if there are several.
+        """
         if self.mode is Mode.OFF or lock.cpl not in self.levels:
             return Outcome(None, False)
         self.total += 1
+        tally = self.heard(lock, cpu)
         now, stop = self.now(), self.mode is Mode.STOP
         hold = self._hold(now) if self.mode is Mode.LIMIT else None
         site = self._sites.get(lock.rip)
         if site is None:
             if len(self._sites) >= MAX_SITES:
                 self.unlisted += 1
-                return Outcome(self._line(lock, 0) if stop else None, stop, hold)
+                return Outcome(self._line(lock, 0, cpu) if stop else None, stop, hold)
             site = self._sites[lock.rip] = Site(lock.rip, lock)
         site.count += 1
         site.last = lock
         if not stop and site.reported and now - site.last_report < SECOND_NS:
-            return Outcome(None, False, hold)
-        line = self._line(lock, site.count - site.reported - 1)
+            return Outcome(None, False, hold, tally)
+        line = self._line(lock, site.count - site.reported - 1, cpu)
         site.reported = site.count
         site.last_report = now
-        return Outcome(line, stop, hold)
+        return Outcome(line, stop, hold, tally)
 
     def _hold(self, now: int) -> int | None:
         """When the guest may go on behind a bus lock, if not at once: a second after the one `limit` before it."""
         earliest = self._recent.popleft() + SECOND_NS if len(self._recent) == self.limit else now
         self._recent.append(max(now, earliest))
         return earliest if earliest > now else None
+
+    def save(self) -> LimitState:
+        """What a limit looks at. What was counted and told is the run's, not the guest's."""
+        return LimitState(tuple(self._recent))
+
+    def load(self, state: LimitState) -> None:
+        """What a limit looks at; the last of it where this one has a lower limit. Sites are told again when they lock next."""
+        self.restart()
+        self._recent.extend(state.recent[-self.limit :] if self.limit else ())
 
     def restart(self) -> None:
         """Guest time begins at 0 again; what was counted stays."""
@@ -129,9 +159,10 @@ class BusLockLog:
         place = self.describe(rip)
         return f"{rip:#x} ({place})" if place else f"{rip:#x}"
 
-    def _line(self, lock: BusLock, skipped: int) -> str:
+    def _line(self, lock: BusLock, skipped: int, cpu: int | None) -> str:
+        by = "" if cpu is None else f", CPU {cpu}"
         more = f"; {skipped} more since the last line" if skipped else ""
         return (
             f"bus lock at {self._place(lock.rip)}: {lock.size} bytes at {lock.address:#x}, "
-            f"{why(lock, self.line_size)}, CPL {lock.cpl}{more}"
+            f"{why(lock, self.line_size)}, CPL {lock.cpl}{by}{more}"
         )

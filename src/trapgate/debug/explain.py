@@ -1,4 +1,4 @@
-"""Debug exceptions in words: names of causes for tables, logs and stop messages."""
+"""Puts debug exceptions into words: names of causes for tables, logs and stop messages."""
 
 from trapgate.arch.debugregs import DR6_BD, DR6_BLD, DR6_BS, DR6_BT, DR6_RTM
 from trapgate.exits import DebugException

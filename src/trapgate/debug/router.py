@@ -1,4 +1,4 @@
-"""Whose #DB is it: one pure function splits every debug exception, bit by bit, between the debugger and the guest.
+"""Decides whose #DB it is: one pure function splits every debug exception, bit by bit, between the debugger and the guest.
 
 The rule, the same for every CPU engine:
 
@@ -15,10 +15,10 @@ must neither stop the debugger nor reach the guest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from trapgate.arch.debugregs import DR6_B, DR6_BD, DR6_BLD, DR6_BS, DR6_BT
 from trapgate.exits import DebugException
+from trapgate.values import dataclass
 from trapgate.vcpu import Breakpoint, GuestDebug, Owner
 
 

@@ -1,11 +1,11 @@
 """Fits both owners' breakpoints into the four debug registers of a real CPU, and reads the hits back (SDM vol. 3, 18.2.5)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from trapgate.arch.debugregs import SLOTS, covered, dr7_fields
 from trapgate.debug.breakpoints import BreakpointError
 from trapgate.debug.explain import breakpoint_text
+from trapgate.values import dataclass
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
 MAX_PIECE = 8

@@ -1,9 +1,10 @@
-"""Interrupt messages between I/O APIC and local APICs, and which local APICs a destination means (SDM vol. 3, 11.6.2)."""
+"""Carries interrupt messages between I/O APIC and local APICs, and says which of these a destination means (SDM vol. 3, 11.6.2)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
+
+from trapgate.values import dataclass
 
 BROADCAST = 0xFFFF_FFFF  # the physical destination that means everybody
 

@@ -1,13 +1,14 @@
-"""The debug console: a port that prints every byte written to it, and answers its own number so that a guest can find it."""
+"""Prints every byte written to a port, which answers its own number so that a guest can find it: the debug console."""
 
 from collections.abc import Callable
 
 from trapgate.devices.lines import ByteDevice
+from trapgate.devices.parts import Stateless
 
 PRESENT = 0xE9  # what a read answers: "there is a debug console"
 
 
-class DebugConsole(ByteDevice):
+class DebugConsole(ByteDevice, Stateless):
     """One write-only port; every byte goes to `sink`."""
 
     def __init__(self, sink: Callable[[bytes], None]) -> None:

@@ -1,9 +1,11 @@
-"""The exit port: a guest's test program ends the run here with a status."""
+"""Ends the run with a status that a guest's test program writes to a port."""
 
 from collections.abc import Callable
 
+from trapgate.devices.parts import Stateless
 
-class ExitPort:
+
+class ExitPort(Stateless):
     """A write of v ends the run with status `v * 2 + 1`, so that 0 (a power-off) never is an exit port's status."""
 
     def __init__(self, leave: Callable[[int], None]) -> None:

@@ -1,15 +1,33 @@
-"""A keyboard controller (8042) with nothing plugged in: it passes its self test, answers commands, and can reset the machine."""
+"""Plays a keyboard controller (8042) with nothing plugged in: it passes its self test, answers commands, resets the machine."""
 
 from collections import deque
 from collections.abc import Callable
+from typing import Annotated
 
 from trapgate.devices.lines import ByteDevice, Line, unconnected
+from trapgate.devices.parts import Part
+from trapgate.state import U8, Length, Mask, OneOf, State
+from trapgate.values import dataclass
 
 OUTPUT_FULL, SYSTEM_FLAG, LAST_WAS_COMMAND, AUX_FULL, TIMEOUT = 0x01, 0x04, 0x08, 0x20, 0x40  # status register
 KEYBOARD_INTERRUPT, AUX_INTERRUPT, KEYBOARD_OFF, AUX_OFF = 0x01, 0x02, 0x10, 0x20  # command byte
 RESEND = 0xFE  # what stands in the buffer after a transmission that nobody answered
 SELF_TEST_PASSED = 0x55
 RESET_OFF = 0x01  # output port bit 0: 0 holds the CPU in reset
+WITH_PARAMETER = (0x60, 0xD1, 0xD2, 0xD3, 0xD4)  # commands that take a byte at the data port
+MOST_ANSWERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class I8042State(State):
+    """Registers, the command that waits for its byte (0: none), and the answers (byte, status bits) that wait to be read."""
+
+    command_byte: U8
+    output_port: U8
+    parameter_of: Annotated[int, OneOf((0, *WITH_PARAMETER))]
+    last_was_command: bool
+    answers: Annotated[tuple[tuple[U8, Annotated[int, Mask(AUX_FULL | TIMEOUT)]], ...], Length(0, MOST_ANSWERS)]
+    last: U8
 
 
 class _CommandPort(ByteDevice):
@@ -23,7 +41,7 @@ class _CommandPort(ByteDevice):
         self._controller.command(value)
 
 
-class I8042(ByteDevice):
+class I8042(ByteDevice, Part[I8042State]):
     """The data port (60h); `command_port` is the other one (64h).
 
     A byte sent to the absent keyboard or mouse comes back as a timeout, so drivers give up at once.
@@ -39,6 +57,17 @@ class I8042(ByteDevice):
         self._answers: deque[tuple[int, int]] = deque()  # (byte, status bits that come with it)
         self._last = 0
         self.command_port = _CommandPort(self)
+
+    def save(self) -> I8042State:
+        """All of it."""
+        waiting = self._parameter_of, self._last_was_command
+        return I8042State(self._command_byte, self._output_port, *waiting, tuple(self._answers), self._last)
+
+    def load(self, state: I8042State) -> None:
+        """All of it."""
+        self._command_byte, self._output_port = state.command_byte, state.output_port
+        self._parameter_of, self._last_was_command = state.parameter_of, state.last_was_command
+        self._answers, self._last = deque(state.answers), state.last
 
     def status(self) -> int:
         """The status register."""
@@ -65,7 +94,7 @@ class I8042(ByteDevice):
         self._command(value)
 
     def _answer(self, byte: int, bits: int = 0) -> None:
-        if len(self._answers) < 16:
+        if len(self._answers) < MOST_ANSWERS:
             self._answers.append((byte, bits))
         self._drive()
 
@@ -78,7 +107,7 @@ class I8042(ByteDevice):
         match value:
             case 0x20:
                 self._answer(self._command_byte)
-            case 0x60 | 0xD1 | 0xD2 | 0xD3 | 0xD4:
+            case _ if value in WITH_PARAMETER:
                 self._parameter_of = value
             case 0xA7:
                 self._command_byte |= AUX_OFF

@@ -1,4 +1,4 @@
-"""How interrupt lines reach the vCPUs: ISA line n goes to the 8259s and to the I/O APIC, IRQ 0 to its pin 2 (MADT override)."""
+"""Leads interrupt lines to the vCPUs: ISA line n goes to the 8259s and to the I/O APIC, IRQ 0 to its pin 2 (MADT override)."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,22 @@ from trapgate.arch.layout import GSI_COUNT, PIT_GSI, PIT_IRQ
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.devices.apic_bus import ApicBus
-from trapgate.devices.ioapic import IoApic
-from trapgate.devices.lapic import AMD_VERSION, APIC_BASE, ENABLE, INTEL_VERSION, LocalApic
+from trapgate.devices.ioapic import IoApic, IoApicState
+from trapgate.devices.lapic import LocalApic
+from trapgate.devices.lapic_registers import AMD_VERSION, APIC_BASE, ENABLE, INTEL_VERSION, LocalApicState
 from trapgate.devices.lines import Line
-from trapgate.devices.pic import PicPair
+from trapgate.devices.pic import PicPair, PicPairState
+from trapgate.state import State, StateError, require
+from trapgate.values import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptsState(State):
+    """All interrupt controllers."""
+
+    pic: PicPairState
+    ioapic: IoApicState
+    lapics: tuple[LocalApicState, ...]
 
 
 class Interrupts:
@@ -28,6 +40,24 @@ class Interrupts:
             for number in range(cpus)
         ]  # fmt: skip
         self._elsewhere: Callable[[int, bool], None] | None = None
+
+    def save(self) -> InterruptsState:
+        """All of them. StateError: others serve the vCPUs."""
+        if self._elsewhere is not None:
+            raise StateError("the interrupt controllers are the host kernel's, which cannot be saved")
+        return InterruptsState(self.pic.save(), self.ioapic.save(), tuple(one.save() for one in self.lapics))
+
+    def load(self, state: InterruptsState) -> None:
+        """All of them. StateError: there are not as many, one cannot be so, or others serve the vCPUs."""
+        require(self._elsewhere is None, "the interrupt controllers are the host kernel's, which cannot be loaded")
+        require(len(state.lapics) == len(self.lapics), f"{len(state.lapics)} local APICs are not {len(self.lapics)}")
+        self.pic.check(state.pic)
+        for lapic, one in zip(self.lapics, state.lapics, strict=True):
+            lapic.check(one)
+        self.pic.load(state.pic)
+        self.ioapic.load(state.ioapic)
+        for lapic, one in zip(self.lapics, state.lapics, strict=True):
+            lapic.load(one)
 
     def lead_to(self, drive: Callable[[int, bool], None]) -> None:
         """Another set of the same chips serves the vCPUs from now on: every line leads there, and ours are off."""

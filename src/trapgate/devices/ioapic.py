@@ -1,13 +1,27 @@
-"""The I/O APIC: 24 pins, each with a redirection entry that makes it an interrupt message (82093AA, here version 20h with EOIR)."""
+"""Models the I/O APIC: 24 pins, each with a redirection entry that makes it a message (82093AA, here version 20h with EOIR)."""
+
+from typing import Annotated
 
 from trapgate.arch.layout import GSI_COUNT, IOAPIC_ID
 from trapgate.devices.apic_bus import BROADCAST, ApicBus, Delivery, Message
+from trapgate.state import U8, Bits, Length, Mask, State
+from trapgate.values import dataclass
 
 SELECT, WINDOW, EOI = 0x00, 0x10, 0x40  # offsets of the memory-mapped registers
 ID, VERSION, ARBITRATION, ENTRIES = 0x00, 0x01, 0x02, 0x10  # indexed registers
 VERSION_VALUE = 0x20 | GSI_COUNT - 1 << 16
 LOGICAL, REMOTE_IRR, LEVEL, MASKED = 1 << 11, 1 << 14, 1 << 15, 1 << 16  # redirection entry
 WRITABLE = 0xFF00_0000_0001_AFFF  # all but delivery status, remote IRR and reserved bits
+
+
+@dataclass(frozen=True, slots=True)
+class IoApicState(State):
+    """The selected index, the identifier, the redirection entries and the levels of the pins."""
+
+    select: U8
+    identifier: Annotated[int, Bits(4)]
+    entries: Annotated[tuple[Annotated[int, Mask(WRITABLE | REMOTE_IRR)], ...], Length(GSI_COUNT)]
+    lines: Annotated[int, Bits(GSI_COUNT)]
 
 
 class IoApic:
@@ -20,6 +34,15 @@ class IoApic:
         self._id = IOAPIC_ID
         self._entries = [MASKED] * GSI_COUNT
         self._lines = 0
+
+    def save(self) -> IoApicState:
+        """All of it."""
+        return IoApicState(self._select, self._id, tuple(self._entries), self._lines)
+
+    def load(self, state: IoApicState) -> None:
+        """All of it."""
+        self._select, self._id = state.select, state.identifier
+        self._entries, self._lines = list(state.entries), state.lines
 
     def set_line(self, pin: int, level: bool) -> None:
         """Drive a pin. An edge on a masked pin is lost; a level waits."""

@@ -1,4 +1,4 @@
-"""One local APIC: registers as xAPIC (MMIO) and x2APIC (MSR), priorities, LVTs, interprocessor interrupts (SDM vol. 3, ch. 11).
+"""Models one local APIC: xAPIC (MMIO) and x2APIC (MSR), priorities, LVTs, interprocessor interrupts (SDM vol. 3, ch. 11).
 
 Both forms share one set of registers, numbered by x2APIC index: MMIO offset / 16 = MSR - 800h.
 """
@@ -10,27 +10,42 @@ from trapgate.arch.layout import LAPIC_BASE
 from trapgate.arch.msrs import MsrError
 from trapgate.clock import Clock
 from trapgate.devices.apic_bus import BROADCAST, ApicBus, Delivery, Message
+from trapgate.devices.lapic_registers import (
+    APIC_BASE,
+    BSP,
+    ENABLE,
+    ESR,
+    ICR,
+    ICR_LEVEL_ASSERT,
+    ICR_LOGICAL,
+    ICR_TRIGGER_LEVEL,
+    ICR_WRITABLE,
+    ILLEGAL_REGISTER,
+    INTEL_VERSION,
+    ISR,
+    LDR_WRITABLE,
+    LVT_ERROR,
+    LVT_LINT0,
+    LVT_LINT1,
+    LVT_TIMER,
+    LVT_WRITABLE,
+    MASKED,
+    MAX_LVT,
+    RECEIVE_ILLEGAL,
+    SELF_IPI,
+    SEND_ILLEGAL,
+    SOFTWARE_ENABLE,
+    TSC_DEADLINE,
+    X2,
+    X2_BOTH,
+    X2_FIRST,
+    X2_ONLY_READ,
+    X2_ONLY_WRITE,
+    LocalApicState,
+    x2_legal,
+)  # fmt: skip
 from trapgate.devices.lapic_timer import DEADLINE, ApicTimer
-
-APIC_BASE, TSC_DEADLINE, X2_FIRST, X2_LAST = 0x1B, 0x6E0, 0x800, 0x8FF  # MSRs
-BSP, X2, ENABLE = 1 << 8, 1 << 10, 1 << 11  # IA32_APIC_BASE
-ID, VERSION, TPR, APR, PPR, EOI, RRD, LDR, DFR, SVR = 0x02, 0x03, 0x08, 0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x0E, 0x0F
-ISR, TMR, IRR, ESR, ICR, ICR_HIGH = 0x10, 0x18, 0x20, 0x28, 0x30, 0x31
-LVT_TIMER, LVT_THERMAL, LVT_PMC, LVT_LINT0, LVT_LINT1, LVT_ERROR = range(0x32, 0x38)
-TIMER_INITIAL, TIMER_CURRENT, TIMER_DIVIDE, SELF_IPI = 0x38, 0x39, 0x3E, 0x3F
-INTEL_VERSION, AMD_VERSION = 0x14, 0x10  # SDM vol. 3, 11.4.8; APM vol. 2, 16.3.4
-MAX_LVT = 5 << 16  # of the version register: six LVT entries
-SOFTWARE_ENABLE = 1 << 8  # SVR
-MASKED = 1 << 16  # LVT
-LVT_WRITABLE = {
-    LVT_TIMER: 0x7_00FF, LVT_THERMAL: 0x1_07FF, LVT_PMC: 0x1_07FF, LVT_LINT0: 0x1_A7FF, LVT_LINT1: 0x1_A7FF, LVT_ERROR: 0x1_00FF
-}  # fmt: skip
-ICR_WRITABLE = 0x000C_CFFF
-ICR_LEVEL_ASSERT, ICR_TRIGGER_LEVEL, ICR_LOGICAL = 1 << 14, 1 << 15, 1 << 11
-SEND_ILLEGAL, RECEIVE_ILLEGAL, ILLEGAL_REGISTER = 1 << 5, 1 << 6, 1 << 7  # ESR
-X2_ONLY_READ = {ID, VERSION, PPR, LDR, *range(ISR, ISR + 8), *range(TMR, TMR + 8), *range(IRR, IRR + 8), TIMER_CURRENT}
-X2_ONLY_WRITE = {EOI, SELF_IPI}
-X2_BOTH = {TPR, SVR, ESR, ICR, *LVT_WRITABLE, TIMER_INITIAL, TIMER_DIVIDE}
+from trapgate.state import require
 
 
 class ExternalSource(Protocol):
@@ -61,7 +76,7 @@ class LocalApic:
         self, clock: Clock, tsc_hz: int, *, identifier: int = 0, bus: ApicBus | None = None, external: ExternalSource | None = None,
         x2apic: bool = True, physical_bits: int = 48, timer_hz: int = 1_000_000_000, version: int = INTEL_VERSION,
     ) -> None:  # fmt: skip
-        self.identifier = identifier
+        self.identifier, self.boots = identifier, identifier == 0
         self.bus = bus if bus is not None else ApicBus()
         self.bus.receivers.append(self)
         self._external = external
@@ -72,7 +87,7 @@ class LocalApic:
         self.nmi: Callable[[], None] = _nothing
         self.init: Callable[[], None] = _nothing
         self.startup: Callable[[int], None] = lambda vector: None
-        self._base = LAPIC_BASE | ENABLE | (BSP if identifier == 0 else 0)
+        self._base = LAPIC_BASE | ENABLE | (BSP if self.boots else 0)
         self._lint1_level = False
         self.reset()
 
@@ -91,6 +106,48 @@ class LocalApic:
         self._xapic_id = self.identifier & 0xFF
         self._timer.reset()
 
+    def save(self) -> LocalApicState:
+        """All registers."""
+        timer, thermal, pmc, lint0, lint1, error = (self._lvt[entry] for entry in sorted(self._lvt))
+        return LocalApicState(
+            base=self._base,
+            isr=self._isr,
+            tmr=self._tmr,
+            irr=self._irr,
+            tpr=self._tpr,
+            ldr=self._ldr,
+            destination_format=self._dfr >> 28,
+            svr=self._svr,
+            esr=self._esr,
+            errors=self._errors,
+            icr=self._icr,
+            lvt=(timer, thermal, pmc, lint0, lint1, error),
+            xapic_id=self._xapic_id,
+            lint1_level=self._lint1_level,
+            timer=self._timer.save(),
+        )
+
+    def check(self, state: LocalApicState) -> None:
+        """Raise StateError where `load` would: a base register or a mode that this one cannot have."""
+        mode = state.base & (ENABLE | X2)
+        require(not state.base & ~self._base_legal and mode != X2, f"no local APIC here has the base {state.base:#x}")
+        require(not (state.base ^ self._base) & BSP, "the boot processor is another one")
+
+    def load(self, state: LocalApicState) -> None:
+        """All registers. StateError, as `check` has it. Nobody is notified."""
+        self.check(state)
+        self._base, self._tpr, self._ldr, self._dfr = state.base, state.tpr, state.ldr, state.destination_format << 28 | 0x0FFF_FFFF
+        self._isr, self._tmr, self._irr = state.isr, state.tmr, state.irr
+        self._svr, self._esr, self._errors, self._icr = state.svr, state.esr, state.errors, state.icr
+        self._lvt = dict(zip(sorted(LVT_WRITABLE), state.lvt, strict=True))
+        self._xapic_id, self._lint1_level = state.xapic_id, state.lint1_level
+        self._timer.load(state.timer)
+
+    @property
+    def cpus(self) -> int:
+        """How many there are on its bus."""
+        return len(self.bus.receivers)
+
     # Modes
 
     @property
@@ -108,10 +165,13 @@ class LocalApic:
         """The guest-physical address of the register page; None in x2APIC mode and when disabled."""
         return self._base & ~0xFFF if self._base & (ENABLE | X2) == ENABLE else None
 
+    @property
+    def _base_legal(self) -> int:
+        return BSP | ENABLE | (X2 if self._x2_exists else 0) | (1 << self._physical_bits) - 0x1000
+
     def _write_base(self, value: int) -> None:
-        legal = BSP | ENABLE | (X2 if self._x2_exists else 0) | (1 << self._physical_bits) - 0x1000
-        if value & ~legal:
-            raise MsrError(f"IA32_APIC_BASE: reserved bits {value & ~legal:#x}")
+        if reserved := value & ~self._base_legal:
+            raise MsrError(f"IA32_APIC_BASE: reserved bits {reserved:#x}")
         before, after = self._base & (ENABLE | X2), value & (ENABLE | X2)
         allowed = {0: (0, ENABLE), ENABLE: (0, ENABLE, ENABLE | X2), ENABLE | X2: (0, ENABLE | X2)}
         if after not in allowed[before]:
@@ -343,7 +403,7 @@ class LocalApic:
             case 0x0B:
                 self.end()
             case 0x0D:
-                self._ldr = value & 0xFF00_0000
+                self._ldr = value & LDR_WRITABLE
             case 0x0E:
                 self._dfr = value | 0x0FFF_FFFF
             case 0x0F:
@@ -417,8 +477,8 @@ class LocalApic:
         register = self._x2_register(index)
         if register in X2_ONLY_READ:
             raise MsrError(f"MSR {index:#x} is for reading only")
-        if value & ~self._x2_legal(register):
-            raise MsrError(f"MSR {index:#x}: reserved bits {value & ~self._x2_legal(register):#x}")
+        if value & ~x2_legal(register):
+            raise MsrError(f"MSR {index:#x}: reserved bits {value & ~x2_legal(register):#x}")
         if register == ICR:
             self._icr = value
             self._send()
@@ -432,16 +492,6 @@ class LocalApic:
         if not self.x2 or register not in X2_ONLY_READ | X2_ONLY_WRITE | X2_BOTH:
             raise MsrError(f"no MSR {index:#x} in the local APIC's mode", missing=True)
         return register
-
-    @staticmethod
-    def _x2_legal(register: int) -> int:
-        special = {
-            ICR: 0xFFFF_FFFF_0000_0000 | ICR_WRITABLE, TPR: 0xFF, SVR: 0x1FF, EOI: 0, ESR: 0, SELF_IPI: 0xFF,
-            TIMER_DIVIDE: 0b1011, TIMER_INITIAL: 0xFFFF_FFFF,
-        }  # fmt: skip
-        if register in special:
-            return special[register]
-        return LVT_WRITABLE[register] | 1 << 12  # the delivery status is ignored, not reserved
 
     def set_tsc_offset(self, offset: int) -> None:
         """The guest's TSC is guest time times the TSC frequency plus this: the vCPU tells when the guest changes it."""

@@ -1,13 +1,30 @@
-"""The local APIC's timer: one-shot, periodic and TSC-deadline (SDM vol. 3, 11.5.4)."""
+"""Models the local APIC's timer: one-shot, periodic and TSC-deadline (SDM vol. 3, 11.5.4)."""
 
 from collections.abc import Callable
+from typing import Annotated
 
-from trapgate.clock import Clock, Timer
+from trapgate.clock import Begun, Clock, Timer, TimerState
+from trapgate.state import U32, U64, Bits, Mask, State
+from trapgate.values import dataclass
 
 ONE_SHOT, PERIODIC, DEADLINE = range(3)  # LVT timer bits 18:17; 3 is reserved and stops the timer
 NS = 1_000_000_000
 ALL_64 = (1 << 64) - 1
 SHORTEST_NS = 20_000  # a periodic timer fires no more often, so that a tiny count cannot starve the guest
+DIVIDE_BITS = 0b1011  # of the divide configuration register
+
+
+@dataclass(frozen=True, slots=True)
+class ApicTimerState(State):
+    """Registers, the moment from which the count goes down, and the timer that waits."""
+
+    mode: Annotated[int, Bits(2)]
+    divide: Annotated[int, Mask(DIVIDE_BITS)]
+    initial: U32
+    begun: Begun
+    deadline: U64
+    tsc_offset: U64
+    timer: TimerState | None
 
 
 class ApicTimer:
@@ -27,10 +44,21 @@ class ApicTimer:
         self._cancel()
         self._mode = ONE_SHOT
         self._divide = 0
-        self._divisor = 2
         self._initial = 0
         self._start = 0
         self._deadline = 0
+
+    def save(self) -> ApicTimerState:
+        """All of it."""
+        timer = self._timer.save() if self._timer else None
+        registers = self._mode, self._divide, self._initial
+        return ApicTimerState(*registers, self._start, self._deadline, self.tsc_offset, timer)
+
+    def load(self, state: ApicTimerState) -> None:
+        """All of it."""
+        self._mode, self._divide, self._initial = state.mode, state.divide, state.initial
+        self._start, self._deadline, self.tsc_offset = state.begun, state.deadline, state.tsc_offset
+        self._timer = self._clock.again(self._timer, state.timer, self._expired)
 
     def _cancel(self) -> None:
         if self._timer is not None:
@@ -61,11 +89,14 @@ class ApicTimer:
     def set_divide(self, value: int) -> None:
         """Change the divider; a running count goes on from where it is."""
         left = self.current()
-        self._divide = value & 0b1011
-        self._divisor = 1 << ((value & 3 | value >> 1 & 4) + 1 & 7)
+        self._divide = value & DIVIDE_BITS
         if left:
             self._start = self._clock.now() - self._length(self._initial - left)
             self._arm(self._length(left))
+
+    @property
+    def _divisor(self) -> int:
+        return 1 << ((self._divide & 3 | self._divide >> 1 & 4) + 1 & 7)
 
     def _length(self, count: int) -> int:
         """The ns that `count` takes."""
@@ -116,7 +147,7 @@ class ApicTimer:
 
     def set_tsc_offset(self, offset: int) -> None:
         """The guest moved its TSC: an armed deadline moves in time."""
-        self.tsc_offset = offset
+        self.tsc_offset = offset & ALL_64
         if self._deadline:
             self.set_deadline(self._deadline)
 

@@ -1,4 +1,4 @@
-"""Interrupt lines, and the base of devices whose registers are single bytes."""
+"""Defines interrupt lines, and the base of devices whose registers are single bytes."""
 
 from collections.abc import Callable
 

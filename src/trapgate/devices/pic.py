@@ -1,6 +1,10 @@
-"""Two cascaded 8259A interrupt controllers with their edge/level registers (Intel 8259A data sheet; ELCR as in the 82371)."""
+"""Models two cascaded 8259A interrupt controllers with edge/level registers (Intel 8259A data sheet; ELCR as in the 82371)."""
+
+from typing import Annotated
 
 from trapgate.devices.lines import ByteDevice, Line, unconnected
+from trapgate.state import U8, Bits, Length, Mask, OneOf, State, require
+from trapgate.values import dataclass
 
 COMMAND, DATA = 0, 1  # register offsets (A0)
 ICW1, ICW1_LEVEL, ICW1_SINGLE, ICW1_ICW4 = 0x10, 0x08, 0x02, 0x01
@@ -8,6 +12,36 @@ ICW4_FULLY_NESTED, ICW4_AUTO_EOI = 0x10, 0x02
 OCW3, OCW3_MASK_SET, OCW3_MASK, OCW3_POLL = 0x08, 0x40, 0x20, 0x04
 CASCADE = 2  # the master's input that the slave drives
 SPURIOUS = 7  # the input that an acknowledge without request names
+
+
+@dataclass(frozen=True, slots=True)
+class PicState(State):
+    """One chip: its inputs and output, registers, and what initialisation and operation words have made of it."""
+
+    inputs: U8
+    elcr: U8
+    irr: U8
+    isr: U8
+    imr: U8
+    base: Annotated[int, Mask(0xF8)]
+    lowest: Annotated[int, Bits(3)]
+    awaited: Annotated[tuple[Annotated[int, OneOf((2, 3, 4))], ...], Length(0, 3)]
+    auto_eoi: bool
+    rotate_auto: bool
+    special_mask: bool
+    fully_nested: bool
+    read_isr: bool
+    poll: bool
+    all_level: bool
+    asserted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PicPairState(State):
+    """Both chips."""
+
+    master: PicState
+    slave: PicState
 
 
 class Pic8259(ByteDevice):
@@ -33,6 +67,42 @@ class Pic8259(ByteDevice):
         self._read_isr = self._poll = False
         self._all_level = False
         self.asserted = False  # INTR now
+
+    def save(self) -> PicState:
+        """All of it."""
+        return PicState(
+            inputs=self._inputs,
+            elcr=self.elcr,
+            irr=self.irr,
+            isr=self.isr,
+            imr=self.imr,
+            base=self.base,
+            lowest=self._lowest,
+            awaited=tuple(self._awaited),
+            auto_eoi=self._auto_eoi,
+            rotate_auto=self._rotate_auto,
+            special_mask=self._special_mask,
+            fully_nested=self._fully_nested,
+            read_isr=self._read_isr,
+            poll=self._poll,
+            all_level=self._all_level,
+            asserted=self.asserted,
+        )
+
+    def check(self, state: PicState) -> None:
+        """Raise StateError where `load` would: an input is level-triggered that cannot be."""
+        require(not state.elcr & ~self._level_capable, f"inputs {state.elcr:#x} cannot all be level-triggered")
+
+    def load(self, state: PicState) -> None:
+        """All of it. StateError, as `check` has it."""
+        self.check(state)
+        self._inputs, self.elcr = state.inputs, state.elcr
+        self.irr, self.isr, self.imr, self.base = state.irr, state.isr, state.imr, state.base
+        self._lowest, self._awaited = state.lowest, list(state.awaited)
+        self._auto_eoi, self._rotate_auto = state.auto_eoi, state.rotate_auto
+        self._special_mask, self._fully_nested = state.special_mask, state.fully_nested
+        self._read_isr, self._poll = state.read_isr, state.poll
+        self._all_level, self.asserted = state.all_level, state.asserted
 
     # Inputs and output
 
@@ -184,6 +254,21 @@ class PicPair:
         self.master = Pic8259(output, level_capable=0xF8)
         self.slave = Pic8259(self._cascade, level_capable=0xDE, master=False)
         self.elcr = _Elcr((self.master, self.slave))
+
+    def save(self) -> PicPairState:
+        """Both chips."""
+        return PicPairState(self.master.save(), self.slave.save())
+
+    def check(self, state: PicPairState) -> None:
+        """Raise StateError where `load` would."""
+        self.master.check(state.master)
+        self.slave.check(state.slave)
+
+    def load(self, state: PicPairState) -> None:
+        """Both chips. StateError, as `check` has it."""
+        self.check(state)
+        self.master.load(state.master)
+        self.slave.load(state.slave)
 
     def _cascade(self, level: bool) -> None:
         self.master.set_line(CASCADE, level)

@@ -1,8 +1,13 @@
-"""The 8254 timer: three channels, all modes, latches and read-back; and port 61h with the gate and output of channel 2."""
+"""Models the 8254 timer: three channels, all modes, latches and read-back; and port 61h with the gate and output of channel 2."""
+
+from typing import Annotated
 
 from trapgate.arch.layout import PIT_HZ
-from trapgate.clock import Clock, Timer
+from trapgate.clock import Begun, Clock, Timer, TimerState
 from trapgate.devices.lines import ByteDevice, Line, unconnected
+from trapgate.devices.parts import Part
+from trapgate.state import U8, U64, Bits, Length, Range, State
+from trapgate.values import dataclass
 
 CONTROL = 3  # offset of the control word
 READ_BACK = 3  # control word's channel number that means "read back"
@@ -10,6 +15,37 @@ LATCH, LOW, HIGH, WORD = range(4)  # access modes (control word bits 5:4)
 NS = 1_000_000_000
 # No timer storm: a channel raises its line no more often than this, whatever count the guest wrote.
 SHORTEST_NS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState(State):
+    """One counter. `begun` is when the count was taken over while it runs, `frozen` the ticks it had made when it was stopped.
+
+    `latched` and `held_status` are what reads get before the live count; `write_low` is the first byte of two.
+    """
+
+    gate: bool
+    mode: Annotated[int, Range(0, 5)]
+    access: Annotated[int, Range(LOW, WORD)]
+    bcd: bool
+    reload: Annotated[int, Range(1, 0x10000)]
+    loaded: bool
+    running: bool
+    begun: Begun
+    frozen: U64
+    write_low: U8 | None
+    read_high: bool
+    latched: Annotated[tuple[U8, ...], Length(0, 2)]
+    held_status: U8 | None
+    timer: TimerState | None
+
+
+@dataclass(frozen=True, slots=True)
+class PitState(State):
+    """The channels, and what is written to port 61h."""
+
+    channels: tuple[ChannelState, ChannelState, ChannelState]
+    system_control: Annotated[int, Bits(4)]
 
 
 class Channel:
@@ -27,7 +63,36 @@ class Channel:
         self._write_low: int | None = None
         self._read_high = False
         self._latched: list[int] = []  # bytes that reads get before the live count
+        self._held_status: int | None = None  # and before these
         self._timer: Timer | None = None
+
+    def save(self) -> ChannelState:
+        """All of it."""
+        return ChannelState(
+            gate=self.gate,
+            mode=self._mode,
+            access=self._access,
+            bcd=self._bcd,
+            reload=self._reload,
+            loaded=self._loaded,
+            running=self._running,
+            begun=self._start,
+            frozen=self._frozen,
+            write_low=self._write_low,
+            read_high=self._read_high,
+            latched=tuple(self._latched),
+            held_status=self._held_status,
+            timer=self._timer.save() if self._timer else None,
+        )
+
+    def load(self, state: ChannelState) -> None:
+        """All of it."""
+        self.gate, self._mode, self._access, self._bcd = state.gate, state.mode, state.access, state.bcd
+        self._reload, self._loaded, self._running = state.reload, state.loaded, state.running
+        self._start, self._frozen = state.begun, state.frozen
+        self._write_low, self._read_high = state.write_low, state.read_high
+        self._latched, self._held_status = list(state.latched), state.held_status
+        self._timer = self._clock.again(self._timer, state.timer, self._rise)
 
     # Time
 
@@ -135,7 +200,8 @@ class Channel:
         self._access, self._mode, self._bcd = access, mode & 3 if mode > 5 else mode, bcd
         self._loaded = self._running = False
         self._frozen = 0
-        self._write_low, self._read_high, self._latched = None, False, []
+        self._write_low, self._read_high = None, False
+        self._latched, self._held_status = [], None
         self._line(self._mode != 0)
 
     def latch_count(self) -> None:
@@ -146,13 +212,17 @@ class Channel:
             self._latched = {LOW: low, HIGH: high, WORD: low + high}[self._access]
 
     def latch_status(self) -> None:
-        """Hold the status byte, to be read before a held count."""
-        null_count = not self._loaded
-        mode = self._access << 4 | self._mode << 1 | self._bcd
-        self._latched.insert(0, self.output() << 7 | null_count << 6 | mode)
+        """Hold the status byte, to be read before a held count; one that has not been read yet stands."""
+        if self._held_status is None:
+            null_count = not self._loaded
+            mode = self._access << 4 | self._mode << 1 | self._bcd
+            self._held_status = self.output() << 7 | null_count << 6 | mode
 
     def read(self) -> int:
         """The next byte: a held one, or of the live count."""
+        if self._held_status is not None:
+            status, self._held_status = self._held_status, None
+            return status
         if self._latched:
             return self._latched.pop(0)
         value = self.count()
@@ -189,13 +259,45 @@ class Channel:
             self._running, self._frozen = False, 0
 
 
-class Pit(ByteDevice):
-    """Ports 40h-43h. Channel 0 drives the timer interrupt, channel 2 the speaker."""
+class SystemControl(ByteDevice):
+    """Port 61h: bit 0 gates PIT channel 2, bit 1 is the speaker, bit 4 toggles with memory refresh, bit 5 is channel 2's output."""
+
+    REFRESH_NS = 15_085  # the refresh request's half period
+
+    def __init__(self, channel: Channel, clock: Clock) -> None:
+        self._channel, self._clock = channel, clock
+        self.written = 0
+
+    def read8(self, offset: int) -> int:
+        """Gate and speaker as written, refresh and output as they are."""
+        refresh = self._clock.now() // self.REFRESH_NS & 1
+        return self.written | refresh << 4 | self._channel.output() << 5
+
+    def write8(self, offset: int, value: int) -> None:
+        """Set gate and speaker."""
+        self.written = value & 0x0F
+        self._channel.set_gate(bool(value & 1))
+
+
+class Pit(ByteDevice, Part[PitState]):
+    """Ports 40h-43h, and `system_control`. Channel 0 drives the timer interrupt, channel 2 the speaker."""
 
     LENGTH = 4
 
     def __init__(self, clock: Clock, line: Line = unconnected) -> None:
         self.channels = (Channel(clock, line), Channel(clock), Channel(clock, gate=False))
+        self.system_control = SystemControl(self.channels[2], clock)
+
+    def save(self) -> PitState:
+        """Channels and port 61h."""
+        first, second, third = self.channels
+        return PitState((first.save(), second.save(), third.save()), self.system_control.written)
+
+    def load(self, state: PitState) -> None:
+        """Channels and port 61h."""
+        for channel, one in zip(self.channels, state.channels, strict=True):
+            channel.load(one)
+        self.system_control.written = state.system_control
 
     def read8(self, offset: int) -> int:
         """The next byte of a channel; the control word cannot be read."""
@@ -218,23 +320,3 @@ class Pit(ByteDevice):
             self.channels[select].latch_count()
         else:
             self.channels[select].control(access, value >> 1 & 7, bool(value & 1))
-
-
-class SystemControl(ByteDevice):
-    """Port 61h: bit 0 gates PIT channel 2, bit 1 is the speaker, bit 4 toggles with memory refresh, bit 5 is channel 2's output."""
-
-    REFRESH_NS = 15_085  # the refresh request's half period
-
-    def __init__(self, pit: Pit, clock: Clock) -> None:
-        self._channel, self._clock = pit.channels[2], clock
-        self._written = 0
-
-    def read8(self, offset: int) -> int:
-        """Gate and speaker as written, refresh and output as they are."""
-        refresh = self._clock.now() // self.REFRESH_NS & 1
-        return self._written | refresh << 4 | self._channel.output() << 5
-
-    def write8(self, offset: int, value: int) -> None:
-        """Set gate and speaker."""
-        self._written = value & 0x0F
-        self._channel.set_gate(bool(value & 1))

@@ -1,6 +1,7 @@
-"""ACPI fixed hardware (ACPI 6.5, 4.8): PM1 events and control with power-off, and the 3.579545 MHz power-management timer."""
+"""Models ACPI fixed hardware (ACPI 6.5, 4.8): PM1 events and control with power-off, the 3.579545 MHz power-management timer."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 from trapgate.arch.layout import (
     ACPI_PM_BASE,
@@ -12,8 +13,11 @@ from trapgate.arch.layout import (
     PM_TIMER_PORT,
     S5_SLEEP_TYPE,
 )
-from trapgate.clock import Clock, Timer
+from trapgate.clock import Clock, Timer, TimerState
 from trapgate.devices.lines import Line, unconnected
+from trapgate.devices.parts import Part
+from trapgate.state import U64, Mask, State
+from trapgate.values import dataclass
 
 STATUS, ENABLE = PM1_EVENT_PORT - ACPI_PM_BASE, PM1_EVENT_PORT - ACPI_PM_BASE + 2
 CONTROL, TIMER = PM1_CONTROL_PORT - ACPI_PM_BASE, PM_TIMER_PORT - ACPI_PM_BASE
@@ -21,10 +25,22 @@ TIMER_STATUS, POWER_BUTTON = 1 << 0, 1 << 8  # PM1 status and enable
 STATUS_BITS = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 15
 ENABLE_BITS = 1 << 0 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 10
 SCI_ENABLED, SLEEP_TYPE_SHIFT, SLEEP_ENABLE = 1 << 0, 10, 1 << 13  # PM1 control
+KEPT = 0b111 << SLEEP_TYPE_SHIFT | 1 << 1  # of PM1 control: SLP_TYP and BM_RLD stay, SLP_EN reads as zero
 NS = 1_000_000_000
 
 
-class AcpiPm:
+@dataclass(frozen=True, slots=True)
+class AcpiPmState(State):
+    """The PM1 registers, and how many half periods of the timer the status tells of."""
+
+    status: Annotated[int, Mask(STATUS_BITS)]
+    enable: Annotated[int, Mask(ENABLE_BITS)]
+    control: Annotated[int, Mask(KEPT)]
+    half_seen: U64
+    timer: TimerState | None
+
+
+class AcpiPm(Part[AcpiPmState]):
     """The block of ports at 600h; `sci` is the level-triggered system control interrupt. ACPI mode is on from the start."""
 
     def __init__(self, clock: Clock, power_off: Callable[[], None], sci: Line = unconnected, bits: int = PM_TIMER_BITS) -> None:
@@ -35,6 +51,17 @@ class AcpiPm:
         self._status = self._enable = self._control = 0
         self._half_seen = 0  # half periods of the timer that status knows of
         self._timer: Timer | None = None
+
+    def save(self) -> AcpiPmState:
+        """Registers and timer."""
+        timer = self._timer.save() if self._timer else None
+        return AcpiPmState(self._status, self._enable, self._control, self._half_seen, timer)
+
+    def load(self, state: AcpiPmState) -> None:
+        """Registers and timer."""
+        self._status, self._enable, self._control = state.status, state.enable, state.control
+        self._half_seen = state.half_seen
+        self._timer = self._clock.again(self._timer, state.timer, self._update)
 
     def _ticks(self) -> int:
         return self._clock.now() * PM_TIMER_HZ // NS
@@ -89,7 +116,7 @@ class AcpiPm:
             reach = mask >> 8 * ENABLE & ENABLE_BITS
             self._enable = self._enable & ~reach | data >> 8 * ENABLE & reach
         if mask >> 8 * CONTROL & 0xFFFF:
-            reach = mask >> 8 * CONTROL & (0b111 << SLEEP_TYPE_SHIFT | 1 << 1)  # SLP_TYP and BM_RLD stay, SLP_EN reads as zero
+            reach = mask >> 8 * CONTROL & KEPT
             written = data >> 8 * CONTROL & 0xFFFF
             self._control = self._control & ~reach | written & reach
             if written & SLEEP_ENABLE and self._control >> SLEEP_TYPE_SHIFT & 7 == S5_SLEEP_TYPE:

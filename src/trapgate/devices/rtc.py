@@ -1,11 +1,15 @@
-"""The MC146818 real-time clock with its CMOS RAM: index and data port, alarm, periodic and update interrupts."""
+"""Models the MC146818 real-time clock with its CMOS RAM: index and data port, alarm, periodic and update interrupts."""
 
 import calendar
 import time
+from typing import Annotated
 
 from trapgate.arch.layout import RTC_CENTURY_INDEX
-from trapgate.clock import Clock, Timer
+from trapgate.clock import FAR, Clock, Moment, Timer, TimerState
 from trapgate.devices.lines import ByteDevice, Line, unconnected
+from trapgate.devices.parts import Part
+from trapgate.state import U8, Bits, Length, Mask, Range, State
+from trapgate.values import dataclass
 
 SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, WEEKDAY, DAY, MONTH, YEAR, A, B, C, D = range(14)
 UIP = 0x80  # register A: update in progress
@@ -16,9 +20,29 @@ DIVIDER_RUNS = 0x20  # register A bits 6:4 = 010: the 32 KiHz time base
 NS = 1_000_000_000
 UIP_NS = 244_000  # UIP rises so long before the update
 TIME_REGISTERS = (SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, RTC_CENTURY_INDEX)
+CMOS_SIZE = 128
+LATEST = 1 << 68  # ns since 1970: the year 11322, which no guest can set
 
 
-class Rtc(ByteDevice):
+@dataclass(frozen=True, slots=True)
+class RtcState(State):
+    """Registers and CMOS RAM. `offset` is the world's time (ns since 1970, UTC) at guest time 0.
+
+    `held` has the time registers, in the order of `TIME_REGISTERS`, while SET stops them; flags in C tell events up to `seen`.
+    """
+
+    offset: Annotated[int, Range(-FAR, LATEST)]
+    index: Annotated[int, Bits(7)]
+    cmos: Annotated[bytes, Length(CMOS_SIZE)]
+    a: Annotated[int, Bits(7)]
+    b: U8
+    c: Annotated[int, Mask(PERIODIC | ALARM | UPDATE)]
+    held: Annotated[tuple[U8, ...], Length(len(TIME_REGISTERS))] | None
+    seen: Moment
+    timer: TimerState | None
+
+
+class Rtc(ByteDevice, Part[RtcState]):
     """Ports 70h and 71h. Time is `wall_start` (ns since 1970, UTC) plus guest time plus what the guest set."""
 
     LENGTH = 2
@@ -27,13 +51,32 @@ class Rtc(ByteDevice):
         self._clock, self._line = clock, line
         self._offset = wall_start
         self._index = 0
-        self.cmos = bytearray(128)
+        self.cmos = bytearray(CMOS_SIZE)
         self._a, self._b, self._c = DIVIDER_RUNS | 6, HOURS24, 0
         self._held: dict[int, int] | None = None  # the time registers while SET stops them
         self._seen = clock.now()  # flags in C tell events up to this moment
         self._timer: Timer | None = None
 
+    def save(self) -> RtcState:
+        """Time, registers, CMOS RAM and timer."""
+        held = tuple(self._held[index] for index in TIME_REGISTERS) if self._held is not None else None
+        timer = self._timer.save() if self._timer else None
+        registers = self._a, self._b, self._c
+        return RtcState(self._offset, self._index, bytes(self.cmos), *registers, held, self._seen, timer)
+
+    def load(self, state: RtcState) -> None:
+        """Time, registers, CMOS RAM and timer."""
+        self._offset, self._index, self.cmos[:] = state.offset, state.index, state.cmos
+        self._a, self._b, self._c = state.a, state.b, state.c
+        self._held = dict(zip(TIME_REGISTERS, state.held, strict=True)) if state.held is not None else None
+        self._seen = state.seen
+        self._timer = self._clock.again(self._timer, state.timer, self._update)
+
     # Time
+
+    def begin(self, wall_start: int) -> None:
+        """The guest starts only now: so late it is (ns since 1970) at guest time 0, whenever the machine was made."""
+        self._offset = wall_start
 
     def _wall(self) -> int:
         return self._clock.now() + self._offset

@@ -1,10 +1,14 @@
-"""A 16550A serial port (National Semiconductor PC16550D): FIFOs, interrupts, modem control with loopback."""
+"""Models a 16550A serial port (National Semiconductor PC16550D): FIFOs, interrupts, modem control with loopback."""
 
 from collections import deque
 from collections.abc import Callable
+from typing import Annotated
 
-from trapgate.clock import Clock, Timer
+from trapgate.clock import Clock, Moment, Timer, TimerState
 from trapgate.devices.lines import ByteDevice, Line, unconnected
+from trapgate.devices.parts import Part
+from trapgate.state import U8, U16, Bits, Length, Mask, State, require
+from trapgate.values import dataclass
 
 DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR = range(8)  # register offsets; FCR is written where IIR is read
 IER_RECEIVED, IER_TRANSMIT, IER_LINE, IER_MODEM = 1, 2, 4, 8
@@ -24,7 +28,28 @@ TRANSMIT_NS = 10_000
 CHARACTER_NS = 86_806  # ten bits at 115200 baud: input comes no faster than a driver of a real port must bear
 
 
-class Uart(ByteDevice):
+@dataclass(frozen=True, slots=True)
+class UartState(State):
+    """Registers, what is in the FIFO, and the input that waits in front of it (`LOOPED` and `BREAK` mark what is no plain byte)."""
+
+    ier: Annotated[int, Bits(4)]
+    lcr: U8
+    mcr: Annotated[int, Bits(5)]
+    fcr: Annotated[int, Mask(0xC0 | FCR_ENABLE)]
+    scratch: U8
+    divisor: U16
+    lsr_errors: Annotated[int, Mask(LSR_OVERRUN | LSR_BREAK)]
+    msr_delta: Annotated[int, Bits(4)]
+    transmit_pending: bool
+    transmit_timer: TimerState | None
+    fifo: Annotated[tuple[Annotated[int, Mask(0xFF | LOOPED | BREAK)], ...], Length(0, FIFO_SIZE)]
+    queue: tuple[Annotated[int, Mask(0xFF | BREAK)], ...]
+    refill_timer: TimerState | None
+    next_refill: Moment
+    level: bool
+
+
+class Uart(ByteDevice, Part[UartState]):
     """Eight registers.
 
     Output goes to `sink` at once; input waits in an unbounded queue in front of the FIFO, so nothing typed is lost.
@@ -48,6 +73,38 @@ class Uart(ByteDevice):
         self._refill_timer: Timer | None = None
         self._next_refill = 0
         self._level = False
+
+    def save(self) -> UartState:
+        """All of it, input that waits as well."""
+        return UartState(
+            ier=self._ier,
+            lcr=self._lcr,
+            mcr=self._mcr,
+            fcr=self._fcr,
+            scratch=self._scratch,
+            divisor=self._divisor,
+            lsr_errors=self._lsr_errors,
+            msr_delta=self._msr_delta,
+            transmit_pending=self._transmit_pending,
+            transmit_timer=self._transmit_timer.save() if self._transmit_timer else None,
+            fifo=tuple(self._fifo),
+            queue=tuple(self._queue),
+            refill_timer=self._refill_timer.save() if self._refill_timer else None,
+            next_refill=self._next_refill,
+            level=self._level,
+        )
+
+    def load(self, state: UartState) -> None:
+        """All of it. StateError: more in the FIFO than it takes."""
+        require(state.fcr & FCR_ENABLE or len(state.fifo) <= 1, "a FIFO that is off holds one byte")
+        self._ier, self._lcr, self._mcr, self._fcr = state.ier, state.lcr, state.mcr, state.fcr
+        self._scratch, self._divisor = state.scratch, state.divisor
+        self._lsr_errors, self._msr_delta = state.lsr_errors, state.msr_delta
+        self._transmit_pending = state.transmit_pending
+        self._transmit_timer = self._clock.again(self._transmit_timer, state.transmit_timer, self._transmitted)
+        self._fifo, self._queue = deque(state.fifo), deque(state.queue)
+        self._refill_timer = self._clock.again(self._refill_timer, state.refill_timer, self._refill_due)
+        self._next_refill, self._level = state.next_refill, state.level
 
     # The other side
 

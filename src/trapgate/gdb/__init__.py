@@ -1,1 +1,1 @@
-"""The remote debugging stub: gdb's serial protocol without I/O, the machine behind it, and one file with sockets."""
+"""Speaks gdb's serial protocol: without I/O, the machine behind it, and one file with sockets."""

@@ -1,24 +1,35 @@
-"""A machine as a debugger's `Target`: registers, memory, breakpoints; and what the debugger wants it to do next.
+"""Makes a machine a debugger's `Target`: registers, memory, breakpoints; and what the debugger wants it to do next.
 
 Nothing here runs the machine: `host` does, and asks `going` and `step` before each run.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from trapgate import snapshot
+from trapgate.answering import Watch
 from trapgate.arch.control import CR0_PE, CR0_PG, EFER_LMA
 from trapgate.arch.flags import VM
 from trapgate.arch.msrs import MsrError
 from trapgate.arch.segments import ATTR_L
 from trapgate.debug.breakpoints import BreakpointTable
+from trapgate.errors import TrapgateError
 from trapgate.gdb.architecture import Architecture, CpuMode, choose
 from trapgate.gdb.description import PC
-from trapgate.gdb.target import BreakKind, Resume, TargetError
+from trapgate.gdb.events import Events
+from trapgate.gdb.names import RunningNames
+from trapgate.gdb.target import BreakKind, LastWrite, Names, Resume, TargetError, Way, When
 from trapgate.machine import Machine
 from trapgate.memory import RamError
-from trapgate.vcpu import Breakpoint, Kind
+from trapgate.vcpu import Breakpoint, EngineError, Kind, Vcpu
 
-THREAD = 1
-"""The thread of the only vCPU."""
+FIRST = 1
+"""The thread of the first vCPU: the others follow."""
+
+if TYPE_CHECKING:
+    from trapgate.gdb.travel import Travel
+    from trapgate.record.recording import Recording
 
 _KINDS = {
     BreakKind.HARDWARE: Kind.EXEC,
@@ -30,10 +41,21 @@ _LINEAR = 0xFFFF_FFFF  # addresses outside 64-bit mode
 _LONGEST_SHORT = 0xFFFF  # the last offset in a segment of real-address and virtual-8086 mode
 
 
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What trapgate's own errors say, for the debugger."""
+    try:
+        yield
+    except TrapgateError as error:
+        raise TargetError(str(error)) from error
+
+
 class MachineTarget:
-    """The `Target` of a machine with one vCPU. Call it on the machine's thread only, between runs of the vCPU.
+    """The `Target` of a machine. Call it on the machine's thread only, between runs of the vCPU.
 
     `reset` puts the machine into its state after loading and gives `code` anew (TargetError); None: that is not offered.
+    `file` is where `save` writes it to; '': that is not offered.
+    `recording` is the machine's, if it has one.
     `architecture` is what the user wants it to be described as, None to choose by `code`, the width of the image's code
     (`boot.plan.BootPlan.code`), and the CPU's mode.
     """
@@ -43,21 +65,33 @@ class MachineTarget:
         machine: Machine,
         going: bool,
         reset: Callable[[], int] | None = None,
+        file: str = "",
         architecture: Architecture | None = None,
         code: int = 0,
+        recording: "Recording | None" = None,
     ) -> None:
         self._architecture = architecture
         self._code = code
         self._machine = machine
-        self._vcpu = machine.vcpu
         self._reset = reset
+        self.file = file
         self._table = BreakpointTable()
         self._armed: tuple[frozenset[Breakpoint], frozenset[int]] = frozenset(), frozenset()
-        self._moved = False  # the debugger has put RIP where it is
+        self._moved = set[int]()  # threads whose RIP the debugger has put where it is
+        self._names = RunningNames(machine)
+        self._events = Events()
+        self._watches: tuple[Watch, ...] = ()
+        self._travel: Travel | None = None
+        if recording is not None:
+            from trapgate.gdb import travel  # most guests are not recorded
+
+            self._travel = travel.Travel(machine, recording, self._disarm, self._arm)
+        self.way: Way | None = None
+        """How the guest is to go back, if it is."""
         self.going = going
         """Whether the guest is to run now."""
-        self.action = Resume(THREAD)
-        """How it is to run."""
+        self.actions: Sequence[Resume] = ()
+        """What each thread does that does not stand still, the one that steps first; none named: all run."""
         self.interrupted = False
         """Whether the debugger asked for the stop that `Machine.pause` brings."""
         self.killed = False
@@ -75,19 +109,61 @@ class MachineTarget:
 
         Where the debugger has put it, they do: gdb moves the PC behind an INT3 of the guest's own, breaks there and continues.
         """
-        mine = next((action for action in actions if action.thread == THREAD), None)
-        if mine is None:
+        if not actions:
             raise TargetError("there is no such vCPU")
         try:
             self._arm()
         except ValueError as error:
             raise TargetError(str(error)) from error
-        self.action = mine
+        last = self.last
+        stepping = sorted((one for one in actions if one.step), key=lambda one: one.thread != last)
+        self.actions = stepping[:1] + [one for one in actions if not one.step]
         self.interrupted = False
-        if not self._moved:
-            self._vcpu.resume_over()
-        self._moved = False
-        self.going = True
+        for one in self.actions:  # of one that has not stopped there yet, nobody was told
+            if one.thread not in self._moved and (one.step or one.thread == last):
+                self._vcpu(one.thread).resume_over()
+        self._moved.clear()
+        self.way, self.going = None, True
+
+    @property
+    def travels(self) -> bool:
+        """Whether the guest is recorded."""
+        return self._travel is not None
+
+    @property
+    def travel(self) -> "Travel":
+        """Its time; TargetError where the guest is not recorded."""
+        if self._travel is None:
+            raise TargetError("the guest is not recorded, and cannot go back; start trapgate with --record FILE")
+        return self._travel
+
+    def back(self, way: Way) -> None:
+        """Let the guest go back."""
+        assert self.travel
+        self._moved.clear()
+        self.interrupted = False
+        self.way, self.going = way, True
+
+    def when(self) -> When:
+        """Where the guest is."""
+        return self.travel.when()
+
+    def goto(self, executed: int) -> None:
+        """Put the guest to a moment."""
+        self.travel.goto(executed)
+        self._stand()
+
+    def last_write(self, thread: int, address: int) -> LastWrite | None:
+        """Who changed what is at an address last."""
+        return self.travel.last_write(address)
+
+    @property
+    def last(self) -> int:
+        """The thread that ran last."""
+        return FIRST + self._machine.turns.running.number
+
+    def _vcpu(self, thread: int) -> Vcpu:
+        return self._machine.processors[thread - FIRST].vcpu
 
     def interrupt(self) -> None:
         """Stop soon."""
@@ -97,8 +173,9 @@ class MachineTarget:
     def detach(self) -> None:
         """No breakpoints, and run."""
         self._table.clear()
+        self.stop_on(Events())
         self._arm()
-        self.action = Resume(THREAD)
+        self.actions, self.way = (), None
         self.interrupted = False
         self.going = True
 
@@ -118,20 +195,58 @@ class MachineTarget:
         if self._reset is None:
             raise TargetError("this machine cannot be reset; end it and start it again")
         self._code = self._reset()
-        self._vcpu = self._machine.vcpu
         self._armed = frozenset(), frozenset()
-        self._moved = self.going = self.interrupted = False
-        self.action = Resume(THREAD)
+        self._stand()
+
+    def begin(self) -> bool:
+        """The guest stands at its start, and goes on with the same breakpoints. Whether the debugger was stepping through it."""
+        self._armed = frozenset(), frozenset()
+        self._moved.clear()
+        self._arm()
+        stepping, self.actions = bool(self.actions) and self.actions[0].step, ()
+        return stepping
+
+    def press_power_button(self) -> None:
+        """Ask the guest to switch itself off."""
+        if self.travels:
+            raise TargetError("the guest is recorded, and its power button is no part of a recording")
+        self._machine.press_power_button()
+
+    def save(self) -> None:
+        """Write the machine to its file."""
+        with _told():
+            snapshot.save(self._machine, self._named_file())
+
+    def restore(self) -> None:
+        """Put the machine back to what its file says; the CPU keeps its breakpoints."""
+        if self.travels:
+            raise TargetError("the guest is recorded, and has the past of that recording: go back in it with monitor goto")
+        with _told():
+            snapshot.restore(self._machine, self._named_file())
+        self._stand()
+
+    def _named_file(self) -> str:
+        """The file of a machine that was given one: a debugger names no files of the host."""
+        if not self.file:
+            raise TargetError("no file was named for the machine's state; start trapgate with --save FILE")
+        return self.file
+
+    def _stand(self) -> None:
+        """The guest stands where it has been put."""
+        self._moved.clear()
+        self.going = self.interrupted = False
+        self.actions = ()
 
     # Breakpoints
 
     def insert(self, kind: BreakKind, address: int, length: int) -> None:
-        """Arm a breakpoint. A hardware one is armed at once, so that an engine that has no room for it can say so."""
+        """Arm a breakpoint. An engine that may have no room for a hardware one is told at once, so that it can say so."""
         try:
             if kind is BreakKind.SOFTWARE:
                 self._table.insert_software(address)
                 return
-            if self._table.insert(_KINDS[kind], address, length) and not frozenset(self._table.hardware()) <= self._armed[0]:
+            new = self._table.insert(_KINDS[kind], address, length) and not self._machine.engine.has_room
+            if new and not frozenset(self._table.hardware()) <= self._armed[0]:
                 self._arm()
         except ValueError as error:  # the table's, or the engine's that has no room
             self.remove(kind, address, length)
@@ -150,78 +265,113 @@ class MachineTarget:
         yield from ((BreakKind.SOFTWARE, address, 1) for address in self._table.software())
         yield from ((names[one.kind], one.address, one.length) for one in self._table.hardware())
 
+    @property
+    def events(self) -> Events:
+        """As asked last."""
+        return self._events
+
+    def stop_on(self, events: Events) -> None:
+        """Have the vCPU tell of exceptions, and the ports of accesses."""
+        if events.vectors != self._events.vectors:
+            try:
+                self._machine.catch(events.vectors)
+            except EngineError as error:
+                raise TargetError(str(error)) from error
+        if events.ports != self._events.ports:
+            for watch in self._watches:
+                self._machine.added.unwatch(watch)
+            self._watches = tuple(Watch(ports, self._machine.stop) for ports in events.ports)
+            for watch in self._watches:
+                self._machine.added.watch(watch)
+        self._events = events
+
     def _arm(self) -> None:
-        """Tell the vCPU, if anything differs from what it knows: gdb lifts and plants all breakpoints around every stop."""
+        """Tell the vCPUs, if anything differs from what it knows: gdb lifts and plants all breakpoints around every stop."""
         hardware, software = self._table.hardware(), self._table.software()
         new = frozenset(hardware), frozenset(software)
         if new != self._armed:
-            self._vcpu.arm(hardware, software)
+            self._machine.arm(hardware, software)
             self._armed = new
+
+    def _disarm(self) -> None:
+        """No breakpoint is armed, until the guest is let go."""
+        self._machine.arm((), ())
+        self._armed = frozenset(), frozenset()
 
     # State
 
     def threads(self) -> Sequence[int]:
-        """The one vCPU."""
-        return (THREAD,)
+        """One for each vCPU."""
+        return range(FIRST, FIRST + len(self._machine.processors))
 
     def architecture(self) -> Architecture:
         """What the user wants, or else what image and mode suggest."""
         return self._architecture or choose(self._code, self.mode())
 
     def mode(self) -> CpuMode:
+        """That of the first vCPU."""
+        return self._mode(FIRST)
+
+    def _mode(self, thread: int) -> CpuMode:
         """By CR0.PE and EFER.LMA."""
-        if not self._vcpu.get("cr0") & CR0_PE:
+        if not self._vcpu(thread).get("cr0") & CR0_PE:
             return CpuMode.REAL
-        return CpuMode.LONG if self._vcpu.get("efer") & EFER_LMA else CpuMode.PROTECTED
+        return CpuMode.LONG if self._vcpu(thread).get("efer") & EFER_LMA else CpuMode.PROTECTED
 
     def describe(self, thread: int) -> str:
-        """Mode and privilege level."""
-        mode = self.mode()
+        """Mode and privilege level; and the task of a Linux kernel whose names are known."""
+        if self._machine.processors[thread - FIRST].waiting:
+            return "not started"
+        mode, vcpu = self._mode(thread), self._vcpu(thread)
         if mode is CpuMode.REAL:
             return "real mode"
-        paging = "" if self._vcpu.get("cr0") & CR0_PG else ", no paging"
-        return f"{mode.value} mode{paging}, CPL {self._vcpu.get('cs') & 3}"
+        paging = "" if vcpu.get("cr0") & CR0_PG else ", no paging"
+        task = self._names.running(thread - FIRST)
+        return f"{mode.value} mode{paging}, CPL {vcpu.get('cs') & 3}" + (f", {task}" if task else "")
 
-    def _code_base(self) -> int | None:
+    def _code_base(self, thread: int) -> int | None:
         """Where CS begins; None in 64-bit mode, where RIP is linear by itself (SDM vol. 3, 3.4.4)."""
-        if self._vcpu.get("efer") & EFER_LMA and self._vcpu.get("cs_attributes") & ATTR_L:
+        vcpu = self._vcpu(thread)
+        if vcpu.get("efer") & EFER_LMA and vcpu.get("cs_attributes") & ATTR_L:
             return None
-        return self._vcpu.get("cs_base")
+        return vcpu.get("cs_base")
 
-    def program_counter(self) -> int:
+    def program_counter(self, thread: int) -> int:
         """The linear address of the next instruction: it is what breakpoints, memory and symbols are told by."""
-        base, offset = self._code_base(), self._vcpu.get("rip")
+        base, offset = self._code_base(thread), self._vcpu(thread).get("rip")
         return offset if base is None else base + offset & _LINEAR
 
-    def _set_program_counter(self, address: int) -> None:
+    def _set_program_counter(self, thread: int, address: int) -> None:
         """Go on at a linear address; ValueError when CS does not reach it."""
-        base, offset = self._code_base(), address
+        vcpu, base, offset = self._vcpu(thread), self._code_base(thread), address
         if base is not None:
             offset = address - base & _LINEAR
-            short = self.mode() is CpuMode.REAL or self._vcpu.get("rflags") & VM
+            short = self._mode(thread) is CpuMode.REAL or vcpu.get("rflags") & VM
             if address > _LINEAR or (short and offset > _LONGEST_SHORT):
                 raise ValueError(f"CS begins at {base:#x} and does not reach it")
-        if offset != self._vcpu.get("rip"):
-            self._moved = True
-            self._vcpu.set("rip", offset)
+        self.set_register(thread, "rip", offset)
 
     def get_register(self, thread: int, name: str) -> int | None:
         """A register; None when this vCPU has none such."""
         if name == PC:
-            return self.program_counter()
+            return self.program_counter(thread)
         try:
-            return self._vcpu.get(name)
+            return self._vcpu(thread).get(name)
         except KeyError:
             return None
 
     def set_register(self, thread: int, name: str, value: int) -> None:
         """Change a register."""
+        vcpu = self._vcpu(thread)
         try:
             if name == PC:
-                self._set_program_counter(value)
+                self._set_program_counter(thread, value)
                 return
-            self._moved |= name == "rip" and value != self._vcpu.get("rip")
-            self._vcpu.set(name, value)
+            if (before := vcpu.get(name)) != value and name == "rip":
+                self._moved.add(thread)
+            vcpu.set(name, value)
+            if self._travel is not None and value != before:
+                self._travel.register(thread - FIRST, name, value)
         except KeyError:
             raise TargetError(f"this vCPU has no register {name}") from None
         except ValueError as error:
@@ -229,35 +379,40 @@ class MachineTarget:
 
     def read_memory(self, thread: int, address: int, length: int) -> bytes:
         """Guest-virtual memory; short where it is unmapped."""
-        return self._vcpu.read_virtual(address, length)
+        return self._vcpu(thread).read_virtual(address, length)
 
     def write_memory(self, thread: int, address: int, data: bytes) -> bool:
         """Change guest-virtual memory, whatever its rights."""
-        return self._vcpu.write_virtual(address, data)
+        written = self._vcpu(thread).write_virtual(address, data)
+        if written and self._travel is not None:
+            self._travel.memory(thread - FIRST, address, data)
+        return written
 
     def read_msr(self, thread: int, index: int) -> int:
         """An MSR."""
         try:
-            return self._vcpu.read_msr(index)
+            return self._vcpu(thread).read_msr(index)
         except MsrError as error:
             raise TargetError(str(error)) from error
 
     def write_msr(self, thread: int, index: int, value: int) -> None:
         """Change an MSR."""
         try:
-            self._vcpu.write_msr(index, value)
+            self._vcpu(thread).write_msr(index, value)
         except MsrError as error:
             raise TargetError(str(error)) from error
+        if self._travel is not None:
+            self._travel.msr(thread - FIRST, index, value)
 
     def translate(self, thread: int, address: int) -> int | None:
         """Through the guest's page tables."""
-        return self._vcpu.translate(address)
+        return self._vcpu(thread).translate(address)
 
     def _lift(self) -> None:
         """Take software breakpoints out of RAM, where an engine may have put bytes of its own; `resume` plants them again."""
         hardware, software = self._armed
         if software:
-            self._vcpu.arm(tuple(hardware), ())
+            self._machine.arm(tuple(hardware), ())
             self._armed = hardware, frozenset()
 
     def read_physical(self, address: int, length: int) -> bytes:
@@ -276,4 +431,10 @@ class MachineTarget:
         if not self._machine.ram.contains(address, len(data)):
             return False
         self._machine.ram.write(address, data)
+        if self._travel is not None:
+            self._travel.physical(address, data)
         return True
+
+    def names(self, within: float | None = None) -> Names:
+        """Those of a Linux kernel, out of its own tables."""
+        return self._names.now(within)

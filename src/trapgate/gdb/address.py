@@ -6,9 +6,10 @@ import ipaddress
 import os
 import socket
 import stat
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 
 from trapgate.hostcall import SCARCE, HostError
+from trapgate.values import dataclass, replace
 
 LOOPBACK = "127.0.0.1"
 _BACKLOG = 16  # connections that wait to be accepted

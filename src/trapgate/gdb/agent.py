@@ -1,4 +1,4 @@
-"""Conditions of breakpoints, evaluated here instead of by gdb: the agent expression bytecode (gdb manual, appendix F).
+"""Evaluates conditions of breakpoints here instead of in gdb: the agent expression bytecode (gdb manual, appendix F).
 
 A stack of 64-bit integers; operands in the code are big-endian. Only what conditions need: nothing that collects trace data.
 """

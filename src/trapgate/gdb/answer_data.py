@@ -1,4 +1,4 @@
-"""Answers to packets about registers, memory and breakpoints."""
+"""Answers packets about registers, memory and breakpoints."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Answers to queries: features, threads, objects to transfer, symbols, and the way to `monitor` commands."""
+"""Answers queries: features, threads, objects to transfer, symbols, and the way to `monitor` commands."""
 
 from collections.abc import Callable
 from xml.sax.saxutils import quoteattr
@@ -107,7 +107,7 @@ def features(context: Context, annex: str) -> bytes | None:
     """The target description: of what the guest is when its reading begins."""
     if annex != "target.xml":
         return None
-    return target_xml(context.described or context.describe(), named=context.lldb)
+    return target_xml(context.described or context.describe(), context.avx, named=context.lldb)
 
 
 def description(context: Context, arguments: tuple[str, int, int]) -> bytes:

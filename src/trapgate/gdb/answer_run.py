@@ -1,11 +1,11 @@
-"""Answers to packets that resume, start again, end or leave the guest."""
+"""Answers packets that resume, start again, end or leave the guest."""
 
 import contextlib
 from collections.abc import Callable
 
 from trapgate.gdb.context import OK, Context, Malformed, State, data_of_hex, number, numbers, stop_reply, thread_id
 from trapgate.gdb.description import PC
-from trapgate.gdb.target import SIGKILL, SIGTRAP, Killed, Resume, Stopped, TargetError
+from trapgate.gdb.target import SIGKILL, SIGTRAP, Killed, Resume, Stopped, TargetError, Way
 
 Actions = list[tuple[bool, tuple[int, int] | None, int]]  # step?, range, thread (-1: every other)
 
@@ -30,6 +30,18 @@ def resume(context: Context, arguments: tuple[bool, int | None]) -> None:
         context.target.set_register(context.thread(), PC, address)
     threads = [chosen] if chosen > 0 else [context.thread()] if step else list(context.target.threads())
     context.resume([Resume(thread, step) for thread in threads])
+
+
+def back(way: Way) -> Callable[[Context, None], bytes | None]:
+    """An answer to bs or bc: back by an instruction, or to what stopped the guest last; not understood where it cannot."""
+
+    def answer(context: Context, arguments: None) -> bytes | None:
+        if not context.target.travels:
+            return b""
+        context.back(way)
+        return None
+
+    return answer
 
 
 def parse_vcont(text: bytes) -> Actions:

@@ -1,4 +1,4 @@
-"""Which architecture a guest is described as to a debugger: what the user asked for, or what image and CPU mode suggest."""
+"""Says which architecture a guest is described as to a debugger: what the user asked for, or what image and CPU mode suggest."""
 
 from enum import Enum
 

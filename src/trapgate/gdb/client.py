@@ -1,4 +1,4 @@
-"""A small debugger's side of the protocol: for tests, and for showing the stub where gdb is not installed. Blocking."""
+"""Speaks a debugger's side of the protocol: for tests, and for showing the stub where gdb is not installed. Blocking."""
 
 import socket
 import time

@@ -1,14 +1,15 @@
-"""What one gdb connection remembers between packets, and the readers of packet arguments that every answer uses."""
+"""Remembers what belongs to one gdb connection between packets, and reads the arguments of packets for every answer."""
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from trapgate.arch.registers import Register
 from trapgate.gdb.architecture import Architecture, alone
 from trapgate.gdb.description import LAYOUTS, WIDE, Layout, size
-from trapgate.gdb.target import BreakKind, Killed, Resume, Stop, Stopped, Target, Why
+from trapgate.gdb.target import BreakKind, Killed, Resume, Stop, Stopped, Target, Way, Why
+from trapgate.values import dataclass
 
 
 class State(Enum):
@@ -52,7 +53,11 @@ class Context:
     outbox: list[bytes] = field(default_factory=list)
     threads_left: list[int] = field(default_factory=list)
     conditions: dict[tuple[BreakKind, int], tuple[bytes, ...]] = field(default_factory=dict)
+    opened: dict[int, bytes] = field(default_factory=dict)
+    """Contents of the files that the client has open, by descriptor."""
     actions: list[Resume] = field(default_factory=list)
+    backwards: bool = False
+    """Whether the target went back when it was let go last."""
     described: Architecture | None = None
     """What the client has been told that the guest is."""
     lldb: bool = False
@@ -63,7 +68,7 @@ class Context:
         self.described = self.target.architecture()
         if self.lldb:  # it does not choose among several
             self.described = alone(self.described, self.target.mode())
-        self._layout = LAYOUTS[self.described]
+        self._layout = LAYOUTS[self.described, self.avx]
         return self.described
 
     @property
@@ -75,8 +80,13 @@ class Context:
         """
         if self._layout is None:
             own = alone(self.target.architecture(), self.target.mode())
-            self._layout = LAYOUTS[own] if self.own_description else WIDE
+            self._layout = LAYOUTS[own, self.avx] if self.own_description else WIDE
         return self._layout
+
+    @property
+    def avx(self) -> bool:
+        """Whether the CPU has the upper halves of YMM registers."""
+        return self.target.get_register(self.thread(), "ymm0h") is not None
 
     @property
     def own_description(self) -> bool:
@@ -104,7 +114,13 @@ class Context:
     def resume(self, actions: list[Resume]) -> None:
         """Let the target go: nothing but an interrupt is expected until it stops."""
         self.target.resume(actions)
-        self.actions = actions
+        self.actions, self.backwards = actions, False
+        self.state = State.RUNNING
+
+    def back(self, way: Way) -> None:
+        """Let the target go back; the conditions of breakpoints are asked for on the way."""
+        self.target.back(way)
+        self.backwards = True
         self.state = State.RUNNING
 
     def end(self, stop: Stop) -> None:
@@ -135,6 +151,8 @@ def stop_reply(context: Context, stop: Stop) -> bytes:
             reply += f"{index:02x}:{on_wire(register, value).hex()};"
     if stop.why in (Why.WRITE, Why.READ, Why.ACCESS):
         reply += f"{stop.why.value}:{stop.address:x};"
+    elif stop.why in (Why.BEGIN, Why.END):
+        reply += f"{stop.why.value};"
     elif stop.why is not Why.PLAIN and stop.why.value in context.features:
         reply += f"{stop.why.value}:;"
     return reply.encode()

@@ -1,4 +1,4 @@
-"""The registers as a debugger is told of them: target.xml and the layout of `g` and `p` packets, from the table of registers.
+"""Describes the registers to a debugger: target.xml and the layout of `g` and `p` packets, from the table of registers.
 
 There is a layout for each `Architecture`. gdb takes a description when its feature org.gnu.gdb.i386.core has the registers of the
 architecture that gdb has chosen: RAX to RIP for i386:x86-64, EAX to EIP for i386 and i8086 (gdb manual, i386 Features; tried with
@@ -7,11 +7,12 @@ Our feature, the system registers, is read register by register and never saved 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 
+from trapgate.arch.registers import AVX, CORE, FEATURES, OURS, SEGMENTS, SSE, TABLE, Group, Register
 from trapgate.arch.registers import BY_NAME as BY_VCPU_NAME
-from trapgate.arch.registers import CORE, OURS, SEGMENTS, SSE, TABLE, Group, Register
 from trapgate.gdb.architecture import Architecture
+from trapgate.values import dataclass, replace
 
 PC = "pc"
 """What `Target` calls the program counter as debuggers want it: linear, with the base of CS. `rip` is the offset in CS."""
@@ -41,7 +42,8 @@ def _narrow() -> Iterator[Register]:
     for one in _fixed():
         if one.feature == CORE and one.gdb_bits != 64:
             yield one
-    yield from (one for one in _fixed() if one.feature == SSE and (one.name == "mxcsr" or int(one.name[3:]) < 8))
+    numbers = {f"{stem}{n}{end}" for n in range(8) for stem, end in (("xmm", ""), ("ymm", "h"))}
+    yield from (one for one in _fixed() if one.feature in (SSE, AVX) and (one.name == "mxcsr" or one.name in numbers))
     yield from (one for one in _fixed() if one.feature == OURS)
 
 
@@ -80,16 +82,20 @@ class Layout:
         object.__setattr__(self, "expedited", tuple(pair for pair in chosen if pair[1].name in ("rbp", "rsp", PC)))
 
 
-_ANY = Layout(tuple(_all()), pointers=False)
-LAYOUTS: dict[Architecture, Layout] = {
-    Architecture.I8086: _ANY,
-    Architecture.I386: Layout(tuple(_narrow()), pointers=False),
-    Architecture.X86_64: Layout(tuple(_wide()), pointers=True),
-    Architecture.ANY: _ANY,
-}
-"""What each architecture is described by."""
+def _layouts(avx: bool) -> Iterator[tuple[tuple[Architecture, bool], Layout]]:
+    def layout(registers: Iterator[Register], pointers: bool = False) -> Layout:
+        return Layout(tuple(one for one in registers if avx or one.feature != AVX), pointers)
 
-WIDE = LAYOUTS[Architecture.X86_64]
+    yield (Architecture.I8086, avx), layout(_all())
+    yield (Architecture.I386, avx), layout(_narrow())
+    yield (Architecture.X86_64, avx), layout(_wide(), pointers=True)
+    yield (Architecture.ANY, avx), layout(_all())
+
+
+LAYOUTS: dict[tuple[Architecture, bool], Layout] = dict(pair for avx in (False, True) for pair in _layouts(avx))
+"""What each architecture is described by, on a CPU without and with AVX."""
+
+WIDE = LAYOUTS[Architecture.X86_64, False]
 """The layout for a client that asks for no description."""
 
 NUMBERS: dict[str, int] = {one.name: number for number, one in enumerate(WIDE.registers)}
@@ -115,7 +121,7 @@ _FLAGS: dict[str, tuple[int, str]] = {
     "efer": (8, "SCE LME:8 LMA:10 NXE SVME LMSLE FFXSR TCE"),
     "dr6": (8, "B0 B1 B2 B3 noBLD:11 BD:13 BS BT noRTM"),
 }
-_TYPES_OF = {CORE: ("i386_eflags",), SSE: ("i386_mxcsr",), SEGMENTS: (), OURS: ("cr0", "cr4", "efer", "dr6")}
+_TYPES_OF = {CORE: ("i386_eflags",), SSE: ("i386_mxcsr",), AVX: (), SEGMENTS: (), OURS: ("cr0", "cr4", "efer", "dr6")}
 _ADDRESSES = (
     "cr2",
     "dr0",
@@ -187,15 +193,16 @@ _ELEMENTS = {
 }
 
 
-def target_xml(architecture: Architecture, named: bool = False) -> bytes:
+def target_xml(architecture: Architecture, avx: bool = False, named: bool = False) -> bytes:
     """The target description of an architecture, with every register of its layout.
 
-    With `named` it tells its architecture in any case, for debuggers that know no default.
+    `avx`: the CPU has the upper halves of YMM registers. With `named` it tells its architecture in any case, for debuggers that
+    know no default.
     """
-    layout = LAYOUTS[architecture]
+    layout = LAYOUTS[architecture, avx]
     lines = ['<?xml version="1.0"?>', '<!DOCTYPE target SYSTEM "gdb-target.dtd">', '<target version="1.0">']
     lines.append("<architecture>i386</architecture>" if named and architecture is Architecture.I386 else _ELEMENTS[architecture])
-    for feature in (CORE, SSE, SEGMENTS, OURS):
+    for feature in FEATURES:
         registers = [(number, one) for number, one in enumerate(layout.registers) if one.feature == feature]
         if not registers:
             continue

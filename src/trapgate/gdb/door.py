@@ -9,12 +9,13 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from trapgate.gdb.address import TcpAddress, UnixAddress, forget, listen
 from trapgate.gdb.newcomer import Newcomer, Verdict, refusal
 from trapgate.gdb.stream import SocketStream, Stream, happened, watch
 from trapgate.hostcall import SCARCE
+from trapgate.values import dataclass
 
 MOST_WAITING = 8
 """Clients that have said nothing valid yet; one more, and the oldest has to go."""

@@ -1,4 +1,4 @@
-"""Frames of gdb's remote protocol: a pure function from bytes to one event, and its inverse.
+"""Frames gdb's remote protocol: a pure function from bytes to one event, and its inverse.
 
 A frame is `$payload#cc`: cc is the sum of the payload's bytes modulo 256 in hex. In a payload `}` escapes the next byte (xor 20h).
 Replies may be run-length coded: `x*n` repeats x another ord(n) - 29 times; requests never are, a `*` in them stands for itself
@@ -6,7 +6,8 @@ Replies may be run-length coded: `x*n` repeats x another ord(n) - 29 times; requ
 """
 
 import re
-from dataclasses import dataclass
+
+from trapgate.values import dataclass
 
 PACKET_SIZE = 0x20000
 """The longest frame that is accepted, `$`, `#` and checksum included: what qSupported advertises. One `m` reads 64 KiB."""

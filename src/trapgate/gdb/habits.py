@@ -6,6 +6,7 @@ SAME = {
     "?": "help",
     "q": "quit",
     "system_reset": "reset",
+    "system_powerdown": "power-button",
     "gva2gpa": "translate",
     "info cpus": "info vcpus",
     "info registers -a": "info registers",
@@ -15,7 +16,7 @@ SAME = {
 _GDB = "gdb has it"
 _SEE = "is not shown"
 _FIXED = "the machine is what it was started with"
-_NO_STATE = "states are not kept; 'monitor reset' goes back to the start"
+_ONE_STATE = "one state is kept, in the file of --save: 'monitor snapshot save' and 'monitor snapshot load'"
 _NO_DISPLAY = "there is no display; 'monitor screen' shows text at b8000"
 _NO_FILES = "no file of the host is read or written here"
 
@@ -31,7 +32,7 @@ OTHERS = {
     "info kvm": "--engine says which CPU it is, when trapgate is started",
     "info status": f"it stands while you can ask; {_GDB}: info threads",
     "info name": _FIXED,
-    "info snapshots": _NO_STATE,
+    "info snapshots": _ONE_STATE,
     "info profile": "--profile, when trapgate is started",
     "info jit": "--profile, when trapgate is started",
     "info via": f"the state of devices {_SEE}",
@@ -45,7 +46,7 @@ OTHERS = {
     **dict.fromkeys(("i", "o", "inb", "outb"), "ports are the guest's: let it execute IN or OUT"),
     **dict.fromkeys(("memsave", "pmemsave"), f"{_NO_FILES}; gdb's: dump binary memory FILE START END"),
     "dump-guest-memory": f"{_NO_FILES}; gdb's: dump binary memory FILE START END",
-    **dict.fromkeys(("savevm", "loadvm", "delvm", "migrate", "snapshot_blkdev"), _NO_STATE),
+    **dict.fromkeys(("savevm", "loadvm", "delvm", "migrate", "snapshot_blkdev"), _ONE_STATE),
     **dict.fromkeys(("screendump", "change", "vnc"), _NO_DISPLAY),
     **dict.fromkeys(("sendkey", "mouse_move", "mouse_button"), "there is no keyboard or mouse; COM1 is the guest's console"),
     **dict.fromkeys(("device_add", "device_del", "drive_add", "netdev_add", "object_add", "cpu", "balloon", "set"), _FIXED),
@@ -53,7 +54,7 @@ OTHERS = {
     **dict.fromkeys(("singlestep", "one-insn-per-tb"), f"{_GDB}: stepi"),
     "gdbserver": "this is it",
     **dict.fromkeys(("nmi", "mce"), "no interrupt can be made from here"),
-    **dict.fromkeys(("system_powerdown", "system_wakeup"), "there is no power button; 'monitor quit' ends the machine"),
+    "system_wakeup": "the machine does not sleep",
 }
 """QEMU's other words, and what to do instead."""
 

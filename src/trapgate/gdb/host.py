@@ -2,15 +2,34 @@
 
 import queue
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from trapgate.gdb.adapter import THREAD, MachineTarget
+from trapgate.gdb import events
+from trapgate.gdb.adapter import FIRST, MachineTarget
 from trapgate.gdb.address import Address
 from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.stub import Stub
 from trapgate.gdb.target import SIGABRT, SIGINT, SIGSEGV, SIGTRAP, Exited, Killed, Stopped, Why
 from trapgate.machine import Machine
-from trapgate.stops import BreakpointHit, BusLocked, DeviceFault, ExitKind, MachineExit, Paused, SoftwareHit, StepDone, Stop
+from trapgate.stops import (
+    BreakpointHit,
+    BusLocked,
+    DeviceFault,
+    ExceptionRaised,
+    ExitKind,
+    MachineExit,
+    Paused,
+    PortAccessed,
+    RecordingBegins,
+    RecordingEnds,
+    SoftwareHit,
+    StepDone,
+    Stop,
+)
 from trapgate.vcpu import Kind
+
+if TYPE_CHECKING:
+    from trapgate.record.recording import Recording
 
 _WHY = {Kind.EXEC: Why.HARDWARE, Kind.WRITE: Why.WRITE, Kind.READ: Why.READ, Kind.ACCESS: Why.ACCESS}
 _LOOK_FIRST = {ExitKind.SHUTDOWN: SIGSEGV, ExitKind.DEAD: SIGABRT}  # ends that a debugger wants to see before they happen
@@ -19,8 +38,10 @@ _LOOK_FIRST = {ExitKind.SHUTDOWN: SIGSEGV, ExitKind.DEAD: SIGABRT}  # ends that 
 class DebugHost:
     """A machine with a stub. It listens from the start; AddressError when it cannot.
 
-    With `wait` the guest does not run before a debugger lets it. `reset`, `architecture`, `code`: see `MachineTarget`. `seen` is
-    called on the machine's thread at each stop that a debugger sees. `tell` takes lines for the user, on any thread.
+    With `wait` the guest does not run before a debugger lets it. `reset`, `file`, `architecture`, `code`, `recording`: see
+    `MachineTarget`.
+    `begins_again` puts a guest that has ended back to its start, and says whether it did: it then goes on, breakpoints kept.
+    `seen` is called on the machine's thread at each stop that a debugger sees. `tell` takes lines for the user, on any thread.
     """
 
     def __init__(
@@ -30,19 +51,25 @@ class DebugHost:
         *,
         wait: bool = False,
         reset: Callable[[], int] | None = None,
+        file: str = "",
         seen: Callable[[], None] | None = None,
         architecture: Architecture | None = None,
         code: int = 0,
+        recording: "Recording | None" = None,
         tell: Callable[[str], None] = lambda line: None,
+        begins_again: Callable[[MachineExit], bool] = lambda end: False,
     ) -> None:
-        self._machine = machine
+        self._machine, self._begins_again = machine, begins_again
         self._seen = seen or (lambda: None)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._looked = False
         self._end: MachineExit | None = None  # of a guest that a debugger may start again
         self._reset = reset
         begin_again = None if reset is None else self._begin_again
-        self.target = MachineTarget(machine, going=not wait, reset=begin_again, architecture=architecture, code=code)
+        self._recording = recording
+        self.target = MachineTarget(
+            machine, not wait, reset=begin_again, file=file, architecture=architecture, code=code, recording=recording
+        )
         machine.on_failure = lambda: self._inbox.put(lambda: None)  # `run` looks then
         self._stub = Stub(address, self.target, self.post, failed=machine.fail, tell=tell)
 
@@ -71,7 +98,7 @@ class DebugHost:
                     continue
                 if not self._inbox.empty():
                     self._machine.post(self._take_calls)
-                stop = self._machine.resume(step=self.target.action.step)
+                stop = self._resume()
                 if (end := self._stopped(stop)) is not None:
                     return end
             return self._end or MachineExit(ExitKind.STOPPED, 0, "ended by the debugger")
@@ -82,6 +109,20 @@ class DebugHost:
             raise
         finally:
             self._stub.close()
+
+    def _resume(self) -> Stop:
+        """Run as the debugger wants it."""
+        actions, threads = self.target.actions, self.target.threads()
+        step = bool(actions) and actions[0].step
+        some = step or len(actions) < len(threads)
+        only = [action.thread - FIRST for action in actions] if some else ()
+        if not self.target.travels:
+            return self._machine.resume(step, only=only)
+        if self.target.way is None:
+            return self.target.travel.resume(step, only)
+        self._looked = False
+        stop = self.target.travel.back(self.target.way, lambda stop: self._stub.wanted(describe(stop, self.target.last)))
+        return RecordingBegins() if stop is None else stop
 
     def _begin_again(self) -> int:
         assert self._reset is not None
@@ -102,48 +143,68 @@ class DebugHost:
         """Tell the debugger of a stop that is worth it; the machine's end when this is it."""
         target = self.target
         if isinstance(stop, MachineExit):
-            look_first = stop.kind in _LOOK_FIRST and self._stub.attached and not self._looked
-            if not look_first:
+            worth = stop.kind in _LOOK_FIRST or self.target.travels
+            look_first = worth and self._stub.attached and not self._looked
+            if not look_first and self._begins_again(stop):
+                self._looked = False
+                if not target.begin():
+                    return None
+                stop = StepDone()
+            elif not look_first:
                 self._stub.stopped(Killed() if stop.kind is ExitKind.FAULT else Exited(stop.status & 0xFF))
                 if not self._stub.outlived:
                     return stop
                 self._end, target.going = stop, False
                 return None
-            self._looked = True
+            else:
+                self._looked = True
         if isinstance(stop, Paused):
             if not target.interrupted or not target.going:
                 return None  # a debugger came, or changed its mind
             target.interrupted = False
-        if isinstance(stop, StepDone) and target.action.within is not None:
-            start, end = target.action.within
-            if start <= target.program_counter() < end:
+        if isinstance(stop, StepDone) and target.actions and (within := target.actions[0].within) is not None:
+            if within[0] <= target.program_counter(target.last) < within[1]:
                 return None
         if self._stub.attached:
             target.going = False
             self._seen()
-            self._stub.stopped(describe(stop))
+            self._stub.stopped(describe(stop, target.last))
         elif isinstance(stop, BusLocked):
             return MachineExit(ExitKind.STOPPED, 1, stop.line)
         elif isinstance(stop, DeviceFault):
             return MachineExit(ExitKind.FAULT, 1, stop.story)
+        elif isinstance(stop, RecordingEnds) and self._recording is not None and not self._recording.live:
+            return MachineExit(ExitKind.STOPPED, 1, "the recording ends here")
         return None
 
 
-def describe(stop: Stop) -> Stopped:
-    """A machine's stop in a debugger's words. A watchpoint is told rather than an execution breakpoint, if both matched."""
+def describe(stop: Stop, thread: int) -> Stopped:
+    """A machine's stop in a debugger's words; `thread` ran last.
+
+    A watchpoint is told rather than an execution breakpoint, if both matched.
+    """
     match stop:
         case BreakpointHit(hits=hits):
             one = max(hits, key=lambda hit: hit.kind is not Kind.EXEC)
-            return Stopped(THREAD, why=_WHY[one.kind], address=one.address)
+            return Stopped(thread, why=_WHY[one.kind], address=one.address)
         case SoftwareHit():
-            return Stopped(THREAD, why=Why.SOFTWARE)
+            return Stopped(thread, why=Why.SOFTWARE)
         case Paused():
-            return Stopped(THREAD, SIGINT)
+            return Stopped(thread, SIGINT)
         case BusLocked(line=line):
-            return Stopped(THREAD, SIGTRAP, text=line)
+            return Stopped(thread, SIGTRAP, text=line)
         case DeviceFault(story=story):
-            return Stopped(THREAD, SIGABRT, text=story)
+            return Stopped(thread, SIGABRT, text=story)
+        case ExceptionRaised(vector=vector):
+            return Stopped(thread, events.signal_of(vector), text=events.words(stop))
+        case PortAccessed():
+            return Stopped(thread, text=events.words(stop))
         case MachineExit(kind=kind, story=story):
-            return Stopped(THREAD, _LOOK_FIRST[kind], text=f"{story or kind.value}\nthe machine ends when you continue")
+            text = f"{story or kind.value}\nthe machine ends when you continue"
+            return Stopped(thread, _LOOK_FIRST.get(kind, SIGTRAP), text=text)
+        case RecordingBegins():
+            return Stopped(thread, why=Why.BEGIN)
+        case RecordingEnds():
+            return Stopped(thread, why=Why.END)
         case _:
-            return Stopped(THREAD)
+            return Stopped(thread)

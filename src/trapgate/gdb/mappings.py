@@ -1,11 +1,11 @@
-"""What a guest's page tables map, as ranges: `monitor info mem`. The tables may be of any kind, and lead anywhere."""
+"""Lists what a guest's page tables map, as ranges: `monitor info mem`. The tables may be of any kind, and lead anywhere."""
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from trapgate.arch.control import CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, EFER_LMA
 from trapgate.arch.paging import ADDRESS_4K, NX, PS, RW, US, Mode, P, may_be_large, mode_of, page_shift
+from trapgate.values import dataclass
 
 MOST_TABLES = 1 << 12
 """Tables that are looked through: a guest's may refer to each other without an end."""

@@ -1,14 +1,16 @@
-"""`monitor` commands: what a debugger may ask of the machine beyond gdb's own words. No files, no shell, no host."""
+"""Answers `monitor` commands: what a debugger may ask of the machine beyond gdb's own words. No shell, no file it could name."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field
 
 from trapgate import screen
 from trapgate.arch import msrs
 from trapgate.arch.control import CR0_PG
 from trapgate.arch.registers import OURS, TABLE, Group
-from trapgate.gdb import habits, mappings
+from trapgate.arch.vectors import VECTORS
+from trapgate.gdb import events, habits, mappings
 from trapgate.gdb.target import BreakKind, Target, TargetError
+from trapgate.values import dataclass, replace
 
 _LONGEST_DUMP = 4096
 _MOST_RANGES = 2000
@@ -19,6 +21,11 @@ _MSRS: dict[str, int] = {
         *("EFER", "STAR", "LSTAR", "CSTAR", "SFMASK", "FS_BASE", "GS_BASE", "KERNEL_GS_BASE", "TSC_AUX"),
     )
 }
+
+
+_EXCEPTIONS = 32
+_START, _END = -1, -2  # of a recording
+_VECTORS = {name: one.number for one in VECTORS.values() for name in (one.mnemonic.lower(), one.mnemonic.lower().lstrip("#"))}
 
 
 class MonitorError(Exception):
@@ -34,6 +41,10 @@ class Command:
     help: str
     run: Callable[[Target, int, list[int]], Iterator[str]]
     offered: Callable[[Target], bool] = lambda target: True
+    names: Mapping[str, int] = field(default_factory=dict)
+    """Words that may stand for numbers."""
+    decimal: bool = False
+    """Whether its numbers are decimal."""
 
     def accepts(self, count: int) -> bool:
         """Whether it can have so many arguments."""
@@ -131,6 +142,53 @@ def _physical(target: Target, thread: int, arguments: list[int]) -> Iterator[str
         yield f"{address + at:#014x}  {line.hex(' '):<47}  {text}"
 
 
+def _stop_on_exception(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    vectors = arguments or list(range(_EXCEPTIONS))
+    if not 0 <= vectors[0] < _EXCEPTIONS:
+        raise MonitorError(f"exceptions have vectors up to {_EXCEPTIONS - 1:x}; interrupts of devices are not stopped on")
+    target.stop_on(replace(target.events, vectors=target.events.vectors | set(vectors)))
+    yield from _stops_on(target, thread, [])
+
+
+def _stop_on_port(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    first, last = arguments[0], arguments[-1]
+    if not first <= last <= 0xFFFF:
+        raise MonitorError("ports go from 0 to ffff, the lower one first")
+    ports = (*target.events.ports, range(first, last + 1))
+    if len(ports) > events.MOST_PORTS:
+        raise MonitorError(f"at most {events.MOST_PORTS} ranges of ports; monitor stop-on nothing forgets them")
+    target.stop_on(replace(target.events, ports=ports))
+    yield from _stops_on(target, thread, [])
+
+
+def _stop_on_nothing(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    target.stop_on(events.Events())
+    yield from _stops_on(target, thread, [])
+
+
+def _stops_on(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    now = target.events
+    if now.vectors:
+        every = "every exception" if len(now.vectors) == _EXCEPTIONS else " ".join(map(events.vector_name, sorted(now.vectors)))
+        yield f"stops before the delivery of: {every}"
+    for ports in now.ports:
+        yield f"stops after an access to: port {ports.start:x}" + (f" to {ports.stop - 1:x}" if len(ports) > 1 else "")
+    if now == events.Events():
+        yield "stops on breakpoints alone"
+
+
+def _kernel(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    yield from target.names().story
+
+
+def _tasks(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    yield from target.names().tasks()
+
+
+def _modules(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    yield from target.names().modules()
+
+
 def _screen(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     lines = screen.text(target.read_physical)
     yield from lines or ["the text screen at b8000 is blank"]
@@ -139,6 +197,47 @@ def _screen(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
 def _reset(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     target.reset()
     yield "the machine is reset and stopped before its first instruction; tell gdb with: maintenance flush register-cache"
+
+
+def _power_button(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    target.press_power_button()
+    yield "the power button is pressed: the guest hears of it when it goes on"
+
+
+def _save(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    target.save()
+    yield f"the machine is in {target.file}"
+
+
+def _restore(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    target.restore()
+    yield f"the machine is what it was in {target.file}; tell gdb with: maintenance flush register-cache"
+
+
+def _when(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    when = target.when()
+    yield f"instruction {when.executed}, {when.now / 1e9:.9f} s of guest time; recorded from {when.first} to {when.last}"
+
+
+def _goto(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    when = target.when()
+    target.goto({_START: when.first, _END: when.last}.get(arguments[0], arguments[0]))
+    yield from _when(target, thread, [])
+    yield "tell gdb with: maintenance flush register-cache"
+
+
+def _last_write(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    found = target.last_write(thread, arguments[0])
+    if found is None:
+        yield f"nothing has changed what is at {arguments[0]:#x} since instruction {target.when().first}"
+        return
+    yield f"{arguments[0]:#x} was changed by the instruction at {found.rip:#x}, from {_word(found.before)} to {_word(found.after)}"
+    yield f"to stand in front of it: monitor goto {found.executed}"
+
+
+def _word(data: bytes) -> str:
+    """Eight bytes of memory as a number; less where it is not mapped."""
+    return f"{int.from_bytes(data, 'little'):#0{2 + 2 * len(data)}x}"
 
 
 def _quit(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
@@ -153,11 +252,39 @@ COMMANDS: tuple[Command, ...] = (
     Command("info vcpus", "", "mode and privilege level of each vCPU", _vcpus),
     Command("info mem", "", "what the page tables map: from, up to, size; user, read, write, execute", _mappings),
     Command("info breakpoints", "", "what the debugger has armed", _breakpoints),
-    Command("msr", "INDEX|NAME [VALUE]", "show an MSR, or write it first", _msr),
+    Command("info stop-on", "", "what the guest stops on besides breakpoints", _stops_on),
+    Command(
+        "stop-on exception",
+        "[VECTOR|NAME]",
+        "stop before such exceptions are delivered: e, pf; or any",
+        _stop_on_exception,
+        names=_VECTORS,
+    ),
+    Command("stop-on port", "FIRST [LAST]", "stop after IN and OUT there", _stop_on_port),
+    Command("stop-on nothing", "", "breakpoints alone", _stop_on_nothing),
+    Command("stop-on", "", "the same as info stop-on", _stops_on),
+    Command("msr", "INDEX|NAME [VALUE]", "show an MSR, or write it first", _msr, names=_MSRS),
     Command("translate", "ADDRESS", "the guest-physical address behind a virtual one", _translate),
     Command("physical", "ADDRESS [LENGTH]", "guest-physical RAM as bytes", _physical),
+    Command("kernel", "", "which Linux kernel runs, where KASLR has put it, names for gdb", _kernel),
+    Command("ps", "", "tasks of the Linux kernel that runs, with their address spaces", _tasks),
+    Command("modules", "", "modules that it has loaded, and where their code begins", _modules),
     Command("screen", "", "the text screen at b8000, 80 by 25 or as the BIOS data area says", _screen),
     Command("reset", "", "as at the start, the image read anew; breakpoints stay", _reset, lambda target: target.can_reset),
+    Command("power-button", "", "press it: ACPI asks the guest to switch itself off", _power_button),
+    Command("snapshot save", "", "write the machine to the file of --save", _save, lambda target: bool(target.file)),
+    Command("snapshot load", "", "back to what is in that file; breakpoints stay", _restore, lambda target: bool(target.file)),
+    Command("when", "", "where the guest is in its recording", _when, lambda target: target.travels),
+    Command(
+        "goto",
+        "N|start|end",
+        "to where it had executed N (decimal) instructions",
+        _goto,
+        lambda target: target.travels,
+        {"start": _START, "end": _END},
+        True,
+    ),
+    Command("last-write", "ADDRESS", "which instruction changed what is there last", _last_write, lambda target: target.travels),
     Command("quit", "", "end the machine", _quit),
 )
 
@@ -178,12 +305,12 @@ def execute(target: Target, thread: int, line: str) -> Iterator[str]:
 
 
 def _number(word: str, command: Command) -> int:
-    if command.run is _msr and word.lower() in _MSRS:
-        return _MSRS[word.lower()]
+    if word.lower() in command.names:
+        return command.names[word.lower()]
     try:
-        value = int(word, 16)
+        value = int(word, 10 if command.decimal else 16)
     except ValueError:
         value = -1
     if not 0 <= value < 1 << 64:
-        raise MonitorError(f"{word[:40]!r} is no hexadecimal number of 64 bits")
+        raise MonitorError(f"{word[:40]!r} is no {'decimal' if command.decimal else 'hexadecimal'} number of 64 bits")
     return value

@@ -1,4 +1,4 @@
-"""Who has connected and is not known to be a debugger yet: a pure function of what it sends."""
+"""Tells whether one who has connected is a debugger: a pure function of what it sends."""
 
 from enum import Enum
 

@@ -1,18 +1,19 @@
-"""THE table of packets: wire prefix, reader of its arguments, answer, and the capability that qSupported tells of.
+"""Holds THE table of packets: wire prefix, reader of its arguments, answer, and the capability that qSupported tells of.
 
 A new packet is a row here, an answer in an `answer_*` file, and a transcript among the tests.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from trapgate.gdb import answer_data as data
+from trapgate.gdb import answer_file as files
 from trapgate.gdb import answer_query as query
 from trapgate.gdb import answer_run as run
 from trapgate.gdb.context import Context, anything, nothing, numbers
 from trapgate.gdb.framing import PACKET_SIZE
-from trapgate.gdb.target import BreakKind
+from trapgate.gdb.target import BreakKind, Way
+from trapgate.values import dataclass
 
 Arguments = TypeVar("Arguments")
 
@@ -47,7 +48,8 @@ def _row(
 def supported(context: Context, client: frozenset[str]) -> bytes:
     """qSupported: what the table can do; remembers what the client can."""
     context.features = client
-    return ";".join(row.capability for row in PACKETS if row.capability).encode()
+    back = ("ReverseStep+", "ReverseContinue+") if context.target.travels else ()
+    return ";".join((*(row.capability for row in PACKETS if row.capability), *back)).encode()
 
 
 def must_reply_empty(context: Context, arguments: bytes) -> bytes:
@@ -72,6 +74,14 @@ PACKETS: tuple[Row, ...] = (
     _row(b"qSymbol:", anything, query.symbols),
     _row(b"qRcmd,", query.parse_command, query.monitor),
     _row(b"qXfer:features:read:", query.parse_transfer, query.description, "qXfer:features:read+"),
+    # names of what the guest runs, as a file
+    _row(b"qXfer:exec-file:read:", query.parse_transfer, query.transfer(files.executable), "qXfer:exec-file:read+"),
+    _row(b"vFile:setfs:", anything, files.file_system),
+    _row(b"vFile:open:", files.parse_open, files.open_file),
+    _row(b"vFile:pread:", files.parse_read, files.read_file),
+    _row(b"vFile:fstat:", files.parse_descriptor, files.file_status),
+    _row(b"vFile:stat:", files.parse_path, files.path_status),
+    _row(b"vFile:close:", files.parse_descriptor, files.close_file),
     # threads
     _row(b"qXfer:threads:read:", query.parse_transfer, query.transfer(query.threads), "qXfer:threads:read+"),
     _row(b"qfThreadInfo", nothing, query.first_threads),
@@ -106,6 +116,8 @@ PACKETS: tuple[Row, ...] = (
     _row(b"C", run.parse_resume(step=False, signal=True), run.resume),
     _row(b"s", run.parse_resume(step=True, signal=False), run.resume),
     _row(b"S", run.parse_resume(step=True, signal=True), run.resume),
+    _row(b"bs", nothing, run.back(Way.STEP)),
+    _row(b"bc", nothing, run.back(Way.CONTINUE)),
     _row(b"vRun;", run.parse_words, run.start, ended=True),
     _row(b"R", anything, run.restart, ended=True),
     _row(b"D", anything, run.detach, running=True, ended=True),

@@ -1,4 +1,4 @@
-"""One thread that moves bytes between one gdb client and the machine's own thread.
+"""Moves bytes between one gdb client and the machine's own thread, on a thread of its own.
 
 The machine's thread never waits for a client, and the client's session runs on the machine's thread alone: bytes that arrive are
 handed over with `post`, bytes to be sent are queued. A client that does not read for `PATIENCE` seconds is dropped.

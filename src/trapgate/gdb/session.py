@@ -1,4 +1,4 @@
-"""One gdb session without I/O: bytes in, bytes out, against a `Target`.
+"""Holds one gdb session without I/O: bytes in, bytes out, against a `Target`.
 
 STOPPED and RUNNING alternate (`context.State`); whatever the client does, every packet but `k` and `R` gets exactly one reply: an
 unknown one an empty reply, a senseless one E22, one that comes while the guest runs E11, one for a guest that has ENDED E03.
@@ -53,13 +53,17 @@ class Session:
         self._greeting = None
         return bytes(out)
 
+    def wanted(self, stop: Stopped) -> bool:
+        """Whether the client's condition of a breakpoint holds, if it has one for this stop."""
+        return condition_holds(self._context, stop)
+
     def stopped(self, stop: Stop) -> bytes:
         """The guest stopped: what to tell the client. Nothing, unless it was waiting; the end of the machine ends the session."""
         context = self._context
         if context.state in (State.DISCONNECTED, State.ENDED):
             return b""
         waiting = context.state is State.RUNNING
-        if waiting and isinstance(stop, Stopped) and not condition_holds(context, stop):
+        if waiting and isinstance(stop, Stopped) and not context.backwards and not self.wanted(stop):
             context.target.resume(context.actions)
             return b""
         if isinstance(stop, Stopped):

@@ -1,4 +1,4 @@
-"""A connection as bytes in and out, whatever carries them: a socket, or two descriptors. Nothing here waits."""
+"""Carries a connection's bytes in and out, whatever is below: a socket, or two descriptors. Nothing here waits."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""A whole stub: one session after another between a server's clients and a target. All of it on the machine's own thread."""
+"""Serves one session after another between a server's clients and a target. All of it is on the machine's own thread."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from trapgate.gdb.address import Address, StdioAddress
 from trapgate.gdb.context import State
 from trapgate.gdb.server import PATIENCE, Server
 from trapgate.gdb.session import Session
-from trapgate.gdb.target import Stop, Target
+from trapgate.gdb.target import Stop, Stopped, Target
 
 
 class Stub:
@@ -60,6 +60,10 @@ class Stub:
         self._session = None
         if isinstance(self.address, StdioAddress):  # nobody else can come
             self._target.kill()
+
+    def wanted(self, stop: Stopped) -> bool:
+        """Whether the debugger wants to hear of a stop, by its conditions; nothing is told to it."""
+        return self._session is None or self._session.wanted(stop)
 
     def stopped(self, stop: Stop) -> None:
         """The target stopped."""

@@ -1,11 +1,12 @@
-"""What a session asks of the thing being debugged, and the values it is told when that stops. No wire format here."""
+"""States what a session asks of the thing being debugged, and the values it is told when that stops. No wire format here."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Protocol
 
 from trapgate.gdb.architecture import Architecture, CpuMode
+from trapgate.gdb.events import Events
+from trapgate.values import dataclass
 
 
 class BreakKind(Enum):
@@ -27,6 +28,37 @@ class Why(Enum):
     WRITE = "watch"
     READ = "rwatch"
     ACCESS = "awatch"
+    BEGIN = "replaylog:begin"
+    """Nothing is recorded of what was before."""
+    END = "replaylog:end"
+    """Nothing is recorded of what comes then."""
+
+
+class Way(Enum):
+    """How a guest is to go back."""
+
+    STEP = "step"
+    CONTINUE = "continue"
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """A moment of a recorded guest: instructions executed, guest time (ns); the first and the last number that can be gone to."""
+
+    executed: int
+    now: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastWrite:
+    """Who changed bytes of memory: `executed` instructions before it, RIP; what was there, and what is there behind it."""
+
+    executed: int
+    rip: int
+    before: bytes
+    after: bytes
 
 
 SIGINT = 2
@@ -34,6 +66,19 @@ SIGTRAP = 5
 SIGABRT = 6
 SIGKILL = 9
 SIGSEGV = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What is known of what the guest runs: `file` makes an ELF file with its symbols, the others tell of it, a line each.
+
+    `tasks` and `modules` tell what is there now; TargetError where the guest does not say it.
+    """
+
+    file: Callable[[], bytes]
+    story: tuple[str, ...]
+    tasks: Callable[[], Iterable[str]] = tuple
+    modules: Callable[[], Iterable[str]] = tuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +197,44 @@ class Target(Protocol):
         """As it was at its start, breakpoints kept, and stopped; TargetError, and nothing is changed, when that cannot be."""
         ...
 
+    def press_power_button(self) -> None:
+        """Press the machine's power button; TargetError when that cannot be."""
+        ...
+
+    @property
+    def file(self) -> str:
+        """Where `save` writes to; '' where there is no such place."""
+        ...
+
+    def save(self) -> None:
+        """Write the machine to its file, in place of what is there; TargetError when that cannot be."""
+        ...
+
+    def restore(self) -> None:
+        """As its file says, breakpoints kept, and stopped; TargetError, and nothing is changed, when that cannot be."""
+        ...
+
+    @property
+    def travels(self) -> bool:
+        """Whether the guest is recorded, so that it can go back."""
+        ...
+
+    def back(self, way: Way) -> None:
+        """Let the guest go back; returns at once, as `resume`. TargetError where it is not recorded, as for all of these."""
+        ...
+
+    def when(self) -> When:
+        """Where the guest is."""
+        ...
+
+    def goto(self, executed: int) -> None:
+        """Put the guest to where it had executed so many instructions; TargetError when that is not recorded."""
+        ...
+
+    def last_write(self, thread: int, address: int) -> LastWrite | None:
+        """Who changed what is at an address last, before now; None: nobody, as far as it is recorded."""
+        ...
+
     def read_msr(self, thread: int, index: int) -> int:
         """An MSR; TargetError when there is none such, or it can only be written."""
         ...
@@ -170,6 +253,19 @@ class Target(Protocol):
 
     def write_physical(self, address: int, data: bytes) -> bool:
         """Change guest-physical RAM; False, and nothing changed, when any of it is none."""
+        ...
+
+    @property
+    def events(self) -> Events:
+        """What it stops on besides breakpoints."""
+        ...
+
+    def stop_on(self, events: Events) -> None:
+        """Stop on these from now on, and no others; TargetError, and nothing is changed, when it cannot."""
+        ...
+
+    def names(self, within: float | None = None) -> Names:
+        """Names for what the guest runs, found in its memory; TargetError when there are none, or none within so many seconds."""
         ...
 
     def breakpoints(self) -> Iterable[tuple[BreakKind, int, int]]:

@@ -1,4 +1,4 @@
-"""The plain evaluator: walks the record of a body on Python ints. Slow; the definition that compiled stencils are compared with.
+"""Evaluates the record of a body on Python ints, plainly. Slow; the definition that compiled stencils are compared with.
 
 What the vocabulary leaves undefined (a shift by the width or more, a division by 0) raises `Undefined` instead of giving some
 number, so a body that forgets to mask a count is found here. Host instructions (`asm`) are the host's to define: the few that are
@@ -8,11 +8,12 @@ easily said on ints are at the end of this file, every other raises `HostInstruc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal
 
 from trapgate.isa.state import LAYOUT, STATE_BYTES
 from trapgate.isa.vocabulary import TRANSIENTS, Block, Trace, Value
+from trapgate.values import dataclass
 
 STATE_ADDRESS: Final = 1 << 40  # where the CPU state lies if the caller does not care
 _HOLE_RANGES = {"S": (-(1 << 31), 1 << 31), "U": (0, 1 << 32), "R": (0, 1 << 31), "B": (0, 1 << 8), "Q": (-(1 << 63), 1 << 64)}
@@ -47,12 +48,12 @@ class Ending:
 class Host:
     """What a body may reach: the CPU state, host memory by address (regions of bytes), native functions it may call."""
 
-    state: bytearray = field(default_factory=lambda: bytearray(STATE_BYTES))
+    state: bytearray | memoryview = field(default_factory=lambda: bytearray(STATE_BYTES))
     state_address: int = STATE_ADDRESS
-    regions: Sequence[tuple[int, bytearray]] = ()
+    regions: Sequence[tuple[int, bytearray | memoryview]] = ()
     functions: Mapping[str, Callable[..., int | None]] = field(default_factory=dict)
 
-    def place(self, address: int, size: int) -> tuple[bytearray, int]:
+    def place(self, address: int, size: int) -> tuple[bytearray | memoryview, int]:
         """The bytes that `size` bytes at a host address lie in, and where; OutOfReach."""
         for base, memory in ((self.state_address, self.state), *self.regions):
             if base <= address and address + size <= base + len(memory):

@@ -1,4 +1,4 @@
-"""What can be seen in the record of a body, without running it: what it reads and writes, its flags, the ways out.
+"""Finds what can be seen in the record of a body, without running it: what it reads and writes, its flags, the ways out.
 
 Theory: one walk in program order that carries what has *certainly* been written so far. Reading that again is no read of what was
 there before; where two paths meet, only what both wrote is certain. A loop's body is walked once: later turns are only surer.
@@ -6,10 +6,10 @@ What host instructions and called functions touch cannot be seen: `opaque`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from trapgate.isa.evaluate import host_instruction
 from trapgate.isa.vocabulary import TRANSIENTS, Block, Trace, Value
+from trapgate.values import dataclass
 
 FLAG_FIELDS = ("flag_result", "flag_aux")
 MEMORY = "memory"  # stands for all host memory in `reads` and `writes`

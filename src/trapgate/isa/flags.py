@@ -1,4 +1,4 @@
-"""The six status flags: how operations leave them behind, and what conditions make of them.
+"""Works out the six status flags: how operations leave them behind, and what conditions make of them.
 
 CF, OF and AF follow from the *carry vector* of an addition or subtraction (bit n: carry or borrow out of bit n); ZF, SF and PF
 from the result. Both are stored, nothing is computed until somebody asks: see `isa.state` for the format. A body whose flags

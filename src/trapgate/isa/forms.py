@@ -1,9 +1,9 @@
-"""What a family offers: a form, one body with its operand kinds and widths settled, compiled to one stencil."""
+"""Defines what a family offers: a form, one body with its operand kinds and widths settled, compiled to one stencil."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from trapgate.isa.vocabulary import Trace
+from trapgate.values import dataclass
 
 Body = Callable[[Trace], None]
 

@@ -1,4 +1,4 @@
-"""The mode word: what the translation of an instruction depends on besides its bytes. Blocks are found by it.
+"""Declares the mode word: what the translation of an instruction depends on besides its bytes. Blocks are found by it.
 
 Each field is declared once, by its width; its place follows. `isa.native.mode` works the word out, and nobody else does.
 """
@@ -34,6 +34,7 @@ NO_SSE = _word.field()  # CR0.EM or not CR4.OSFXSR: SSE is #UD
 REAL = _word.field()  # real or virtual-8086 mode
 IOPL = _word.field()  # CPL <= IOPL
 SSE_UNMASKED = _word.field()  # MXCSR unmasks an exception: whatever may raise #XM is Python's
+AVX = _word.field()  # protected mode, CR4.OSXSAVE, SSE and AVX in XCR0: AVX is no #UD
 ALL = (1 << _word.bits) - 1
 ANY_FLOATING = _word.field()  # no mode, but stands in the place of FLOATING for a pattern that does not depend on it
 TAG_BITS = 16  # of the jump cache, above the 48 of RIP
@@ -42,7 +43,7 @@ assert _word.bits <= TAG_BITS
 CODE16, CODE32, CODE64 = (size << shift(CODE) for size in range(3))
 CPL_SHIFT = shift(CPL)
 UNLIMITED = CODE64 | FLAT | STEP  # where none is set, a block looks at the limit of CS (steps do in Python)
-FLOATING = NO_X87 | NO_SSE | SSE_UNMASKED  # what packed and floating instructions alone depend on
+FLOATING = NO_X87 | NO_SSE | SSE_UNMASKED | AVX  # what packed and floating instructions alone depend on
 PRIVILEGE = CPL | AC | IOPL  # what follows from CPL and RFLAGS
 
 

@@ -1,4 +1,4 @@
-"""How a body reaches its operands: registers (a hole for the offset), immediates (a hole), transients of another stencil."""
+"""Leads a body to its operands: registers (a hole for the offset), immediates (a hole), transients of another stencil."""
 
 from trapgate.isa.vocabulary import Trace, Value
 

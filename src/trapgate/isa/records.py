@@ -1,4 +1,4 @@
-"""Records in memory that Python writes and native code reads, or the other way round: declared once, read by both."""
+"""Declares records in memory that Python writes and native code reads, or the other way round: once, read by both."""
 
 import struct
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The field `request` of the CPU state: native code leaves at its next block where it is not 0. Other threads write it, too."""
+"""Names the field `request` of the CPU state: native code leaves at its next block where it is not 0. Other threads write it."""
 
 from trapgate.isa.vocabulary import Trace, Value
 

@@ -1,4 +1,4 @@
-"""The words in which instruction bodies are written, and the trace that a body leaves behind.
+"""Defines the words in which instruction bodies are written, and the trace that a body leaves behind.
 
 A body is an ordinary Python function that is handed a `Trace` and speaks only in its words. Running the body once *records* what it
 does: a list of operations on `Value`s, with nested lists for control flow. Everything else reads that record: `stencil.lower` makes

@@ -1,1 +1,1 @@
-"""The hardware CPU: a vCPU on /dev/kvm, behind the same protocol as the software one."""
+"""Makes the hardware CPU: a vCPU on /dev/kvm, behind the same protocol as the software one."""

@@ -1,4 +1,4 @@
-"""The binary interface of /dev/kvm: ioctl numbers, structures and flags, x86-64 only (Linux include/uapi/linux/kvm.h, asm/kvm.h).
+"""Declares the interface of /dev/kvm: ioctl numbers, structures, flags, x86-64 only (Linux include/uapi/linux/kvm.h, asm/kvm.h).
 
 Every structure's size is asserted: the kernel checks it too, for it is part of the ioctl's number.
 """
@@ -32,6 +32,9 @@ def ior(number: int, structure: type[Structure] | int) -> int:
 def iowr(number: int, structure: type[Structure] | int) -> int:
     """An ioctl that the kernel reads and writes a structure of."""
     return _ioc(3, number, structure if isinstance(structure, int) else ctypes.sizeof(structure))
+
+
+MEMORY_READ_ONLY = 1 << 1  # flag of a slot
 
 
 class MemoryRegion(Structure):
@@ -263,6 +266,7 @@ GET_XCRS, SET_XCRS = ior(0xA6, Xcrs), iow(0xA7, Xcrs)
 # Capabilities
 CAP_USER_MEMORY, CAP_SET_TSS_ADDR, CAP_EXT_CPUID, CAP_SET_GUEST_DEBUG = 3, 4, 7, 23
 CAP_VCPU_EVENTS, CAP_DEBUGREGS, CAP_XSAVE, CAP_XCRS, CAP_TSC_CONTROL, CAP_KVMCLOCK_CTRL = 41, 50, 55, 56, 60, 76
+CAP_READONLY_MEM = 81
 CAP_IMMEDIATE_EXIT, CAP_EXCEPTION_PAYLOAD, CAP_BUS_LOCK_EXIT, CAP_SET_GUEST_DEBUG2 = 136, 164, 193, 195
 BUS_LOCK_DETECTION_EXIT = 2  # of CAP_BUS_LOCK_EXIT
 
@@ -272,6 +276,7 @@ DEBUG_ENABLE, DEBUG_STEP, DEBUG_SOFTWARE, DEBUG_HARDWARE, DEBUG_BLOCK_IRQ = 1, 2
 # KVM_SET_VCPU_EVENTS
 EVENT_VALID_PAYLOAD = 0x10
 EVENT_VALID_SHADOW = 4
+EVENT_VALID_NMI_PENDING = 1
 
 # Exit reasons
 EXIT_UNKNOWN, EXIT_EXCEPTION, EXIT_IO, EXIT_DEBUG, EXIT_HLT, EXIT_MMIO, EXIT_IRQ_WINDOW, EXIT_SHUTDOWN = 0, 1, 2, 4, 5, 6, 7, 8

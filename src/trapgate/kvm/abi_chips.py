@@ -1,4 +1,4 @@
-"""The binary interface of KVM's own interrupt controllers, timer and clock (Linux asm/kvm.h, include/uapi/linux/kvm.h)."""
+"""Declares the interface of KVM's own interrupt controllers, timer and clock (Linux asm/kvm.h, include/uapi/linux/kvm.h)."""
 
 import ctypes
 from ctypes import Structure, c_int64, c_uint8, c_uint16, c_uint32, c_uint64

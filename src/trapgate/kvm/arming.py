@@ -1,12 +1,12 @@
-"""What KVM catches for us and what it is made to raise: debug registers shared by both owners, exceptions injected.
+"""Arms what KVM catches for us and what it is made to raise: debug registers shared by both owners, exceptions injected.
 
 While KVM hands every #DB to us the real debug registers hold both owners' breakpoints, and DR7.GD besides: a guest's MOV to or from
 a debug register then comes here too, runs as a step without GD, and the registers are shared out anew. On hosts that do not honour
-that GD (AMD's intercept comes first) they are shared out anew at the next exit, and what the guest arms lies idle until then.
+that GD they are shared out anew at the next exit, and what the guest arms lies idle until then. There, if INT3 is told, software
+breakpoints without others of the debugger's are INT3 bytes from the first on: KVM then leaves debug registers and #DB to the guest.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from trapgate.arch import debugregs, dr6
@@ -15,13 +15,16 @@ from trapgate.arch.flags import RF
 from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import DEBUGCTL
 from trapgate.kvm import abi, convert, stepping
+from trapgate.kvm.answering import Answering
 from trapgate.kvm.convert import BP, DB
-from trapgate.kvm.core import PLAIN, Core, LocalApic, Setup
+from trapgate.kvm.core import PLAIN, LocalApic, Setup
 from trapgate.memory import Ram
+from trapgate.values import dataclass
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
 Addresses = tuple[int, int, int, int]  # DR0-DR3
 NO_ADDRESSES: Addresses = (0, 0, 0, 0)
+FREE: tuple[int, Addresses, int] = 0, NO_ADDRESSES, 0  # nothing of a guest comes to us
 
 
 class Plan(Protocol):
@@ -56,7 +59,7 @@ class Injection:
     resume: bool = False
 
 
-class Arming(Core):
+class Arming(Answering):
     """Knows what both owners armed, and holds an exception until KVM has delivered it."""
 
     def __init__(self, ram: Ram, model: CpuModel, lapic: LocalApic | None, make_plan: MakePlan, setup: Setup = PLAIN) -> None:
@@ -71,13 +74,16 @@ class Arming(Core):
         self._plan: Plan = make_plan(())
         self._nets: tuple[stepping.Handler, ...] = ()
         self._in_registers: tuple[int, ...] = ()  # software breakpoints that debug registers hold
-        self._told: tuple[int, Addresses, int] = 0, NO_ADDRESSES, 0
+        self._told = FREE
         self._noted = False
+        self.leaves_debug_registers = False  # for software breakpoints alone, see above
         self.in_flight: int | None = None  # vector of an interrupt that KVM may still have to deliver
 
     def guest_breakpoints(self) -> tuple[Breakpoint, ...]:
         """What the guest's own DR0-DR7 arm."""
-        debug = self.fd.debug_registers()
+        debug = self.registers.debug
+        if not debug.dr7 & debugregs.DR7_ENABLES:  # as nearly always, and asked at every exit for a port
+            return ()
         slots = ((n, debugregs.slot(debug.dr7, n)) for n in range(debugregs.SLOTS))
         return tuple(Breakpoint(Owner.GUEST, n, Kind(slot.rw), int(debug.db[n]), slot.length) for n, slot in slots if slot.enabled)
 
@@ -99,6 +105,12 @@ class Arming(Core):
             self._planned, self._nets, self._in_registers = (), (), ()
             self.planted.want(())
             return
+        if self.leaves_debug_registers and not (self.debugger or step or nets):
+            self._plan, self._planned, self._nets, self._in_registers = self.make_plan(()), (), (), ()
+            self.planted.want(self.software)
+            self.planted.plant(but=self.skip)
+            self._tell(abi.DEBUG_ENABLE | abi.DEBUG_SOFTWARE)
+            return
         guest = self.guest_breakpoints()
         mine = tuple(one for one in self.debugger if not (step and one.kind is Kind.EXEC and one.address == self.skip))
         spare = [one.entry for one in nets] if step or nets else list(self.software)
@@ -108,7 +120,7 @@ class Arming(Core):
         if not (step or nets):
             self.planted.want(self.software[taken:])
         self.planted.plant(but=self.skip)
-        guest_detects = bool(self.fd.debug_registers().dr7 & DR7_GD)
+        guest_detects = bool(self.registers.debug.dr7 & DR7_GD)
         dr7 = self._plan.dr7 | DR7_FIXED_1 | (DR7_GD if detect or guest_detects else 0)
         control = abi.DEBUG_ENABLE | abi.DEBUG_HARDWARE
         control |= (abi.DEBUG_SOFTWARE if self.planted else 0) | (abi.DEBUG_STEP if step else 0)
@@ -154,6 +166,8 @@ class Arming(Core):
                 self._take_back(waiting, rip)
         if happened:
             self.in_flight = None
+            if self._told == FREE:
+                happened = self.answer()
         return happened
 
     def _inject(self, one: Injection) -> None:
@@ -176,10 +190,10 @@ class Arming(Core):
         if cleared != control:
             self.fd.set_msr(DEBUGCTL, cleared)
         if not self.payload:
-            debug = self.fd.debug_registers()
+            debug = self.registers.debug
             debug.dr6 = dr6.deliver(debug.dr6, one.causes, one.hits)
             debug.dr7 &= ~DR7_GD
-            self.fd.set_debug_registers(debug)
+            self.registers.store_debug()
 
     def _take_back(self, one: Injection, rip: int) -> None:
         """KVM was left before it delivered: keep the exception ourselves, for a change of registers would drop it there.

@@ -4,11 +4,11 @@ KVM_EXIT_X86_BUS_LOCK leaves RIP on the instruction on AMD, behind it on Intel (
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from iced_x86 import CodeSize, Decoder, Instruction, MemorySizeExt, Mnemonic, OpKind, Register, RegisterExt
 
 from trapgate.kvm.stepping import MAX_INSTRUCTION, Read
+from trapgate.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Interrupt controllers and timer in the kernel: the board's chips, on the same lines, served without leaving the guest."""
+"""Puts interrupt controllers and timer into the kernel: the board's chips, on the same lines, served without leaving the guest."""
 
 from collections.abc import Iterator
 

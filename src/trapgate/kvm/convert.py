@@ -6,11 +6,10 @@ and the instruction is no INT1. INT1 leaves RIP on itself where KVM has only see
 completed it. A #BP leaves `dr6` stale. Payloads are all active high (Linux, kvm_deliver_exception_payload).
 """
 
-from dataclasses import dataclass
-
 from trapgate.arch import dr6
 from trapgate.arch.debugregs import DEBUGCTL_BUS_LOCK, DR6_B, DR6_BLD, DR6_INIT
 from trapgate.kvm import abi
+from trapgate.values import dataclass
 
 DB, BP = 1, 3
 INT1 = 0xF1

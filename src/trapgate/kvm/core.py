@@ -1,25 +1,26 @@
-"""A vCPU on KVM below the debugger: its VM, entering the guest, being kicked out of it, devices' answers, guest memory."""
+"""Runs a vCPU on KVM below the debugger: its VM, entering the guest, being kicked out of it, devices' answers, guest memory."""
 
 import contextlib
 import errno
 import signal
 import threading
-from dataclasses import dataclass
 from typing import Protocol
 
+from trapgate.arch import walk, xstate
 from trapgate.arch.cpuid import Dynamic
 from trapgate.arch.models import CpuModel
 from trapgate.arch.msrs import MsrError, Rule, msrs_of
 from trapgate.exits import Exit, MmioRead, MmioWrite, PortRead, PortWrite
-from trapgate.kvm import abi, abi_chips, chips, cpuid, walk
+from trapgate.kvm import abi, abi_chips, chips, cpuid
 from trapgate.kvm.handles import System
 from trapgate.kvm.ioctl import REMEDIES, KvmError
+from trapgate.kvm.kicks import KICK, Kicks
 from trapgate.kvm.memory import Planted, map_ram
 from trapgate.kvm.registers import Registers
 from trapgate.memory import Ram, virtual_parts
+from trapgate.values import dataclass
 
 TSS_ADDRESS = 0xFFFB_D000  # below the place of firmware, in the hole of RAM
-KICK = signal.SIGUSR1  # blocked in our threads but while the guest runs: it ends KVM_RUN and is never handled
 NOTHING_BLOCKED = bytes(8)
 NEEDED = {
     "KVM_CAP_USER_MEMORY": abi.CAP_USER_MEMORY,
@@ -27,6 +28,7 @@ NEEDED = {
     "KVM_CAP_VCPU_EVENTS": abi.CAP_VCPU_EVENTS,
     "KVM_CAP_DEBUGREGS": abi.CAP_DEBUGREGS,
     "KVM_CAP_XSAVE": abi.CAP_XSAVE,
+    "KVM_CAP_READONLY_MEM": abi.CAP_READONLY_MEM,
     "KVM_CAP_IMMEDIATE_EXIT": abi.CAP_IMMEDIATE_EXIT,
 }
 OUT = 1
@@ -116,7 +118,7 @@ class Core:
         self.cpuid = list(cpuid.entries(self.model, Dynamic(), tsc_known, cpuid.clock_features(supported)))
         self.fd.set_cpuid(self.cpuid)
         self.amd_host = host_is_amd(supported)
-        self.registers = Registers(self.fd)
+        self.registers = Registers(self.fd, xstate.user_mask(self.model.has))
         if self.chips is not None:
             self.lapic = chips.KernelApic(self.fd, self.registers)
         self.planted = Planted(ram, self.translate)
@@ -127,6 +129,7 @@ class Core:
         self._waiting = False  # an I/O instruction completes with the next KVM_RUN
         self._kicked = False
         self._thread: int | None = None
+        self._kicks = Kicks()
         self._inside = False
         self._apic_base = 0
         self.known_ready = False  # whether `ready_for_interrupt_injection` is of this moment
@@ -139,6 +142,7 @@ class Core:
     def close(self) -> None:
         """Give the VM back to the host; what is left is an empty shell."""
         if vars(self):
+            self.leave_thread()
             for handle in (self.fd, self.vm, self.system):
                 handle.close()
             vars(self).clear()  # it refers to itself, and its shared pages hold the VM
@@ -149,10 +153,14 @@ class Core:
         """KICK must be blocked in whatever thread runs the vCPU, and let through while the guest runs."""
         here = threading.get_ident()
         if here != self._thread:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {KICK})
-            if self._thread is None:
-                self.fd.set_signal_mask(NOTHING_BLOCKED)
+            self._kicks.hold_back()
+            self.fd.set_signal_mask(NOTHING_BLOCKED)
             self._thread = here
+
+    def leave_thread(self) -> None:
+        """Have KICK in this thread as it was before the guest ran here. Nobody may be about to kick."""
+        self._thread = None
+        self._kicks.let_through()
 
     def enter(self, immediate: bool = False) -> bool:
         """KVM_RUN. False when it ended without an exit: a kick, a signal, or (`immediate`) an instruction completed."""

@@ -1,4 +1,4 @@
-"""The hardware CPU as a vCPU: the protocol of `trapgate.vcpu` on KVM.
+"""Makes the hardware CPU a vCPU: the protocol of `trapgate.vcpu` on KVM.
 
 Without a debugger KVM runs the guest alone, its debug registers, TF and bus-lock traps included. As soon as the debugger has a
 hardware breakpoint or steps, every #DB comes here instead (`debugging`), and what is the guest's is injected again. Interrupt
@@ -14,17 +14,18 @@ from trapgate.arch.msrs import MsrError
 from trapgate.arch.vectors import NMI
 from trapgate.clock import Clock, HostClock
 from trapgate.exits import BusLock, Exit, Halted, Interrupted, Shutdown, SoftwareBreakpoint
-from trapgate.kvm import abi, buslock
+from trapgate.kvm import abi, buslock, probe
 from trapgate.kvm.arming import MakePlan
 from trapgate.kvm.core import LocalApic, Setup
-from trapgate.kvm.debugging import Debugging
 from trapgate.kvm.ioctl import KvmError
+from trapgate.kvm.resting import Resting
 from trapgate.memory import Ram
-from trapgate.vcpu import TABLES, Breakpoint, CpuStart, EngineError, GuestDebug, Uncounted, Unobserved
+from trapgate.vcpu import TABLES, Alone, Breakpoint, CpuStart, EngineError, GuestDebug, Uncounted, Unobserved
 
 APIC_MSRS = frozenset({0x1B, 0x6E0, *range(0x800, 0x900)})
 LOOK = 250_000_000  # ns between two looks at whether the guest can still wake
 LONG = 1_000_000_000  # ns of a stop after which the PIT's ticks are forgotten
+RESET_VECTOR = 0xFFF0, 0xFFFF_0000  # RIP and the base of CS
 INTERNAL = {
     1: "it cannot emulate an instruction",
     2: "exceptions while it delivered one",
@@ -33,13 +34,11 @@ INTERNAL = {
 }
 
 
-class KvmVcpu(Debugging, Uncounted, Unobserved):
+class KvmVcpu(Resting, Alone, Uncounted, Unobserved):
     """A vCPU of the KVM engine."""
 
-    clock: HostClock | None = None  # the machine's
     _look = False  # whether the kernel's HLT can still end
     _stood = 0  # how long it had stood still when the guest went on last
-    dead: Shutdown | None = None
     _told_lock = False  # the bus lock that an exit of another kind came with has been told
 
     # --- the loop
@@ -113,7 +112,7 @@ class KvmVcpu(Debugging, Uncounted, Unobserved):
             case abi.EXIT_BUS_LOCK:
                 return self._bus_lock()
             case abi.EXIT_SHUTDOWN:
-                self.dead = Shutdown(self.story("triple fault"))
+                self.dead = Shutdown(self._last_words())
                 return self.dead
             case _:
                 known, exit_ = self.not_emulated()
@@ -140,6 +139,12 @@ class KvmVcpu(Debugging, Uncounted, Unobserved):
             return KvmError(f"KVM_RUN: this host's KVM gave up {where}: {why}", 0, remedy)
         detail = f" ({self.shared.exit.hardware_reason:#x})" if reason in (abi.EXIT_UNKNOWN, abi.EXIT_FAIL_ENTRY) else ""
         return KvmError(f"KVM_RUN ended with exit {reason}{detail} {where}", 0, remedy)
+
+    def _last_words(self) -> str:
+        """Of a triple fault. On AMD KVM has reset the CPU by then, for the hardware keeps no state (APM vol. 2, 15.14.3)."""
+        if (self.registers.rip, self.registers.system.cs.base) == RESET_VECTOR:
+            return "triple fault; this host's KVM does not tell where, --engine soft does"
+        return self.story("triple fault")
 
     def story(self, what: str) -> str:
         """The CPU's state in a few lines."""
@@ -306,6 +311,7 @@ def make(
     With `chips`, and where the host has them, interrupt controllers and PIT are the kernel's: devices must drive `chips.drive`.
     """
     vcpu = KvmVcpu(ram, model, lapic, plan, Setup(0, bus_locks, chips))
+    vcpu.leaves_debug_registers = vcpu.amd_host and probe.leaves_debug_registers()  # VMX tells of accesses to them
     if isinstance(clock, HostClock):
         vcpu.clock = clock
     if vcpu.chips is not None:

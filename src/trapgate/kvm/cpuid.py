@@ -1,4 +1,4 @@
-"""CPUID for a guest on KVM: what the model has, less what this host cannot give; pure."""
+"""Computes CPUID for a guest on KVM: what the model has, less what this host cannot give; pure."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""#DB and #BP exits of KVM as DebugException and SoftwareBreakpoint, and what is the guest's given back to it."""
+"""Makes #DB and #BP exits of KVM DebugException and SoftwareBreakpoint, and gives back to the guest what is the guest's."""
 
 from trapgate.arch.control import CR4_DE
 from trapgate.arch.debugregs import DR6_BD, DR6_BLD, DR6_BS, DR7_GD, covered
@@ -37,7 +37,7 @@ class Debugging(Steps):
         at = convert.Situation(self.amd_host, control, registers.cpl, byte[0] if byte else None)
         meaning = convert.debug_meaning(debug.dr6, at)
         step = self.step_under_way
-        if meaning.causes & DR6_BD and not self.fd.debug_registers().dr7 & DR7_GD:
+        if meaning.causes & DR6_BD and not self.registers.debug.dr7 & DR7_GD:
             return self._debug_register_access()
         listed = self._completed(meaning.causes, self._plan.hits(meaning.matched))
         hits = self._by_armed(listed)
@@ -100,6 +100,8 @@ class Debugging(Steps):
 
     def _by_armed(self, listed: int) -> int:
         """From bits of the list that the debug registers were shared out by, to bits of `armed` as it is now."""
+        if not listed:
+            return 0
         found = [one for n, one in enumerate(self._planned) if listed >> n & 1]
         return sum(1 << n for n, one in enumerate((*self.guest_breakpoints(), *self.debugger)) if one in found)
 

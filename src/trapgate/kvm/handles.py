@@ -1,4 +1,4 @@
-"""/dev/kvm and a VM as objects: one typed method an ioctl. A vCPU's are in `vcpu_handle`."""
+"""Holds /dev/kvm and a VM as objects: one typed method an ioctl. A vCPU's are in `vcpu_handle`."""
 
 import errno
 import os
@@ -58,9 +58,9 @@ class Vm(Handle):
         super().__init__(descriptor)
         self.system = system
 
-    def set_memory(self, slot: int, guest: int, size: int, host: int) -> None:
-        """Let `size` bytes at a host address be guest-physical memory; size 0 removes the slot."""
-        region = abi.MemoryRegion(slot, 0, guest, size, host)
+    def set_memory(self, slot: int, guest: int, size: int, host: int, read_only: bool = False) -> None:
+        """Let `size` bytes at a host address be guest-physical memory; size 0 removes the slot. Writes to read-only ones exit."""
+        region = abi.MemoryRegion(slot, abi.MEMORY_READ_ONLY if read_only else 0, guest, size, host)
         self._with("SET_USER_MEMORY_REGION", abi.SET_USER_MEMORY_REGION, region)
 
     def set_tss_address(self, address: int) -> None:

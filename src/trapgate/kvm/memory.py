@@ -1,7 +1,8 @@
-"""Guest memory on KVM: slots from RAM, and INT3 bytes of software breakpoints, which nobody but the CPU sees."""
+"""Maps guest memory on KVM: slots from RAM, and INT3 bytes of software breakpoints, which nobody but the CPU sees."""
 
 from collections.abc import Callable, Iterable
 
+from trapgate.arch import layout
 from trapgate.kvm.handles import Vm
 from trapgate.memory import Ram
 
@@ -9,9 +10,16 @@ INT3 = b"\xcc"
 
 
 def map_ram(vm: Vm, ram: Ram) -> None:
-    """Each range of RAM becomes a memory slot on RAM's own mapping: both engines, loaders and devices see the same bytes."""
-    for slot, (start, end) in enumerate(ram.regions()):
+    """Each range of RAM becomes a memory slot on RAM's own mapping: both engines, loaders and devices see the same bytes.
+
+    One more, read-only, has the end of the first 4 GiB read as that of the first MiB, for firmware; writes there are a device's.
+    """
+    regions = tuple(ram.regions())
+    for slot, (start, end) in enumerate(regions):
         vm.set_memory(slot, start, end - start, ram.host_address(start, end - start))
+    if ram.contains(layout.MIRRORED_BASE, layout.MIRROR_LENGTH):
+        place = ram.host_address(layout.MIRRORED_BASE, layout.MIRROR_LENGTH)
+        vm.set_memory(len(regions), layout.MIRROR_BASE, layout.MIRROR_LENGTH, place, read_only=True)
 
 
 class Planted:

@@ -1,4 +1,4 @@
-"""What this host's KVM can do for a debugger: a guest for each ability, and the exact DR6 values seen.
+"""Tries what this host's KVM can do for a debugger: a guest for each ability, and the exact DR6 values seen.
 
 Nothing here goes through the engine's own debugging: what is shown is what KVM said.
 """
@@ -26,6 +26,7 @@ from trapgate.kvm.probe_guest import (
 STEP = 0xFFFF4FF0
 PAYLOADS = {0x800: 0xFFFF07F0, 0x4000: 0xFFFF4FF0, 0x4801: 0xFFFF47F1}
 UD2 = b"\x0f\x0b"
+UNTOLD = "what the guest arms beside hardware breakpoints lies idle until the next exit"
 
 
 def _debug(name: str, expected: int, probe: Probe) -> Ability:
@@ -62,7 +63,7 @@ def _step_over_out() -> Ability:
     probe = Probe(b"\xe6\x80" + NOP, abi.DEBUG_STEP)  # OUT 80h, AL
     probe.run()
     if probe.core.shared.exit_reason == abi.EXIT_IO:
-        probe.core.enter(immediate=True)
+        probe.complete()
     seen = f"DR6 {probe.debug.dr6 & 0xFFFF_FFFF:08X} follows" if probe.debug is not None else "no trap follows, we finish it"
     return Ability("step over OUT", probe.rip == 2, seen if probe.rip == 2 else f"RIP is {probe.rip:+d}, not +2")
 
@@ -109,8 +110,26 @@ def watchpoint() -> Ability:
 
 def detect() -> Ability:
     """DR7.GD in the real register: without it a guest's change of its own breakpoints is seen at the next exit only."""
-    probe = Probe(b"\x0f\x21\xf8", abi.DEBUG_HARDWARE, dr7=DR7_FIXED_1 | DR7_GD)  # MOV RAX, DR7
-    return _debug("DR accesses", DR6_INIT | DR6_BD, probe)
+    found = _debug("DR accesses", DR6_INIT | DR6_BD, _reads_dr7())
+    return found if found.holds else Ability(found.name, False, f"{found.seen}: {UNTOLD}")
+
+
+def leaves_debug_registers() -> bool:
+    """Whether the engine had better leave the debug registers to the guest while it can: what the guest changes of them is not
+    told, and INT3 is. The VMs are given back."""
+    reads, breaks = _reads_dr7(), _breaks()
+    try:
+        if _debug("DR accesses", DR6_INIT | DR6_BD, reads).holds:
+            return False
+        breaks.run()
+        return _stands_on_int3(breaks)
+    finally:
+        reads.core.close()
+        breaks.core.close()
+
+
+def _reads_dr7() -> Probe:
+    return Probe(b"\x0f\x21\xf8", abi.DEBUG_HARDWARE, dr7=DR7_FIXED_1 | DR7_GD)  # MOV RAX, DR7
 
 
 def int1() -> Ability:
@@ -125,12 +144,20 @@ def int1() -> Ability:
 
 def int3() -> Ability:
     """What software breakpoints are made of."""
-    probe = Probe(b"\xcc", abi.DEBUG_SOFTWARE)
+    probe = _breaks()
     outcome = probe.run()
-    found = probe.debug
-    holds = found is not None and found.exception == convert.BP and probe.rip == 0
+    holds = _stands_on_int3(probe)
     plain = Ability("INT3", holds, "comes to us, RIP on it" if holds else f"{outcome} instead")
     return _given_up("INT3", probe) or plain
+
+
+def _breaks() -> Probe:
+    return Probe(b"\xcc", abi.DEBUG_SOFTWARE)
+
+
+def _stands_on_int3(probe: Probe) -> bool:
+    found = probe.debug
+    return found is not None and found.exception == convert.BP and probe.rip == 0
 
 
 def _given_up(name: str, probe: Probe) -> Ability | None:

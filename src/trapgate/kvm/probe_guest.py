@@ -1,13 +1,13 @@
-"""A guest of a few instructions in 64-bit mode, to try what a host's KVM can do."""
+"""Makes a guest of a few instructions in 64-bit mode, to try what a host's KVM can do."""
 
 import threading
-from dataclasses import dataclass
 
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.kvm import abi, convert
 from trapgate.kvm.arming import NO_ADDRESSES, Addresses
 from trapgate.kvm.core import PLAIN, Core, Setup
 from trapgate.memory import Ram
+from trapgate.values import dataclass
 
 PML4, PDPT, PD, GDT, IDT, HANDLER, OTHERS, CODE, DATA, STACK, USER_STACK = (0x1000 * n for n in range(1, 12))
 KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x1B, 0x23
@@ -81,11 +81,18 @@ class Probe:
             happened = self.core.enter()
         finally:
             watchdog.cancel()
+            watchdog.join()
+        self.core.leave_thread()
         self.core.take_kick()
         if not happened:
             return f"nothing in {SECONDS:.0f} s"
         reason = self.core.shared.exit_reason
         return EXITS.get(reason, f"exit {reason}")
+
+    def complete(self) -> None:
+        """Finish the instruction that the guest was left in, and no more."""
+        self.core.enter(immediate=True)
+        self.core.leave_thread()
 
     @property
     def rip(self) -> int:

@@ -1,4 +1,4 @@
-"""What this host's KVM can do besides debug exceptions: bus locks, interrupt controllers, clocks; each tried with a small guest."""
+"""Tries what this host's KVM can do besides debug exceptions: bus locks, interrupt controllers, clocks; each with a small guest."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ DEADLINE = bytes.fromhex(
 TELL = bytes.fromhex("e7e9 f4")  # OUT E9h, EAX; HLT
 
 
-def _bus_lock_trap() -> Ability:
+def bus_lock_trap() -> Ability:
     """A lock across a line at CPL 3 with DEBUGCTL[2] = 1. Intel hosts lose bit 11 of DR6 on the way."""
     name = "bus-lock #DB"
     probe = Probe(LOCK_INC + NOP, abi.DEBUG_HARDWARE, dr7=DR7_FIXED_1, user=True)
@@ -106,7 +106,7 @@ def cpuid() -> Ability:
 def abilities() -> Iterator[Ability]:
     """Try everything."""
     yield cpuid()
-    yield _bus_lock_trap()
+    yield bus_lock_trap()
     yield _bus_lock_exit()
     yield from _interrupt_controllers()
     yield _clock()

@@ -1,13 +1,14 @@
-"""Registers of a vCPU on KVM by the names of `arch.registers`, read when asked for and written back at once.
+"""Reads the registers of a vCPU on KVM by the names of `arch.registers`, when asked for, and writes them back at once.
 
-KVM_SET_REGS drops an exception that waits for delivery, so whoever injects one does it after the last change (`cpu`).
+KVM_SET_REGS drops an exception that waits for delivery. By name a register changes without that, for whoever asks does not know of
+it; the engine itself injects what it has behind its last change.
 """
 
 import contextlib
 import ctypes
 from collections.abc import Iterator
 
-from trapgate.arch import debugregs
+from trapgate.arch import debugregs, xstate
 from trapgate.arch.flags import TF
 from trapgate.kvm import abi, convert
 from trapgate.kvm.ioctl import KvmError
@@ -19,25 +20,29 @@ _CONTROL = ("cr0", "cr2", "cr3", "cr4", "efer")
 _MSRS = {
     "star": 0xC0000081, "lstar": 0xC0000082, "cstar": 0xC0000083, "sfmask": 0xC0000084, "k_gs_base": 0xC0000102, "tsc": 0x10,
 }  # fmt: skip
-_WORDS = {"fctrl": (0, 2), "fstat": (2, 2), "fop": (6, 2), "fioff": (8, 4), "fiseg": (12, 2), "fooff": (16, 4), "foseg": (20, 2)}
-_MXCSR, _ST0, _XMM0, _TAG, _XSTATE_BV = 24, 32, 160, 4, 512
-MXCSR_MASK = 0xFFFF
-X87_AND_SSE = 3
 CPL_MASK = 3
 
 
 class Registers:
     """All but CR8, which the local APIC has. `forget` after every run; values are asked of KVM once between two runs."""
 
-    def __init__(self, fd: VcpuFd) -> None:
-        self._fd = fd
+    def __init__(self, fd: VcpuFd, components: int = xstate.ALL) -> None:
+        """`components`: those that XCR0 may have."""
+        self._fd, self._components = fd, components
         self._regs: abi.Regs | None = None
         self._sregs: abi.Sregs | None = None
+        self._debug: abi.DebugRegs | None = None
+        self._bits = 0  # of running code; 0: not known
         self._held = False
 
     def forget(self) -> None:
         """The guest has run."""
-        self._regs = self._sregs = None
+        self._regs = self._sregs = self._debug = None
+        self._bits = 0
+
+    def forget_general(self) -> None:
+        """KVM has changed RFLAGS: it puts TF in and out with KVM_SET_GUEST_DEBUG."""
+        self._regs = None
 
     @property
     def general(self) -> abi.Regs:
@@ -53,12 +58,28 @@ class Registers:
             self._sregs = self._fd.sregs()
         return self._sregs
 
+    @property
+    def debug(self) -> abi.DebugRegs:
+        """The guest's own debug registers; `store_debug` after a change."""
+        if self._debug is None:
+            self._debug = self._fd.debug_registers()
+        return self._debug
+
+    def store_debug(self) -> None:
+        """Write the debug registers back; KvmError when KVM refuses them."""
+        try:
+            self._fd.set_debug_registers(self.debug)
+        except KvmError:
+            self._debug = None
+            raise
+
     def store_general(self) -> None:
         """Write the general registers back."""
         self._fd.set_regs(self.general)
 
     def store_system(self) -> None:
         """Write the system registers back; ValueError when KVM refuses them."""
+        self._bits = 0
         if self._held:
             return
         try:
@@ -106,10 +127,11 @@ class Registers:
     @property
     def bits(self) -> int:
         """The width of running code: 16, 32 or 64."""
-        cs = self.system.cs
-        if self.system.efer & 1 << 10 and cs.l:
-            return 64
-        return 32 if cs.db and self.system.cr0 & 1 else 16
+        if not self._bits:
+            system = self.system
+            narrow = 32 if system.cs.db and system.cr0 & 1 else 16
+            self._bits = 64 if system.efer & 1 << 10 and system.cs.l else narrow
+        return self._bits
 
     def linear(self, offset: int, segment: str = "cs") -> int:
         """A linear address in a segment."""
@@ -139,7 +161,7 @@ class Registers:
         if name == "xcr0":
             return self._fd.xcr0()
         if name in _DEBUG:
-            debug = self._fd.debug_registers()
+            debug = self.debug
             return int(debug.db[int(name[2:])] if int(name[2:]) < 4 else getattr(debug, name))
         return self._get_float(name)
 
@@ -147,7 +169,10 @@ class Registers:
         """Change a register; ValueError when the CPU forbids the value, KeyError for no such register."""
         if name in abi.GENERAL:
             setattr(self.general, name, value)
+            events = self._fd.events()
             self.store_general()
+            if events.exception_pending:
+                self._fd.set_events(events)
         elif name in _CONTROL:
             setattr(self.system, name, value)
             self.store_system()
@@ -189,7 +214,7 @@ class Registers:
         self.store_system()
 
     def _set_debug(self, number: int, value: int) -> None:
-        debug = self._fd.debug_registers()
+        debug = self.debug
         if number < 4:
             debug.db[number] = value
         elif number == 6:
@@ -197,56 +222,28 @@ class Registers:
         else:
             debug.dr7 = debugregs.store_dr7(value)
         try:
-            self._fd.set_debug_registers(debug)
+            self.store_debug()
         except KvmError as error:
             raise ValueError(f"dr{number} cannot hold {value:#x}") from error
 
-    # x87 and SSE, in the legacy region of the XSAVE area (SDM vol. 1, 13.4.1)
+    # x87 and vector registers, in the XSAVE area
 
-    def _place(self, name: str) -> tuple[int, int]:
-        if name in _WORDS:
-            return _WORDS[name]
-        if name == "mxcsr":
-            return _MXCSR, 4
-        for stem, start, size in (("st", _ST0, 10), ("xmm", _XMM0, 16)):
-            number = name.removeprefix(stem)
-            if name.startswith(stem) and number.isdigit() and int(number) < (8 if stem == "st" else 16):
-                return start + 16 * int(number), size
-        raise KeyError(f"no register is called {name!r}")
+    def _check_float(self, name: str) -> None:
+        if xstate.components_of(name) & ~self._components & ~xstate.LEGACY:
+            raise KeyError(f"this CPU has no {name}")
 
     def _get_float(self, name: str) -> int:
-        if name == "ftag":
-            return self._full_tags(bytes(self._fd.xsave())[:512])
-        at, size = self._place(name)
-        return int.from_bytes(bytes(self._fd.xsave())[at : at + size], "little")
+        self._check_float(name)
+        return xstate.read(bytes(self._fd.xsave()), name)
 
     def _set_float(self, name: str, value: int) -> None:
-        if name == "mxcsr" and value & ~MXCSR_MASK:
-            raise ValueError(f"MXCSR {value:#x} has reserved bits")
+        self._check_float(name)
+        if name == "mxcsr":
+            xstate.check_mxcsr(value)
         area = self._fd.xsave()
         raw = bytearray(area)
-        if name == "ftag":
-            raw[_TAG] = sum((value >> 2 * n & 3 != 3) << n for n in range(8))
-        else:
-            at, size = self._place(name)
-            raw[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-        raw[_XSTATE_BV] |= X87_AND_SSE
+        xstate.write(raw, name, value)
+        present = int.from_bytes(raw[xstate.XSTATE_BV : xstate.XSTATE_BV + 8], "little") | xstate.components_of(name)
+        raw[xstate.XSTATE_BV : xstate.XSTATE_BV + 8] = present.to_bytes(8, "little")
         ctypes.memmove(ctypes.addressof(area), bytes(raw), len(raw))
         self._fd.set_xsave(area)
-
-    @staticmethod
-    def _full_tags(image: bytes) -> int:
-        """The tag word of FSTENV (0 valid, 1 zero, 2 special, 3 empty, by physical register) from the abridged one."""
-        top, word = image[3] >> 3 & 7, 0
-        for physical in range(8):
-            at = _ST0 + 16 * (physical - top & 7)
-            mantissa = int.from_bytes(image[at : at + 8], "little")
-            exponent = int.from_bytes(image[at + 8 : at + 10], "little") & 0x7FFF
-            if not image[_TAG] >> physical & 1:
-                tag = 3
-            elif not mantissa and not exponent:
-                tag = 1
-            else:
-                tag = 2 if exponent in (0, 0x7FFF) or not mantissa >> 63 else 0
-            word |= tag << 2 * physical
-        return word

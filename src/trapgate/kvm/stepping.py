@@ -1,4 +1,4 @@
-"""What a single step on KVM does beyond the instruction, and how to make up for it; pure functions over bytes.
+"""Says what a single step on KVM does beyond the instruction, and how to make up for it; pure functions over bytes.
 
 KVM steps with the real RFLAGS.TF. PUSHF, SYSCALL, interrupts and exceptions copy it to where the guest sees it; POPF, IRET and
 SYSRET replace it by the guest's own. An instruction that ends in a handler is not followed by a trap at all, so a step carries
@@ -6,16 +6,17 @@ SYSRET replace it by the guest's own. An instruction that ends in a handler is n
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from iced_x86 import CpuidFeature, Decoder, FlowControl, Instruction, Mnemonic, OpKind, RegisterExt
 
 from trapgate.arch.flags import TF
 from trapgate.arch.vectors import BP, BR, DB, DE, GP, MF, NM, NP, OF, PF, SS, UD
+from trapgate.values import dataclass
 
 Read = Callable[[int, int], bytes]  # linear address, length; short where unmapped
 
 MAX_INSTRUCTION = 15
+EXCEPTIONS = 32  # the vectors that are not interrupts
 WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
 _PUSHF = {Mnemonic.PUSHF: 2, Mnemonic.PUSHFD: 4, Mnemonic.PUSHFQ: 8}
 _POPF = {Mnemonic.POPF: 2, Mnemonic.POPFD: 4, Mnemonic.POPFQ: 8}
@@ -56,9 +57,24 @@ class Tables:
     gdt_base: int = 0
 
 
+_GATE_SIZES = {64: 16, 32: 8, 16: 4}  # bytes, by width
+
+
+def _with_gates(read: Read, tables: Tables) -> Read:
+    """The same reader, with the gates of all exceptions read at once: to walk page tables for each costs most of a step."""
+    base, size = tables.idt_base, EXCEPTIONS * _GATE_SIZES[tables.bits]
+    gates = read(base, size)
+
+    def reader(address: int, length: int) -> bytes:
+        at = address - base
+        return gates[at : at + length] if 0 <= at <= len(gates) - length else read(address, length)
+
+    return reader
+
+
 def handler(read: Read, tables: Tables, vector: int) -> Handler | None:
     """Where an interrupt or exception goes; None when its gate cannot be read or is not present."""
-    size = {64: 16, 32: 8, 16: 4}[tables.bits]
+    size = _GATE_SIZES[tables.bits]
     if vector * size + size - 1 > tables.idt_limit:
         return None
     raw = read(tables.idt_base + vector * size, size)
@@ -80,6 +96,7 @@ def handler(read: Read, tables: Tables, vector: int) -> Handler | None:
 
 def nets(read: Read, tables: Tables, instruction: Instruction | None) -> list[Handler]:
     """The handlers that a step of this instruction may end in, the likeliest first."""
+    read = _with_gates(read, tables)
     numbers: list[int] = []
     found: list[Handler] = []
     if instruction is not None:
@@ -101,6 +118,8 @@ def _own_faults(instruction: Instruction) -> tuple[int, ...]:
     """What this instruction may raise more likely than others do."""
     if instruction.mnemonic in _DIVIDES:
         return (DE,)
+    if any(RegisterExt.is_dr(instruction.op_register(n)) for n in range(instruction.op_count)):
+        return (DB,)  # the guest's DR7.GD, where KVM emulates the MOV
     if not _X87.isdisjoint(instruction.cpuid_features()):
         return MF, NM
     loads = (

@@ -1,7 +1,6 @@
-"""Single steps on KVM, made whole: begun with nets, finished when KVM swallows them, TF put right wherever it was copied to."""
+"""Makes single steps on KVM whole: begun with nets, finished when KVM swallows them, TF put right wherever it was copied to."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from iced_x86 import Instruction, Mnemonic
 
@@ -16,6 +15,7 @@ from trapgate.kvm.arming import Arming, MakePlan
 from trapgate.kvm.chips import Chips
 from trapgate.kvm.core import PLAIN, LocalApic, Setup
 from trapgate.memory import Ram
+from trapgate.values import dataclass
 from trapgate.vcpu import GuestDebug, Kind
 
 NOT_ARMED = GuestDebug(False, False, False, False)
@@ -90,7 +90,8 @@ class Steps(Arming):
             self.step_under_way = step
             self._halt_by_hand(step)
             return True
-        nets = [one for one in stepping.nets(self.read_virtual, self._tables(), instruction) if one.entry != here]
+        tables = self._tables(syscall=stepping.saves_flags_in_r11(instruction))
+        nets = [one for one in stepping.nets(self.read_virtual, tables, instruction) if one.entry != here]
         self.step_under_way = step
         self.planted.lift()
         self.configure(step=True, detect=detect, nets=nets)
@@ -121,10 +122,12 @@ class Steps(Arming):
         line = self.model.line_size
         return convert.may_bus_lock(control, self.registers.cpl) and place.address % line + place.size > line
 
-    def _tables(self) -> stepping.Tables:
+    def _tables(self, *, syscall: bool = False) -> stepping.Tables:
+        """What leads to handlers; to that of SYSCALL only if it is asked for, for each MSR is a call to KVM."""
         system = self.registers.system
         bits = 64 if system.efer & 1 << 10 else 32 if system.cr0 & 1 else 16
-        return stepping.Tables(system.idt.base, system.idt.limit, bits, self.registers.get("lstar"), system.gdt.base)
+        lstar = self.registers.get("lstar") if syscall else 0
+        return stepping.Tables(system.idt.base, system.idt.limit, bits, lstar, system.gdt.base)
 
     def _deliver_first(self) -> bool:
         """Exceptions and interrupts that wait are delivered before the stepped instruction: it is the handler's first one.
@@ -213,7 +216,7 @@ class Steps(Arming):
         self.step_under_way = None
         self._tell(0)
         registers = self.registers
-        registers.forget()
+        registers.forget_general()
         if registers.tf != guest_tf:
             registers.general.rflags ^= TF
             registers.store_general()
@@ -253,7 +256,9 @@ class Steps(Arming):
 
     def _tf_behind(self, step: Step) -> bool:
         """The guest's own TF behind the step's instruction, which has completed."""
-        r11, sfmask = int(self.registers.general.r11), self.registers.get("sfmask")
+        r11, sfmask = int(self.registers.general.r11), 0
+        if stepping.saves_flags_in_r11(step.instruction):
+            sfmask = self.registers.get("sfmask")
         return stepping.tf_after(step.instruction, step.tf, step.popped, r11, sfmask)
 
     def own_flags(self) -> int:

@@ -1,12 +1,13 @@
-"""Classic BPF as seccomp runs it: rules over the number and the arguments of a system call, as the bytes of a program.
+"""Assembles classic BPF as seccomp runs it: rules over the number and the arguments of a system call, as the bytes of a program.
 
 Source: Linux, Documentation/userspace-api/seccomp_filter.rst; linux/seccomp.h, linux/filter.h.
 """
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+
+from trapgate.values import dataclass
 
 MOST = 4096  # instructions of a program (BPF_MAXINSNS)
 X86_64 = 0xC000003E  # AUDIT_ARCH_X86_64
@@ -17,12 +18,12 @@ _LOAD, _AND, _RETURN, _EQUAL, _NOT_LESS = 0x20, 0x54, 0x06, 0x15, 0x35  # BPF_LD
 
 
 class Action(IntEnum):
-    """What becomes of a call. MISSING and REFUSED do nothing and fail with ENOSYS and EPERM; KILL ends the process (SIGSYS)."""
+    """What becomes of a call. MISSING and REFUSED do nothing and fail with ENOSYS and EPERM; ENDED raises SIGSYS (`ending`)."""
 
     ALLOW = 0x7FFF0000
     REFUSED = 0x00050001
     MISSING = 0x00050026
-    KILL = 0x80000000
+    ENDED = 0x00030000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,10 @@ class Row:
 def program(rules: Sequence[tuple[int, Sequence[Row]]], newest: int, otherwise: Action, newer: Action) -> bytes:
     """The instructions that judge a call: the first row that holds of the rule with its number.
 
-    Without such a row it is `otherwise`, and `newer` for calls with numbers above `newest`. A call of another architecture is KILL.
+    Without such a row it is `otherwise`, and `newer` for calls with numbers above `newest`. Another architecture's are ENDED.
     """
-    code = [(_LOAD, 0, 0, ARCHITECTURE), (_EQUAL, 1, 0, X86_64), (_RETURN, 0, 0, Action.KILL)]
-    code += [(_LOAD, 0, 0, NUMBER), (_NOT_LESS, 0, 1, X32), (_RETURN, 0, 0, Action.KILL)]
+    code = [(_LOAD, 0, 0, ARCHITECTURE), (_EQUAL, 1, 0, X86_64), (_RETURN, 0, 0, Action.ENDED)]
+    code += [(_LOAD, 0, 0, NUMBER), (_NOT_LESS, 0, 1, X32), (_RETURN, 0, 0, Action.ENDED)]
     for number, rows in rules:
         block = [step for row in rows for step in _row(row)]
         if not rows or rows[-1].checks:

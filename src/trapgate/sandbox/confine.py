@@ -5,14 +5,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from trapgate.hostcall import HostError
-from trapgate.sandbox import kernel, landlock
+from trapgate.sandbox import ending, kernel, landlock
 from trapgate.sandbox.landlock import DEVICE, READ, Right
-from trapgate.sandbox.policy import Needs, filter_program
+from trapgate.sandbox.policy import HOSTILE, Needs, filter_program
+from trapgate.values import dataclass
 
 _ABSENT = frozenset((errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EACCES, errno.E2BIG))
 """What a kernel answers that is too old, was started without it, is told so by a container, or is in too many sandboxes."""
@@ -34,16 +34,26 @@ def offered() -> Hold:
     return _hold(landlock.version, kernel.has_filters)
 
 
-def confine(needs: Needs, opened: Iterable[tuple[Path, Right]]) -> Hold:
+def confine(needs: Needs, opened: Iterable[tuple[Path, Right]], terminal: bytes | None = None) -> Hold:
     """From now on this process makes a run's system calls only, and opens what is `opened` and what Python loads; what holds it.
 
     For good, and for all threads with filters; with Landlock for this one and those that it starts: it is to be the only one.
     What the host does not have is done without. HostError when it has it, but no descriptor or memory for it.
+    A call that ends the process leaves standard input set to `terminal`: what ioctl TCGETS gave, None where it is no terminal.
     """
     with suppress(OSError):  # then it refuses the rest as well
         kernel.no_new_privileges()
     allowed = [*((path, READ) for path in libraries()), (Path(os.devnull), DEVICE), *opened]
+    _prepare_end(terminal)
     return _hold(lambda: landlock.restrict(allowed), lambda: kernel.install_filter(filter_program(needs)))
+
+
+def _prepare_end(terminal: bytes | None) -> None:
+    """Have last words for a call that ends the process; a host that forbids them still ends it."""
+    try:
+        ending.install(HOSTILE.split(), terminal)
+    except OSError as error:
+        _reason("last words", error)
 
 
 def _hold(rules: Callable[[], int], filters: Callable[[], None]) -> Hold:

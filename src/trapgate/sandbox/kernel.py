@@ -1,4 +1,4 @@
-"""System calls for which Python has no function."""
+"""Makes system calls for which Python has no function."""
 
 import ctypes
 import errno
@@ -30,7 +30,7 @@ def no_new_privileges() -> None:
 
 def has_filters() -> None:
     """Nothing, where seccomp filters can be had; OSError where not."""
-    call("seccomp", _GET_ACTION_AVAIL, 0, Action.KILL.to_bytes(4, "little"))
+    call("seccomp", _GET_ACTION_AVAIL, 0, Action.ENDED.to_bytes(4, "little"))
 
 
 def install_filter(program: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Which files a process may still open, by Linux's Landlock. Source: Linux, Documentation/userspace-api/landlock.rst.
+"""Says which files a process may still open, by Linux's Landlock. Source: Linux, Documentation/userspace-api/landlock.rst.
 
 A rule set holds for the thread that takes it and for those that it starts, for good.
 """
@@ -40,6 +40,8 @@ class Right(IntFlag):
 READ = Right.READ_FILE | Right.READ_DIR
 KEEP = READ | Right.WRITE_FILE | Right.MAKE_REG | Right.REMOVE_FILE | Right.TRUNCATE
 """What a directory of files that are read, replaced and removed takes."""
+WRITABLE = KEEP | Right.REMOVE_DIR | Right.MAKE_DIR | Right.MAKE_SOCK | Right.MAKE_FIFO | Right.MAKE_SYM | Right.REFER
+"""What a directory takes in which a guest may do as it likes, but make devices."""
 DEVICE = Right.READ_FILE | Right.WRITE_FILE | Right.IOCTL_DEV
 _OF_FILES = Right.EXECUTE | Right.WRITE_FILE | Right.READ_FILE | Right.TRUNCATE | Right.IOCTL_DEV
 _SINCE = {Right.REFER: 2, Right.TRUNCATE: 3, Right.IOCTL_DEV: 5}  # ABI; all others: 1

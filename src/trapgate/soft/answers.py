@@ -11,22 +11,22 @@ from iced_x86 import Decoder, Mnemonic
 from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.memory import HOLE_END
+from trapgate.soft.exact.portio import accumulate
 from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.instructions import HANDLERS
 
 ONE_ACCESS = frozenset((Mnemonic.MOV, Mnemonic.MOVZX, Mnemonic.MOVSX, Mnemonic.MOVSXD, Mnemonic.TEST, Mnemonic.CMP))
 
 # What Python executes and what changes nothing but registers: no mode, no mapping, nothing that waits for the next boundary.
-ONLY_REGISTERS = frozenset((Mnemonic.RDTSC, Mnemonic.RDTSCP, Mnemonic.CPUID, Mnemonic.RDPID, Mnemonic.XGETBV, Mnemonic.RDMSR))
+ONLY_REGISTERS = frozenset((Mnemonic.RDTSC, Mnemonic.RDTSCP, Mnemonic.CPUID, Mnemonic.XGETBV, Mnemonic.RDMSR))
 
 
 def instruction(cpu: RunningCpu) -> int:
     """Execute what EXIT_INSTRUCTION asks for, if it only changes registers; else 0, and nothing is done. GuestFault."""
     st = cpu.state
-    number = st.exit_detail
-    if number >= s.NATIVE_FALLBACK or cpu.in_step:
+    if cpu.single is not None:
         return 0
-    i = cpu.translator.instructions[number]
+    i = cpu.translator.instructions[st.exit_detail]
     if i.mnemonic not in ONLY_REGISTERS:
         return 0
     HANDLERS[i.mnemonic](cpu, i)
@@ -37,7 +37,7 @@ def instruction(cpu: RunningCpu) -> int:
 def port(cpu: RunningCpu) -> int:
     """Answer EXIT_PORT: where native code goes on, or 0 when the machine must see the access."""
     devices = cpu.devices
-    if devices is None or cpu.in_step or cpu.watches:
+    if devices is None or cpu.single is not None or cpu.watches:
         return 0
     st = cpu.state
     what = st.exit_detail
@@ -49,20 +49,11 @@ def port(cpu: RunningCpu) -> int:
     return cpu.dispatch_code
 
 
-def accumulate(cpu: RunningCpu, size: int, value: int) -> None:
-    """AL, AX or EAX = what IN has read; a write to EAX clears the upper half (SDM vol. 1, 3.4.1.1)."""
-    if size == 4:
-        cpu.state.rax = value
-    else:
-        mask = (1 << 8 * size) - 1
-        cpu.state.rax = cpu.state.rax & ~mask | value & mask
-
-
 def access(cpu: RunningCpu) -> int:
     """Answer EXIT_ACCESS: where native code goes on, or 0 when `accesses.perform` must do it."""
     devices, st = cpu.devices, cpu.state
     as_step = cpu.device_sites.get(st.saved_RESUME)
-    if as_step is None or devices is None or cpu.in_step or cpu.watches:
+    if as_step is None or devices is None or cpu.single is not None or cpu.watches:
         return 0
     address, size, physical = st.saved_EA, st.access_size, st.walk_physical
     if (address & 0xFFF) + size > 4096 or not cpu.ram.low_end <= physical < HOLE_END:  # two pages, or RAM

@@ -1,4 +1,4 @@
-"""Features of a CPU model whose instructions are the host's own (`isa.families.hosted`): a guest has those that the host has."""
+"""Tells which features of a CPU model are the host's own instructions (`isa.families.hosted`): a guest has what the host has."""
 
 from trapgate import hostcpu
 from trapgate.arch.models import CpuModel
@@ -7,6 +7,7 @@ from trapgate.arch.models import CpuModel
 KERNEL_NAMES = {
     "mmx": "mmx", "sse": "sse", "sse2": "sse2", "sse3": "pni", "ssse3": "ssse3", "sse4.1": "sse4_1", "sse4.2": "sse4_2",
     "aes": "aes", "pclmulqdq": "pclmulqdq", "sha-ni": "sha_ni",
+    "avx": "avx", "avx2": "avx2", "fma": "fma", "f16c": "f16c",
 }  # fmt: skip
 
 

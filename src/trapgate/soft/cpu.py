@@ -1,4 +1,4 @@
-"""The software CPU as a vCPU: the loop between translated code and Python, single steps, breakpoints, interrupts.
+"""Makes the software CPU a vCPU: the loop between translated code and Python, single steps, breakpoints, interrupts.
 
 Translated code runs until it needs Python; `exit_reason` says why. Whatever Python must see instruction by instruction (single
 steps of the guest or the debugger, watched accesses, stores into code, shadows) runs as a *step*: one instruction, translated
@@ -6,12 +6,12 @@ into a block of its own, with everything that happened to it noted and turned in
 """
 
 from collections.abc import Callable
-from functools import partial
+from typing import ClassVar
 
 from iced_x86 import Instruction
 
 from trapgate.arch import vectors
-from trapgate.arch.debugregs import DEBUGCTL_BTF, DR6_BS
+from trapgate.arch.debugregs import DR6_BS
 from trapgate.arch.flags import IF, RF, TF
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
@@ -24,65 +24,58 @@ from trapgate.exits import (
     PortRead,
     PortWrite,
     Shutdown,
-    SoftwareBreakpoint,
+    Spinning,
 )
 from trapgate.isa import modes
 from trapgate.isa import state as s
-from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft import accesses, answers, borrowed, crash, inspection, observing
-from trapgate.soft.accesses import REPORT, Activity, NeedsStep
+from trapgate.memory import Ram
+from trapgate.soft import accesses, answers, borrowed, crash, inspection, observing, tallies
+from trapgate.soft.accesses import REPORT, NeedsStep
 from trapgate.soft.blocks.placed import Block
-from trapgate.soft.delivering import DeliveringCpu
-from trapgate.soft.exact import debugging, handlers, limits  # noqa: F401  (it fills HANDLERS)
+from trapgate.soft.blocks.shared import Shared
+from trapgate.soft.exact import debugging, handlers, limits, portio  # noqa: F401  (it fills HANDLERS)
 from trapgate.soft.exact.interrupts import TripleFault
 from trapgate.soft.exact.interrupts import deliver as deliver_event
 from trapgate.soft.exact.operands import linear_address
-from trapgate.soft.exact.traps import trap_of
+from trapgate.soft.exact.traps import TRAPPING, trap_of
 from trapgate.soft.loops.hot import HOT
 from trapgate.soft.observing import SAMPLE
-from trapgate.soft.reset import reset
+from trapgate.soft.reset import init, reset
+from trapgate.soft.resting import RestingCpu
+from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.apic import LocalApic
-from trapgate.soft.state.core import NOWHERE
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.instructions import handler_of
 from trapgate.soft.state.story import story
+from trapgate.soft.state.underway import Access, HeldFault, HeldTrap, Phase, ToAccumulator
 from trapgate.stencil.library import Library
 from trapgate.vcpu import GuestDebug, Observer, Place
 
+_AMID = frozenset((s.EXIT_ACCESS, s.EXIT_SEGMENT))  # translated code may go on where it left
+Answer = Callable[[RunningCpu], int]
+"""Answers an exit of translated code at once: where that goes on, or 0 when it cannot."""
 
-class SoftVcpu(DeliveringCpu):
-    """A vCPU of the software engine; see `trapgate.vcpu.Vcpu` for the protocol."""
+
+class SoftVcpu(RestingCpu):
+    """A vCPU of the software engine; see `trapgate.vcpu.Vcpu` for the protocol. `translations`: another's `shared`, or new ones."""
 
     def __init__(
         self,
         ram: Ram,
         model: CpuModel,
-        library: Library,
+        translations: Library | Shared,
         clock: Clock,
         lapic: LocalApic | None = None,
         tsc_hz: int = 0,
         counting: bool = False,
     ) -> None:
-        super().__init__(ram, borrowed.possible(model), library, clock, lapic, tsc_hz, counting)
+        super().__init__(ram, borrowed.possible(model), translations, clock, lapic, tsc_hz, counting)
         self.translator.configure(counting=counting)
-        self._want_step = False
-        self._skip_breakpoint: int | None = None
-        self._step_next = 0
-        self._step_goes: int | None = None  # where a step goes on, in 32 bits, as far as that is known before it
-        self._step_code = b""
-        self._step_tf = self._step_asked = False
         self._observer: Observer | None = None
         reset(self)
-        self._reasons: dict[int, Callable[[], Exit | None]] = {
-            s.EXIT_TRANSLATE: self._translate, s.EXIT_INTERRUPTED: self._interrupted, s.EXIT_INSTRUCTION: self._instruction,
-            s.EXIT_ACCESS: self._access, s.EXIT_DELIVER: self._deliver_prepared, s.EXIT_STEPPED: self._stepped,
-            s.EXIT_DEBUG: self._debug_trap,
-            s.EXIT_SEGMENT: self._segment, s.EXIT_FETCH: self._fetch_nowhere, s.EXIT_BREAKPOINT: self._breakpoint,
-            s.EXIT_PORT: self._port, s.EXIT_REPEATING: self._repeating, s.EXIT_CRASHED: partial(crash.tell, self),
-        }  # fmt: skip
-        self._answers: dict[int, Callable[[], int]] = {
-            s.EXIT_PORT: partial(answers.port, self), s.EXIT_ACCESS: partial(answers.access, self),
-            s.EXIT_INSTRUCTION: partial(answers.instruction, self),
+        self._reasons = dict(self._REASONS)
+        self._answers: dict[int, Answer] = {
+            s.EXIT_PORT: answers.port, s.EXIT_ACCESS: answers.access, s.EXIT_INSTRUCTION: answers.instruction,
         }  # fmt: skip
 
     # --- the loop
@@ -91,8 +84,10 @@ class SoftVcpu(DeliveringCpu):
         """Execute until something happens that the CPU cannot settle alone."""
         if self._dead is not None:
             return self._dead
+        self.take_turn()
         if self.crashes is not None:
             self.crashes.here()
+        self.state.paused = 0
         self.follow_clock()
         try:
             while True:
@@ -101,26 +96,44 @@ class SoftVcpu(DeliveringCpu):
                 except GuestFault as fault:
                     exit_ = self.deliver(fault)
                 except NeedsStep:
+                    self.leave_block()
+                    self.count(-1)
                     self._forget_access()
-                    self._want_step, exit_ = True, None
+                    self.phase, exit_ = Phase.STEPPING, None
                 if exit_ is not None:
                     return exit_
         except TripleFault:
             return Shutdown(story(self, self.history))
 
+    def init(self) -> None:
+        """INIT: at the reset vector, nothing under way."""
+        before = debugging.armed(self)
+        self.abandon()
+        self._restarts.clear()
+        self.phase, self._nmi, self._dead, self.pending_read, self.pending_hits = Phase.RUNNING, False, None, None, 0
+        self.history.clear()
+        init(self)
+        debugging.refresh(self, before)
+        self.state.request = 1
+
+    def share(self, on: bool) -> None:
+        """Whether PAUSE ends the run."""
+        self.state.sharing = int(on)
+
     def _turn(self) -> Exit | None:
         """One stay in translated code, or what comes before the next one."""
         st = self.state
-        if (deliver := self._untold) is not None:
-            self._untold, self._step_over = None, self._stepping and not self.in_step
-            return deliver()
-        if self._activity is not None:
-            return self._advance(self._activity)
-        if self._resuming:
-            self._resuming = False
+        if self.held is not None:
+            return self._let_go(self.held)
+        if self.phase is Phase.ACCESSING:
+            return self._advance()
+        if self.phase is Phase.RESUMING:
+            self.phase = Phase.RUNNING
             return self._go(self.resume_code)
-        if self.in_step:
-            return self._end_step()
+        if self.single is not None:
+            return self._end_step(self.single)
+        if self._again is not None:
+            return self._begin_step()
         if st.pending_debug or self.pending_hits:
             return self._pending()
         return self._boundary()
@@ -130,9 +143,11 @@ class SoftVcpu(DeliveringCpu):
         while True:
             self._enter(self.address, code)
             reason = st.exit_reason
+            if reason not in _AMID:
+                self.leave_block()
             answer = answers_.get(reason)
-            if answer is None or not (code := answer()):
-                return self._reasons[reason]()
+            if answer is None or not (code := answer(self)):
+                return self._reasons[reason](self)
 
     def _boundary(self) -> Exit | None:
         """Between two instructions: what must be seen to before translated code may run on."""
@@ -145,14 +160,19 @@ class SoftVcpu(DeliveringCpu):
         if self._kicked:
             self._kicked = False
             return Interrupted()
-        if self._halting:
-            self._halting = False
+        if st.paused:
+            return Spinning()
+        if self.phase is Phase.HALTING:
+            self.phase = Phase.RUNNING
             return Halted()
+        if self.spent():
+            return Interrupted()
         shadowed = st.shadow and st.shadow_rip == st.rip
         if self._nmi and not st.nmi_blocked and shadowed:
-            self._want_step = True
+            self.phase = Phase.STEPPING
         elif self._nmi and not st.nmi_blocked and not self._stepping:  # a step takes neither NMIs nor interrupts
             self._nmi, st.nmi_blocked, site = False, 1, 0
+            self.count(1)
             deliver_event(self, 2, external=True, history=self.history)
             if self.pending_hits:  # by its frame: a trap comes before interrupts (SDM vol. 3, table 6-2)
                 return None
@@ -160,11 +180,11 @@ class SoftVcpu(DeliveringCpu):
             if not shadowed and not self._stepping:
                 return Interrupted()
             if not self._stepping:
-                self._want_step = True
-        if self.translator.counting and self.left() <= 0:
+                self.phase = Phase.STEPPING
+        if self.spent():  # by an NMI
             return Interrupted()
         suppresses = st.rflags & RF and self.linear(st.rip) in self.breakpoints
-        if self._want_step or self._stepping or st.rflags & TF or suppresses or self._skip_breakpoint == st.rip:
+        if self.phase is Phase.STEPPING or self._stepping or st.rflags & TF or suppresses or self._skip_breakpoint == st.rip:
             return self._begin_step(site)
         st.request = 0  # before we look whether anything waits: a kick from another thread is never lost
         if self._kicked or (self._nmi and not st.nmi_blocked):
@@ -177,17 +197,17 @@ class SoftVcpu(DeliveringCpu):
         st = self.state
         if self.hot is not None and st.request & HOT:
             self.hot.sampled()
-        if self.in_step:  # a kick came before the instruction began: the step has not happened
-            self.in_step, self._want_step, st.stepping = False, True, 0
-            resume_flag, st.shadow, self._skip_breakpoint = self._before_step
-            st.rflags |= resume_flag
+            if st.sharing and self.single is None:
+                return Interrupted()
+        if self.single is not None:  # a kick came before the instruction began: the step has not happened
+            self._give_back(self.single)
             return None
         if self.translator.counting and not st.request:
-            if self.left() <= 0:
+            if self.spent():
                 return Interrupted()
-            self._want_step = True  # fewer instructions are left than the next block has: one by one
+            self.phase = Phase.STEPPING  # fewer instructions are left than the next block has: one by one
         elif not st.request and not st.mode & modes.UNLIMITED:
-            self._want_step = True  # the block reaches beyond the limit of CS
+            self.phase = Phase.STEPPING  # the block reaches beyond the limit of CS
         return None
 
     def _repeating(self) -> Exit | None:
@@ -195,17 +215,28 @@ class SoftVcpu(DeliveringCpu):
         debugging.within_repeat(self)
         return self._interrupted()
 
-    def _advance(self, activity: Activity) -> Exit | None:
-        """Go on with an access that waits for a device."""
-        self._activity = None
-        answer, self._answer = self._answer, None
-        try:
-            exit_ = activity.send(answer)  # type: ignore[arg-type]  # None starts a generator, and answers a write
-        except StopIteration:
-            self._resuming = True
-            return None
-        self._activity = activity
-        return exit_
+    def _advance(self) -> Exit | None:
+        """Go on with an access that waits for a device, if that has answered."""
+        access, step = self.access, self.single
+        assert access is not None and step is not None, "devices are asked in steps"
+        if self._answer is None and not access.stores:
+            return access.exit
+        answer, self._answer = self._answer or 0, None
+        step.answers.append(answer)
+        return self._go_on(access.answered(answer))
+
+    def _go_on(self, access: Access) -> Exit | None:
+        """Ask the next device, unless it has answered already, or end the access."""
+        step = self.single
+        while access.devices:
+            if step is None or len(step.answers) >= len(step.known or ()):
+                self.access, self.phase = access, Phase.ACCESSING
+                return access.exit
+            step.answers.append(answer := (step.known or ())[len(step.answers)])
+            access = access.answered(answer)
+        self.access, self.phase = None, Phase.RESUMING
+        accesses.finish(self, access)
+        return None
 
     def _block(self, physical: int, mode: int) -> Block | None:
         if self._observer is None:
@@ -228,9 +259,9 @@ class SoftVcpu(DeliveringCpu):
             sampled = st.request == SAMPLE and not late
             observer.because(observing.why(self), Place(self.linear(st.rip), st.cpl) if sampled else None)
 
-        def answering(reason: int, answer: Callable[[], int]) -> Callable[[], int]:
-            def answered() -> int:
-                if (code := answer()) and (why := observing.answered_by(self, reason)):
+        def answering(reason: int, answer: Answer) -> Answer:
+            def answered(cpu: RunningCpu) -> int:
+                if (code := answer(cpu)) and (why := observing.answered_by(cpu, reason)):
                     observer.answered(why)
                 return code
 
@@ -248,23 +279,30 @@ class SoftVcpu(DeliveringCpu):
     # --- reasons
 
     def _translate(self) -> Exit | None:
+        if self.spent():
+            return Interrupted()
         st = self.state
-        block = self._block(st.walk_physical, st.mode)
-        if block is not None:
-            self.remember_jump(block)
+        with self.counting_faults():
+            self._block(st.walk_physical, st.mode)
         return None
 
     def _instruction(self) -> Exit | None:
         """An instruction that Python executes."""
         st = self.state
-        number = st.exit_detail
-        if number >= s.NATIVE_FALLBACK:
-            instruction = debugging.NATIVE_FALLBACKS[number - s.NATIVE_FALLBACK]
-        else:
-            instruction = self.translator.instructions[number]
+        instruction = self.translator.instructions[st.exit_detail]
         if self.caught and (vector := trap_of(self, instruction)) in self.caught:
-            return self._hold_back(GuestException(vector, None, None), partial(self._execute, instruction))
+            self.held = HeldTrap(vector, st.next_rip - st.rip & 15)
+            return GuestException(vector, None, None)
         return self._execute(instruction)
+
+    def _let_go(self, held: HeldFault | HeldTrap) -> Exit | None:
+        """What `run` has told of comes now."""
+        self.held, self._step_over = None, self._stepping and self.single is None
+        if isinstance(held, HeldFault):
+            deliver_event(self, held.vector, held.error, cr2=held.cr2, history=self.history)
+            return None
+        self.state.next_rip = self._behind(held.length)
+        return self._execute(TRAPPING[held.vector])
 
     def _execute(self, instruction: Instruction) -> Exit | None:
         st = self.state
@@ -275,12 +313,12 @@ class SoftVcpu(DeliveringCpu):
         if isinstance(exit_, PortRead | PortWrite):
             debugging.note_io(self, exit_.port, exit_.size)
         elif instruction.mnemonic in debugging.TF_AFTER:
-            if self.in_step:
-                self._step_tf = bool(st.rflags & TF)
+            if self.single is not None:
+                self.single.tf = bool(st.rflags & TF)
             elif st.rflags & TF:
                 st.pending_debug |= DR6_BS
-        elif isinstance(exit_, Halted) and self.in_step:  # a #DB comes first, and wakes it
-            self._halting = True
+        elif isinstance(exit_, Halted) and self.single is not None:  # a #DB comes first, and wakes it
+            self.phase = Phase.HALTING
             return None
         return exit_
 
@@ -291,18 +329,15 @@ class SoftVcpu(DeliveringCpu):
         debugging.note_io(self, port, size)
         if st.exit_detail & s.PORT_OUT:
             return PortWrite(port, size, st.rax & (1 << 8 * size) - 1)
-        self.pending_read = partial(answers.accumulate, self, size)
+        self.pending_read = ToAccumulator(size)
         return PortRead(port, size)
 
     def _access(self) -> Exit | None:
-        if self.in_step and self.device_site:
-            answers.learn(self, self.state.access_kind, self._step_code)
-        return self._advance(accesses.perform(self))
+        if self.single is not None and self.device_site:
+            answers.learn(self, self.state.access_kind, self.single.code)
+        return self._go_on(accesses.perform(self))
 
     def _deliver_prepared(self) -> Exit | None:
-        if self.state.fault_vector == vectors.BP:  # INT3: what fails in its delivery is a fault of the instruction, EXT 0
-            self.state.exit_detail = debugging.INT3_FALLBACK
-            return self._instruction()
         return self.deliver(self.prepared_fault())
 
     def _segment(self) -> Exit | None:
@@ -311,11 +346,14 @@ class SoftVcpu(DeliveringCpu):
         request = st.saved_X
         name = s.SEGMENTS[request & 0xFF]
         st.saved_EA = linear_address(self, name, st.saved_EA, (request >> 8 & 0xFFF) + 1, bool(request >> 20 & 1))
-        self._resuming = True
+        self.phase = Phase.RESUMING
         return None
 
     def _fetch_nowhere(self) -> Exit | None:
-        raise GuestFault(vectors.UD)
+        if self.spent():
+            return Interrupted()
+        with self.counting_faults():
+            raise GuestFault(vectors.UD)
 
     def _debug_trap(self) -> Exit | None:
         self.state.rip = self.state.next_rip
@@ -328,112 +366,27 @@ class SoftVcpu(DeliveringCpu):
             st.pending_debug &= ~REPORT
             return self.bus_lock
         if st.shadow == 2 and st.shadow_rip == st.rip:  # MOV SS holds traps back until after the next instruction
-            return self._begin_step()
+            return Interrupted() if self.spent() else self._begin_step()
         return debugging.take_pending(self, 0)
 
-    # --- steps
-
-    def _begin_step(self, site: int = 0) -> Exit | None:
-        """Run the instruction at RIP alone; `site`: the device access for which it started again, if that is why."""
-        st = self.state
-        self._want_step = False
-        if st.rip in self._restarts:
-            self._restarts.remove(st.rip)
-            if st.rflags & RF:  # IRET has come back to it; without RF it is met anew
-                self._skip_breakpoint = st.rip
-        hit = self._exec_hits()
-        if hit is not None:
-            return hit
-        self._before_step = st.rflags & RF, st.shadow, self._skip_breakpoint
-        if self._skip_breakpoint == st.rip:
-            self._skip_breakpoint = None
-        mode = st.mode | modes.STEP
-        self.in_step, self._step_faulted, self._step_asked = True, False, self._stepping
-        self._step_tf, self._step_start = bool(st.rflags & TF), st.rip
-        limits.check(self, st.rip)
-        physical = self.walk(self.linear(st.rip), self.rights() | s.ACCESS_FETCH)
-        if not self.ram.contains(physical):
-            raise GuestFault(vectors.UD)
-        block = self._block(physical, mode)
-        assert block is not None
-        self._step_next = st.rip + block.length & (NOWHERE if mode & modes.CODE64 else 0xFFFFFFFF)
-        self._step_code = bytes(self.ram.read(physical, min(block.length, PAGE_SIZE - physical % PAGE_SIZE)))
-        self._step_goes = None if mode & modes.UNLIMITED & ~modes.STEP else limits.next_rip(self, self._fetched(block.length))
-        st.rflags &= ~RF
-        st.stepping, st.request, st.shadow = 1, 0, 0
-        self.device_site = site
-        return self._go(block.code)
-
-    def _fetched(self, length: int) -> bytes:
-        """The bytes of the instruction at RIP."""
-        st = self.state
-        pieces = self.pieces(self.linear(st.rip), length, self.rights() | s.ACCESS_FETCH)
-        return b"".join(self.physical_read(at, size) for at, size in pieces)
-
-    def become_step(self, place: int) -> None:
-        """The instruction under way goes on at `place` in its step: something waits for its end. See `soft.answers`."""
-        st = self.state
-        self._before_step = 0, 0, None
-        self.in_step, self._step_tf, self._step_faulted, self._step_asked = True, False, False, False
-        self._step_start, self._step_code, self._step_goes = NOWHERE, b"", None
-        st.stepping, st.shadow, st.saved_RESUME = 1, 0, place
-
-    def _stepped(self) -> Exit | None:
-        return None  # `run` ends the step
-
-    def _end_step(self) -> Exit | None:
-        """The instruction of a step is complete (or has faulted): what it caused, as one DebugException."""
-        st = self.state
-        self.in_step, self.device_site = False, 0
-        st.stepping = 0
-        if self._kicked or self._nmi or st.irq_waiting:
-            st.request = 1
-        if st.pending_debug & REPORT:
-            st.pending_debug &= ~REPORT
-            self.in_step = True
-            return self.bus_lock
-        if self._step_goes is not None and not self._step_faulted and st.rip == self._step_goes & 0xFFFF:
-            st.rip = self._step_goes  # blocks of 16-bit code have 16 bits of it
-        if st.rip == self._step_start and not self._step_faulted and debugging.repeats(self._step_code):
-            debugging.within_repeat(self)
-        tf = self._step_tf and not self._step_faulted
-        if tf and st.debugctl & DEBUGCTL_BTF and not debugging.branched(self._step_code, st.rip, self._step_next):
-            tf = False
-        if st.shadow == 2 and st.shadow_rip == st.rip:  # traps wait for the next instruction; a debugger does not
-            self.last_debug = GuestDebug(False, False, False, False)
-            return DebugException(DR6_BS, 0, False, fault=False) if self._step_asked else None
-        causes = DR6_BS if tf or self._step_asked else 0
-        if tf:
-            st.pending_debug |= DR6_BS
-        return debugging.take_pending(self, causes)
-
-    def _exec_hits(self) -> Exit | None:
-        """Execution breakpoints at RIP, unless this instruction runs without them (RF, a resumed breakpoint)."""
-        st = self.state
-        linear = self.linear(st.rip)
-        if linear not in self.breakpoints:
-            return None
-        shadowed = st.shadow == 2 and st.shadow_rip == st.rip
-        skip_debugger = self._skip_breakpoint == st.rip
-        hits = debugging.exec_hits(self, linear, guest=not st.rflags & RF and not shadowed, debugger=not skip_debugger)
-        if hits:
-            self.last_debug = GuestDebug(False, False, False, False)
-            return DebugException(DR6_BS if self._stepping else 0, hits, False, fault=True)
-        if linear in self.debugger.software and not skip_debugger:
-            return SoftwareBreakpoint(linear)
-        return None
-
     def _breakpoint(self) -> Exit | None:
-        self._want_step = True
+        self.phase = Phase.STEPPING
         return None
+
+    _REASONS: ClassVar[dict[int, Callable[["SoftVcpu"], Exit | None]]] = {
+        s.EXIT_TRANSLATE: _translate, s.EXIT_INTERRUPTED: _interrupted, s.EXIT_INSTRUCTION: _instruction, s.EXIT_ACCESS: _access,
+        s.EXIT_DELIVER: _deliver_prepared, s.EXIT_STEPPED: lambda cpu: None, s.EXIT_DEBUG: _debug_trap, s.EXIT_SEGMENT: _segment,
+        s.EXIT_FETCH: _fetch_nowhere, s.EXIT_BREAKPOINT: _breakpoint, s.EXIT_PORT: _port, s.EXIT_REPEATING: _repeating,
+        s.EXIT_CRASHED: crash.tell,
+    }  # fmt: skip
 
     def complete(self, value: int) -> None:
         """Answer the read that `run` returned."""
-        if self._activity is not None:
+        if self.phase is Phase.ACCESSING:
             self._answer = value
         else:
             assert self.pending_read is not None, "nothing waits for an answer"
-            self.pending_read(value)
+            portio.answered(self, self.pending_read, value)
             self.pending_read = None
 
     # --- the rest of the protocol lives in its own files
@@ -453,25 +406,6 @@ class SoftVcpu(DeliveringCpu):
     translate = inspection.translate
     start = inspection.start
     report_bus_locks = inspection.report_bus_locks
+    tally = tallies.tally
+    tell_tallies = tallies.tell_tallies
     catch = inspection.catch
-
-    def abandon(self) -> None:
-        """Somebody moved RIP: an access that waits for a device is not resumed."""
-        self._forget_access()
-        self._resuming, self.in_step, self._untold = False, False, None
-        self._skip_breakpoint = None
-        self.state.stepping = 0
-
-    def step(self, on: bool) -> None:
-        """While on, `run` returns after one instruction; one that waits for a device counts."""
-        self._stepping, self._step_over = on, False
-        if self._activity is not None or self._untold is not None:
-            self._step_asked = on
-
-    def resume_over(self) -> None:
-        """The next instruction runs without the debugger's execution breakpoints on it."""
-        self._skip_breakpoint = self.state.rip
-
-    def guest_debug(self) -> GuestDebug:
-        """What the guest had armed when the last DebugException arose."""
-        return self.last_debug

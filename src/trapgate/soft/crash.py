@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
-from trapgate.hostcall import asking
+from trapgate.hostcall import asking, exchange_action, native_action
 from trapgate.isa.modes import code_bits
 from trapgate.isa.state import ACCESS_PEEK
 from trapgate.mapping import Mapping
@@ -25,9 +25,7 @@ from trapgate.stencil.entering import LAST_WORDS, SIGNALS
 SHOWN = 32  # bytes of guest code
 HOST_SHOWN = 16  # and of host code
 _STACK = 1 << 16
-_ACTION = "<Q128si4xQ"  # struct sigaction of the C library: handler, mask, flags, and what it fills in itself
 _DISABLE = 2  # SS_DISABLE
-_SIGINFO, _ONSTACK = 4, 0x08000000  # SA_SIGINFO, SA_ONSTACK
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,26 +34,36 @@ class HostCrash(Exception):
 
 
 class Crashes:
-    """What one CPU's translated code does with the signals of a crash, from `catch` on."""
+    """What translated code does with the signals of a crash, from `catch` on: that of a CPU, or of all that share it."""
 
     def __init__(self, core: TranslatingCore) -> None:
         self._core = core
         words = LAST_WORDS.encode()
         self._words = ctypes.create_string_buffer(words, len(words))
         self._terminal: ctypes.Array[ctypes.c_char] | None = None
-        core.state.crash_text = ctypes.addressof(self._words)
-        handler = core.code.entries["crashed"]  # with the CPU state as its fourth argument: mov rcx, imm64; mov rax, imm64; jmp rax
-        self._entry = core.code.append(struct.pack("<2sQ2sQ2s", b"\x48\xb9", core.address, b"\x48\xb8", handler, b"\xff\xe0"))
+        self._entry = core.code.append(self._way_in(core))
         core.state.code_end = core.code.first
+        self.follow(core)
         self.release: Callable[[], object] = lambda: None
+
+    def _way_in(self, core: TranslatingCore) -> bytes:
+        """The handler with the CPU state as its fourth argument: mov rcx, imm64; mov rax, imm64; jmp rax."""
+        return struct.pack("<2sQ2sQ2s", b"\x48\xb9", core.address, b"\x48\xb8", core.code.entries["crashed"], b"\xff\xe0")
+
+    def follow(self, core: TranslatingCore) -> None:
+        """It is this one's turn to run."""
+        self._core = core
+        core.code.patch(self._entry - core.code.base, self._way_in(core))
+        core.state.crash_text = ctypes.addressof(self._words)
+        core.state.crash_terminal = 0 if self._terminal is None else ctypes.addressof(self._terminal)
 
     def catch(self) -> None:
         """From now on a crash amid translated code is a HostCrash; any other ends the process with status 70 and a line.
 
         What was there before comes back with `release`, or when this object goes.
         """
-        action = struct.pack(_ACTION, self._entry, bytes(128), _SIGINFO | _ONSTACK, 0)
-        before = {int(number): _exchanged(int(number), action) for number in SIGNALS}
+        action = native_action(self._entry)
+        before = {int(number): exchange_action(int(number), action) for number in SIGNALS}
         self.release = end = weakref.finalize(self, _put_back, self._entry, before)
         end.atexit = False  # it may be needed until the very end
 
@@ -67,8 +75,7 @@ class Crashes:
         """How standard input is to be left by a process that cannot go on: what ioctl TCGETS gave; None: as it is."""
         self._core.state.crash_terminal = 0
         self._terminal = None if settings is None else ctypes.create_string_buffer(settings, len(settings))
-        if self._terminal is not None:
-            self._core.state.crash_terminal = ctypes.addressof(self._terminal)
+        self.follow(self._core)
 
 
 class _SignalStack:
@@ -95,19 +102,10 @@ class _Thread(threading.local):
 _of_thread = _Thread()
 
 
-def _exchanged(number: int, action: bytes | None) -> bytes:
-    """What was to be done about a signal; with an `action`, that is done from now on."""
-    before = ctypes.create_string_buffer(struct.calcsize(_ACTION))
-    with asking("sigaction"):
-        if _libc.sigaction(number, action, before):
-            raise OSError(ctypes.get_errno(), "sigaction")
-    return before.raw
-
-
 def _put_back(entry: int, before: dict[int, bytes]) -> None:
     for number, action in before.items():
-        if _exchanged(number, None).startswith(entry.to_bytes(8, "little")):  # nobody has come since
-            _exchanged(number, action)
+        if exchange_action(number, None).startswith(entry.to_bytes(8, "little")):  # nobody has come since
+            exchange_action(number, action)
 
 
 def tell(core: TranslatingCore) -> NoReturn:

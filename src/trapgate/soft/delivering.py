@@ -1,7 +1,6 @@
-"""How the software CPU hands exceptions and interrupts to the guest, and tells of exceptions that somebody waits for first."""
+"""Hands exceptions and interrupts to the guest, and tells of exceptions that somebody waits for first."""
 
 from collections.abc import Callable
-from functools import partial
 
 from trapgate.arch import vectors
 from trapgate.arch.flags import IF
@@ -10,7 +9,7 @@ from trapgate.clock import Clock
 from trapgate.exits import Exit, GuestException, Shutdown
 from trapgate.isa import state as s
 from trapgate.memory import Ram
-from trapgate.soft.accesses import Activity
+from trapgate.soft.blocks.shared import Shared
 from trapgate.soft.exact import debugging
 from trapgate.soft.exact.interrupts import TripleFault
 from trapgate.soft.exact.interrupts import deliver as deliver_event
@@ -19,6 +18,7 @@ from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.apic import LocalApic
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.story import story
+from trapgate.soft.state.underway import HeldFault, Phase
 from trapgate.stencil.library import Library
 
 
@@ -26,57 +26,66 @@ class DeliveringCpu(RunningCpu):
     """A CPU that exceptions and interrupts reach."""
 
     def __init__(
-        self, ram: Ram, model: CpuModel, library: Library, clock: Clock, lapic: LocalApic | None, tsc_hz: int, counting: bool
+        self,
+        ram: Ram,
+        model: CpuModel,
+        translations: Library | Shared,
+        clock: Clock,
+        lapic: LocalApic | None,
+        tsc_hz: int,
+        counting: bool,
     ) -> None:
-        super().__init__(ram, model, library, clock, lapic, tsc_hz)
+        super().__init__(ram, model, translations, clock, lapic, tsc_hz)
         self.deterministic = counting
         self._enter = self.code.enter()
         self._interrupt_code = self.code.entries["interrupt"]
-        self._kicked = self._nmi = self._resuming = False
-        self._activity: Activity | None = None
-        self._answer: int | None = None
+        self._kicked = self._nmi = False
+        self._answer: int | None = None  # of a device, to the read that waits
         self._restarts: set[int] = set()  # RIPs of instructions that faulted behind a breakpoint of the debugger: told of already
-        self._stepping = self._step_faulted = False
-        self._step_start = 0
+        self._stepping = False  # for the debugger
         self._step_over = False  # a #DB was delivered before the step's instruction: the step ends on the handler
-        self._before_step: tuple[int, int, int | None] = (0, 0, None)  # RF, shadow, skipped breakpoint: what a step consumes
-        self._halting = False
-        self._untold: Callable[[], Exit | None] | None = None  # delivers the exception that `run` has returned
+        self._skip_breakpoint: int | None = None  # RIP whose breakpoints of the debugger are passed over
+        self._again: tuple[int, ...] | None = None  # the instruction at RIP starts again, as a step: `Step.known`
         self._dead: Shutdown | None = None
+
+    def spent(self) -> bool:
+        """Whether instructions are counted, and the budget holds none any more."""
+        return self.deterministic and self.left() <= 0
 
     def deliver(self, fault: GuestFault) -> Exit | None:
         """Deliver a fault to the guest."""
+        self.leave_block()
         st = self.state
         vector, unclear, st.fault_has_error = fault.vector, st.fault_has_error == s.NOT_CANONICAL, 0
         if unclear and vector == vectors.GP and by_stack(self):
             vector = vectors.SS
-        if self.in_step and self._before_step[2] == self._step_start:
-            self._restarts.add(self._step_start)
-        self._step_faulted = True
+        if self.single is not None:
+            self.single.faulted = True
+            if self.single.taken.skipped == self.single.start:
+                self._restarts.add(self.single.start)
         self._forget_access()
         st.pending_debug = self.pending_hits = 0
-        deliver_it = partial(deliver_event, self, vector, fault.error, cr2=fault.cr2, history=self.history)
         if vector in self.caught:
-            return self._hold_back(GuestException(vector, fault.error, fault.cr2), deliver_it)
-        return deliver_it()
-
-    def _hold_back(self, told: GuestException, deliver: Callable[[], Exit | None]) -> Exit:
-        """Tell of an exception first."""
-        self._untold = deliver
-        return told
+            self.held = HeldFault(vector, fault.error, fault.cr2)
+            return GuestException(vector, fault.error, fault.cr2)
+        deliver_event(self, vector, fault.error, cr2=fault.cr2, history=self.history)
+        return None
 
     def can_interrupt(self) -> bool:
         """Whether an external interrupt would be taken now."""
         st = self.state
-        waits = self._activity is not None or self._untold is not None
-        busy = self.in_step or self._resuming or waits or st.pending_debug or self.pending_hits
+        waits = self.held is not None or self._again is not None
+        amid = waits or self.single is not None or self.phase in (Phase.ACCESSING, Phase.RESUMING)
+        busy = amid or st.pending_debug or self.pending_hits
         return bool(st.rflags & IF) and not busy and not (st.shadow and st.shadow_rip == st.rip)
 
     def interrupt(self, vector: int) -> None:
         """Deliver an external interrupt."""
         assert self.can_interrupt()
-        self._halting = False
+        self._wake()
+        self.executed_one()
         st = self.state
+        self.take_turn()
         if not self.deterministic:  # native code leaves again in front of the handler's first block
             st.fault_vector, st.fault_error, st.fault_has_error, st.request = vector, 0, 0, 1
             self._enter(self.address, self._interrupt_code)
@@ -94,7 +103,9 @@ class DeliveringCpu(RunningCpu):
 
     def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
         """Deliver #DB to the guest; `debugging.deliver_debug`. An instruction that ends so takes no other trap."""
-        self._step_faulted, self._halting = True, False
+        if self.single is not None:
+            self.single.faulted = True
+        self._wake()
         self._step_over = self._stepping and not self.in_step
         self._survive(lambda: debugging.deliver_debug(self, causes, hits, icebp))
 
@@ -116,4 +127,11 @@ class DeliveringCpu(RunningCpu):
 
     def _forget_access(self) -> None:
         """The access that waits for a device is none any more; neither is the answer that it may have got already."""
-        self._activity = self._answer = None
+        self.access = self._answer = None
+        if self.phase in (Phase.ACCESSING, Phase.RESUMING):
+            self.phase = Phase.RUNNING
+
+    def _wake(self) -> None:
+        """Something is delivered: HLT is over."""
+        if self.phase is Phase.HALTING:
+            self.phase = Phase.RUNNING

@@ -1,10 +1,11 @@
-"""What a debugger or a loader sees and changes from outside: registers by name, MSRs, guest-virtual memory."""
+"""Shows and changes the CPU from outside, for debuggers and loaders: registers by name, MSRs, guest-virtual memory."""
 
-from trapgate.arch import control
+from trapgate.arch import control, xstate
+from trapgate.arch.segments import ATTRIBUTES
 from trapgate.isa import state as s
 from trapgate.memory import virtual_parts
 from trapgate.soft.exact import debugging, floating, msr
-from trapgate.soft.exact.segments import ATTRIBUTES, load_segment, put_paragraph, put_segment
+from trapgate.soft.exact.segments import load_segment, put_paragraph, put_segment
 from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.core import NOWHERE
 from trapgate.soft.state.fault import GuestFault
@@ -35,9 +36,15 @@ def get(cpu: RunningCpu, register: str) -> int:
         return cpu.tsc()
     if register.startswith("dr") and register[2:].isdigit():
         return debugging.read_debug_register(cpu, int(register[2:]))
-    if register.startswith("xmm"):
-        return int.from_bytes(bytes(getattr(st, register)), "little")
+    if place := _vector(cpu, register):
+        return int.from_bytes(bytes(getattr(st, place.field)), "little")
     return floating.get(cpu, register)
+
+
+def _vector(cpu: RunningCpu, register: str) -> xstate.Place | None:
+    """Where a vector register lies, if it is one that the CPU has."""
+    component = next((one for one in (xstate.SSE, xstate.AVX) if register in one.registers), None)
+    return component.registers[register] if component and cpu.model.has(component.feature) else None
 
 
 def set_(cpu: RunningCpu, register: str, value: int) -> None:
@@ -72,8 +79,6 @@ def _set(cpu: RunningCpu, register: str, value: int) -> None:
             cpu.pending_hits = hits  # the debugger reads the descriptor, not the guest
     elif register == "cs_attributes":
         raise ValueError("the hidden part of CS changes only by the guest's own instructions")
-    elif register == "mxcsr":
-        floating.set_mxcsr(cpu, value)
     elif register in _ALIAS:
         setattr(st, _ALIAS[register], value)
     elif register in ("cr0", "cr3", "cr4", "efer"):
@@ -86,8 +91,8 @@ def _set(cpu: RunningCpu, register: str, value: int) -> None:
         cpu.set_tsc(value)
     elif register.startswith("dr") and register[2:].isdigit():
         debugging.write_debug_register(cpu, int(register[2:]), value)
-    elif register.startswith("xmm"):
-        getattr(st, register)[:] = value.to_bytes(16, "little")
+    elif place := _vector(cpu, register):
+        getattr(st, place.field)[:] = value.to_bytes(place.size, "little")
     else:
         floating.set_(cpu, register, value)
 

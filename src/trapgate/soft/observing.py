@@ -1,4 +1,4 @@
-"""What an observer is told of the software CPU's work, in words."""
+"""Tells an observer of the software CPU's work, in words."""
 
 from iced_x86 import Mnemonic
 
@@ -33,10 +33,7 @@ def why(cpu: RunningCpu) -> str:
         return f"{'OUT to' if state.exit_detail & s.PORT_OUT else 'IN from'} port {state.exit_detail & 0xFFFF:X}h"
     if reason != s.EXIT_INSTRUCTION:
         return REASONS[reason]
-    number = state.exit_detail
-    if number >= s.NATIVE_FALLBACK:
-        return "a native function whose case is not plain"
-    mnemonic = cpu.translator.instructions[number].mnemonic
+    mnemonic = cpu.translator.instructions[state.exit_detail].mnemonic
     return ASLEEP if mnemonic == Mnemonic.HLT else f"{_NAMES[mnemonic]} in Python"
 
 

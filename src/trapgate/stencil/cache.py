@@ -1,7 +1,8 @@
-"""Files that hold code we will execute: in a directory that is ours alone, checked at every load, replaced whole or not at all."""
+"""Keeps files of code that we will execute: in a directory that is ours alone, checked at every load, replaced whole."""
 
 import contextlib
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -16,6 +17,8 @@ from trapgate.hostcall import SCARCE, HostError
 
 DIGEST_BYTES = 32
 KEPT = 6  # files of one kind
+LARGEST = 1 << 30  # bytes of a file that is read
+LARGE_PAGE = 2 << 20
 LITTER = 24 * 3600  # seconds until a file that nobody finished writing is taken for one that nobody will
 
 T = TypeVar("T")
@@ -93,8 +96,9 @@ class Cache:
     def load(self, key: str) -> memoryview | None:
         """What was stored under a key; None when there is nothing, or the file is damaged (it is removed, with a note).
 
-        It is the file itself, mapped: `store` replaces files, and never changes one. Whatever else has its name, a pipe, a link,
-        a file of somebody else's, is not touched, and nobody is waited for. HostError: no descriptor or memory is left.
+        It is read, not mapped: code is cut out of it for as long as the process lives, whatever is copied over the file meanwhile.
+        Whatever else has its name, a pipe, a link, a file of somebody else's, is not touched, and nobody is waited for. HostError:
+        no descriptor or memory is left.
         """
         if not self._usable:
             return None
@@ -107,18 +111,16 @@ class Cache:
             self._unreadable(path, error)
             return None
         try:
-            status = os.fstat(descriptor)
-            if not _is_ours(status):
-                self.notes.append(f"cache file {path} is not used: it is no plain file of this user alone; remove it")
-                return None
-            size = status.st_size
-            data = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
+            with os.fdopen(descriptor, "rb", buffering=0) as file:
+                status = os.fstat(descriptor)
+                if not _is_ours(status):
+                    self.notes.append(f"cache file {path} is not used: it is no plain file of this user alone; remove it")
+                    return None
+                data = _whole(file, status.st_size) if status.st_size <= LARGEST else memoryview(b"")
         except OSError as error:
             self._unreadable(path, error)
             return None
-        finally:
-            os.close(descriptor)
-        if size < DIGEST_BYTES or _digest(key, data[DIGEST_BYTES:]) != data[:DIGEST_BYTES]:
+        if len(data) < DIGEST_BYTES or _digest(key, data[DIGEST_BYTES:]) != data[:DIGEST_BYTES]:
             self._remove(path, "is damaged")
             return None
         return data[DIGEST_BYTES:]
@@ -197,6 +199,19 @@ class Cache:
                     if _is_ours(status):
                         found.append((self.directory / name, status))
         return found
+
+
+def _whole(file: io.FileIO, size: int) -> memoryview:
+    """What a file holds, in large pages where it is large: the translations of a boot in small ones cost 0.1 s of a start."""
+    if size < LARGE_PAGE:
+        return memoryview(file.readall())
+    memory = mmap.mmap(-1, size)
+    with contextlib.suppress(OSError, ValueError):  # a host without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    view, done = memoryview(memory), 0
+    while done < size and (count := file.readinto(view[done:])):
+        done += count
+    return view[:done].toreadonly()
 
 
 def _is_ours(status: os.stat_result) -> bool:

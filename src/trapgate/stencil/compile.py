@@ -1,4 +1,4 @@
-"""LLVM turns a module of lowered bodies into machine code: each section a `Stencil`, its relocations the holes."""
+"""Makes LLVM turn a module of lowered bodies into machine code: each section a `Stencil`, its relocations the holes."""
 
 import io
 import sys

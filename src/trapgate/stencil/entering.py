@@ -24,6 +24,7 @@ _NEAR = 1 << 20  # bytes of stack that translated and native code may use
 _RSP, _RIP, _FLAGS, _ERROR, _VECTOR = (40 + 8 * n for n in (15, 16, 17, 19, 20))
 _SIGNAL_ADDRESS = 16  # si_addr in siginfo_t
 _KEPT_FLAGS = ~(1 << 10 | 1 << 8 | 1 << 18)  # not DF, TF, AC
+_PLAIN = "leaq -128(%rsp), %rsp; pushfq; andq $$-262145, (%rsp); popfq; leaq 128(%rsp), %rsp"  # a handler begins with AC as it was
 _IOCTL, _WRITE, _EXIT, _TCSETS = 16, 1, 231, 0x5402
 _ENTER = """
 declare void @llvm.x86.sse.ldmxcsr(ptr)
@@ -65,6 +66,7 @@ end:
   ret void
 }}
 define dso_local void @crashed(i32 %signal, ptr %info, ptr %context, ptr %cpu) #1 section ".text.crashed" {{
+  call void asm sideeffect "{plain}", "~{{memory}},~{{flags}}"()
 {fields}
   %rsp = load i64, ptr %at_rsp
   %rip = load i64, ptr %at_rip
@@ -135,7 +137,7 @@ def module() -> str:
     crashed = _CRASHED.format(
         told="\n".join(told), length=len(LAST_WORDS),
         fields="\n".join(f"  %at_{name} = getelementptr i8, ptr %{base}, i64 {at}" for base, name, at in inside),
-        near=_NEAR, reason=EXIT_CRASHED, kept_flags=_KEPT_FLAGS,
+        near=_NEAR, plain=_PLAIN, reason=EXIT_CRASHED, kept_flags=_KEPT_FLAGS,
         ioctl=_IOCTL, tcsets=_TCSETS, write=_WRITE, exit=_EXIT, status=STATUS,
         syscall='"={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r11},~{memory}"',
     )  # fmt: skip

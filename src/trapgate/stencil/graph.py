@@ -1,7 +1,8 @@
-"""What `stencil.loop` compiles: blocks as graphs of micro-ops, each with its holes filled and its ways known."""
+"""Describes what `stencil.loop` compiles: blocks as graphs of micro-ops, each with its holes filled and its ways known."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from trapgate.values import dataclass
 
 
 class NotALoop(Exception):

@@ -1,4 +1,4 @@
-"""What decides the machine code that we keep on disk: our sources, the libraries and the Python that run them, the host's CPU."""
+"""Says what decides the machine code that we keep on disk: our sources, the libraries and Python that run them, the host's CPU."""
 
 import hashlib
 import importlib.util

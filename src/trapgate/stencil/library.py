@@ -1,11 +1,10 @@
-"""The stencil library: every form and the native functions, compiled once and kept on disk under a digest of all that went in."""
+"""Compiles the stencil library, all forms and native functions, once, and keeps it on disk under a digest of all that went in."""
 
 import ctypes
 import os
 import signal
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import accumulate, chain, repeat
 from operator import add, le
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from trapgate.stencil import identity
 from trapgate.stencil.cache import Cache, WrongContent, pack, unpack
 from trapgate.stencil.stencil import Hole, Stencil
+from trapgate.values import dataclass, replace
 
 CHUNK = 60  # forms in one LLVM module: fewer cost start-up, more cost parallelism
 
@@ -65,7 +65,7 @@ def build_library(progress: Callable[[int, int], None] = lambda done, total: Non
             progress(len(stencils), total)
         blob, entries = compile_native()
     progress(total, total)
-    return Library(stencils, blob, entries)
+    return Library({name: stencils[name] for name in names}, blob, entries)  # whichever worker came first: the same file each time
 
 
 def _end_with_parent() -> None:

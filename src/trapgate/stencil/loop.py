@@ -1,4 +1,4 @@
-"""A hot loop of the guest as one function: all its instructions lowered together, guest registers and flags in host registers.
+"""Compiles a hot loop of the guest as one function: all its instructions lowered together, registers and flags in host registers.
 
 Its blocks have a place already, as stencils. That copy stays, and is where the function goes on for whatever is out of line: a slow
 access, a fault, an interrupt, a way out of the loop. It stores what it keeps in registers, and jumps to the same place of

@@ -1,6 +1,6 @@
-"""A stencil is machine code with holes."""
+"""Holds a stencil: machine code with holes."""
 
-from dataclasses import dataclass
+from trapgate.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

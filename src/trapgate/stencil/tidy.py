@@ -4,11 +4,10 @@ LLVM ends a path that leaves a stencil with `jmp SYMBOL`, and reaches that path 
 `jcc SYMBOL`; what nobody reaches any more is dropped. A final `jmp NEXT` is cut off by the translator: the next stencil follows.
 """
 
-from dataclasses import dataclass, replace
-
 from iced_x86 import Decoder, FlowControl, Instruction, OpKind
 
 from trapgate.stencil.stencil import Hole, Stencil
+from trapgate.values import dataclass, replace
 
 
 @dataclass(slots=True)

@@ -18,4 +18,5 @@ ROOMS = {
     "tables": ("trapgate.soft.exact.",),
     "command_line": ("trapgate.cli.", "trapgate.gdb.address", "trapgate.arch.models"),
     "agent": ("trapgate.gdb.agent",),
+    "shares": ("trapgate.fuse.",),
 }

@@ -9,6 +9,7 @@ from fuzz.target import Target
 from trapgate.arch.models import CpuModel, ModelError
 from trapgate.cli import cache, demo, doctor, errors, habits, main, options
 from trapgate.cli import run as runner
+from trapgate.cli.request import Request
 from trapgate.gdb import address
 from trapgate.memory import PAGE_SIZE
 
@@ -47,12 +48,12 @@ def run(data: bytes) -> str:
         assert len(lines) == 1, f"{len(lines)} lines: {told.getvalue()}"
         assert len(lines[0]) < 1000 + len(data)
     for request in _asked:
-        if isinstance(request, runner.Request):
+        if isinstance(request, Request):
             _check(request)
     return f"{status} {len(_asked)}"
 
 
-def _check(request: runner.Request) -> None:
+def _check(request: Request) -> None:
     """A request that may be carried out."""
     assert options.MEMORY_LEAST <= request.memory <= options.MEMORY_MOST
     assert request.memory % PAGE_SIZE == 0

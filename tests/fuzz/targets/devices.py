@@ -2,7 +2,7 @@
 
 A line is an act, its numbers in hex: `in PORT SIZE`, `out PORT SIZE VALUE`, `read ADDRESS SIZE`, `write ADDRESS SIZE VALUE` (of
 memory), `apic OFFSET SIZE`, `apicw OFFSET SIZE VALUE`, `rdmsr INDEX`, `wrmsr INDEX VALUE`, `wait NS`, `line NUMBER LEVEL`,
-`feed VALUE`, `break`, `acknowledge`, `button`.
+`feed VALUE`, `break`, `acknowledge`, `button`, `ram ADDRESS VALUE` (of 8 bytes), `rest` (the board is saved and loaded).
 """
 
 import contextlib
@@ -15,7 +15,16 @@ from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.arch.msrs import MsrError
 from trapgate.clock import InstructionClock
 from trapgate.devices import lapic
-from trapgate.devices.board import Board, Switches
+from trapgate.devices.board import Board, BoardState, standard
+from trapgate.devices.dma import Dma
+from trapgate.devices.parts import Surface, Switches
+from trapgate.devices.pmtimer import AcpiPm
+from trapgate.devices.uart import Uart
+from trapgate.devices.virtio.console import ConsolePort, virtio_console
+from trapgate.devices.virtio.rng import virtio_rng
+from trapgate.encoding import decode, encode
+from trapgate.memory import Ram
+from trapgate.state import within
 
 MOST_ACTS = 200
 MOST_TIMERS = 300
@@ -25,7 +34,19 @@ _MODEL = CpuModel.parse(DEFAULT_MODEL)
 _SIZES = (1, 2, 4, 8)
 _NUMBER = re.compile(rb"[0-9a-fA-F]{1,16}")
 _BLOCKS = (
-    *((0x20, 2), (0x40, 4), (0x60, 5), (0x70, 2), (0xA0, 2), (0x3F8, 8), (0x4D0, 2), (0x600, 16), (0xCF8, 8), (0xE0, 4)),
+    *(
+        (0x20, 2),
+        (0x40, 4),
+        (0x60, 5),
+        (0x70, 2),
+        (0xA0, 2),
+        (0x3F8, 8),
+        (0x4D0, 2),
+        (0x510, 12),
+        (0x600, 16),
+        (0xCF8, 8),
+        (0xE0, 4),
+    ),
     *((0x2000, 24), (0xE9, 1), (0xF4, 1), (0x501, 1)),
 )
 PORTS = [first + offset for first, length in _BLOCKS for offset in range(length)]
@@ -38,15 +59,12 @@ class Bench:
     def __init__(self) -> None:
         self.clock = InstructionClock(lambda: 0)
         self.sent = 0
-        self.board = Board(
-            self.clock,
-            _MODEL,
-            Switches(lambda status: None, lambda: None, lambda: None),
-            wall_start=0,
-            serial=self._send,
-            debugcon=self._send,
-            cpus=2,
-        )
+        switches = Switches(lambda status: None, lambda: None, lambda: None)
+        self.ram = Ram(1 << 16)
+        surface = Surface(self.clock, Dma(self.ram), lambda call: call(), switches, wall_start=0)
+        behind_virtio = virtio_rng(b"seed"), virtio_console(ConsolePort(self._send), ConsolePort(self._send, "second"))
+        self.board = Board(surface, _MODEL, (*standard(self._send, self._send), *behind_virtio), cpus=2)
+        uart = self.board.part(Uart)
         self.apic = self.board.interrupts.lapics[0]
         self.acts: dict[bytes, tuple[int, Callable[..., None]]] = {
             b"in": (2, self._in),
@@ -59,10 +77,12 @@ class Bench:
             b"wrmsr": (2, self._wrmsr),
             b"wait": (1, self._wait),
             b"line": (2, lambda number, level: self.board.interrupts.line(number % layout.GSI_COUNT)(bool(level & 1))),
-            b"feed": (1, lambda value: self.board.uart.feed(value.to_bytes(8, "little"))),
-            b"break": (0, self.board.uart.feed_break),
+            b"feed": (1, lambda value: uart.feed(value.to_bytes(8, "little"))),
+            b"break": (0, uart.feed_break),
             b"acknowledge": (0, self._acknowledge),
-            b"button": (0, self.board.pm.press_power_button),
+            b"button": (0, self.board.part(AcpiPm).press_power_button),
+            b"ram": (2, lambda address, value: self.ram.write(address & 0xFFF8, value.to_bytes(8, "little"))),
+            b"rest": (0, self._rest),
         }
 
     def act(self, line: bytes) -> None:
@@ -115,6 +135,14 @@ class Bench:
         if self.apic.pending():
             assert 0 <= self.apic.acknowledge() < 256
 
+    def _rest(self) -> None:
+        """Whatever a guest has done, all of it can be kept, is taken back, and is what it was."""
+        clock, board = self.clock.save(), self.board.save()
+        kept = encode(board)
+        self.clock.load(clock)
+        self.board.load(decode(kept, BoardState, {type(one) for one in within(board)}))
+        assert (self.clock.save(), self.board.save()) == (clock, board)
+
     def check(self) -> int:
         """No timer out of range, no storm of them: how often the host wakes soon."""
         deadline = self.clock.next_deadline()
@@ -134,6 +162,7 @@ def run(data: bytes) -> str:
     bench = Bench()
     for line in data.split(b"\n")[:MOST_ACTS]:
         bench.act(line)
+    bench.act(b"rest")
     wakes = bench.check()
     return f"{wakes.bit_length()} bits of wakes"
 
@@ -161,8 +190,13 @@ def _starts() -> list[bytes]:
     x2apic = b"wrmsr 1b fee00d00\nwrmsr 80f 1ff\nwrmsr 832 40031\nwrmsr 6e0 1000\nwrmsr 830 40031\nrdmsr 802\nwrmsr 83f 33"
     io = b"write fec00000 2 10\nwrite fec00010 2 31\nline 0 1\nacknowledge\nread fec00010 2\nwrite fec00040 2 31"
     power = b"out 602 1 1\nout 604 1 1\nbutton\nin 600 1\nout 604 1 2001\nin 608 2\nout cf8 2 80000000\nin cfc 2\nout cf9 0 6"
+    virtio = b"".join(b"write feb0%x 2 %x\n" % row for row in (
+        (0x1070, 3), (0x1024, 1), (0x1020, 1), (0x1024, 0), (0x1020, 0x30000002), (0x1070, 0xB), (0x1030, 1), (0x1038, 4),
+        (0x1080, 0x1000), (0x1090, 0x2000), (0x10A0, 0x3000), (0x1044, 1), (0x1070, 0xF),
+    )) + b"ram 1000 4000\nram 1008 10\nram 2000 10000\nwrite feb01050 2 1\nread feb01060 2\nread feb01100 3"  # fmt: skip
+    firmware = b"out 510 1 19\nin 511 0\nram 100 1000000a000019\nram 108 20000000000000\nout 518 2 10000"
     return [ports[at : at + 2000].split(b"\n", 1)[1] for at in range(0, len(ports), 2000)] + [
-        *(pic, timer, clock, serial, keyboard, apic, x2apic, io, power),
+        *(pic, timer, clock, serial, keyboard, apic, x2apic, io, power, virtio, firmware),
     ]
 
 
@@ -177,7 +211,8 @@ TARGET = Target(
         *(f"wrmsr {index:x} ".encode() for index in MSRS),
         *(f"rdmsr {index:x}\n".encode() for index in MSRS),
         *(f"apicw {offset:x} 2 ".encode() for offset in range(0, 0x400, 16)),
-        *(b"write fec00000 2 ", b"write fec00010 2 ", b"acknowledge\n", b"button\n", b"wait 5f5e100\n", b"line 8 1\n"),
+        *(b"write fec00000 2 ", b"write fec00010 2 ", b"acknowledge\n", b"button\n", b"wait 5f5e100\n", b"line 8 1\n", b"rest\n"),
+        *(f"write feb0{place + offset:x} 2 ".encode() for place in (0, 0x1000) for offset in (*range(0x10, 0xB0, 4), 0x100)),
     ),
     short=600,
 )

@@ -11,7 +11,8 @@ from fuzz.target import Target
 from trapgate.arch import vectors
 from trapgate.exits import Exit
 from trapgate.soft.crash import Crashes
-from trapgate.soft.exact import returns, transfers
+from trapgate.soft.exact import interrupts, returns, rules, transfers
+from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
 from unit.soft.bench import (
     CODE,
@@ -84,14 +85,18 @@ def _kick_now_and_then(bench: Bench) -> None:
 
 
 def plant() -> None:
-    """A far transfer to what is no code segment was not expected."""
+    """An event or a far transfer to what is no code segment was not expected."""
 
-    def gp(error: int = 0) -> GuestFault:
-        assert not error, "no code segment"
-        return GuestFault(vectors.GP, error)
+    def settle(cpu: SoftCore, rule: str, *arguments: int) -> None:
+        try:
+            rules.settle(cpu, rule, *arguments)
+        except GuestFault as fault:
+            if fault.vector == vectors.GP and fault.error:
+                raise AssertionError("no code segment") from fault
+            raise
 
-    for room in (returns, transfers):
-        room.__dict__["gp"] = gp
+    for room in (interrupts, returns, transfers):
+        room.__dict__["settle"] = settle
 
 
 def _input(mode: str, code: str, cpl: int = 0, rest: int = 2, tables: tuple[tuple[int, int, bytes], ...] = ()) -> bytes:

@@ -235,12 +235,12 @@ def test_debugctl_by_vendor() -> None:
         assert [one.vector for one in guest.log[:-1]] == ([13] if faults else []), cpu
 
 
-def test_a_pause_amid_a_device_access_leaves_the_instruction_to_be_stepped() -> None:
+def test_a_stop_amid_a_device_access_leaves_the_instruction_to_be_stepped() -> None:
     guest = Guest("mov eax, [0x50030]\nmov ebx, 1\nnop", Armed(fixed={PT + 8 * 0x50: (0xFEE00000 | 0x17).to_bytes(8, "little")}))
     lapic, read = guest.machine.lapic, guest.machine.lapic.read
 
     def pausing(offset: int, size: int) -> int:
-        guest.machine.pause()
+        guest.machine.stop(Paused())
         return read(offset, size)
 
     lapic.read = pausing  # type: ignore[method-assign]

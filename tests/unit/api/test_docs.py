@@ -1,4 +1,4 @@
-"""The examples of docs/api.md, and those in docstrings of the library, run as they stand there."""
+"""The examples of docs/api.md, docs/shares.md and docs/exec.md, and those in docstrings of the library, run as they stand there."""
 
 import doctest
 import re
@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 import trapgate
+from system.exec_runs import needs_kernel
 
-PAGE = Path(__file__).parents[3] / "docs" / "api.md"
-EXAMPLES = re.findall(r"^## ([^\n]*)\n|^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+PAGES = [Path(__file__).parents[3] / "docs" / name for name in ("api.md", "shares.md", "exec.md")]
+EXAMPLES = [
+    found for page in PAGES for found in re.findall(r"^## ([^\n]*)\n|^```python\n(.*?)^```$", page.read_text(), re.M | re.S)
+]
 
 
 def _named() -> list[tuple[str, str]]:
@@ -22,7 +25,7 @@ def _named() -> list[tuple[str, str]]:
 
 
 def _run(name: str, text: str) -> None:
-    test = doctest.DocTestParser().get_doctest(text, {}, name, str(PAGE), 0)
+    test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
     assert test.examples
     told: list[str] = []
     doctest.DocTestRunner(verbose=False).run(test, out=told.append)
@@ -31,6 +34,8 @@ def _run(name: str, text: str) -> None:
 
 @pytest.mark.parametrize(("name", "text"), _named(), ids=[name for name, _ in _named()])
 def test_example(name: str, text: str) -> None:
+    if "execute(" in text:
+        needs_kernel()
     _run(name, text)
 
 

@@ -92,7 +92,10 @@ def test_cr8_and_xcr0() -> None:
     assert c.check_cr8(15) == 15
     with pytest.raises(ValueError):
         c.check_cr8(16)
-    assert c.check_xcr0(3) == 3
-    for bad in (0, 2, 5, 7):
-        with pytest.raises(ValueError):
-            c.check_xcr0(bad)
+    for supported, good in ((3, (1, 3)), (7, (1, 3, 7))):
+        for value in range(16):
+            if value in good:
+                assert c.check_xcr0(value, supported) == value
+            else:
+                with pytest.raises(ValueError):
+                    c.check_xcr0(value, supported)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from trapgate.arch import features
 from trapgate.arch.cpuid import Dynamic, Leaf
 from trapgate.arch.cpuid import leaf as cpuid_leaf
-from trapgate.arch.models import DEFAULT_MODEL, MODELS, CpuModel, ModelError
+from trapgate.arch.models import DEFAULT_MODEL, LEVELS, MODELS, CpuModel, ModelError
 
 TURIN = CpuModel.parse("EPYC-Turin")
 SPR = CpuModel.parse("SapphireRapids")
@@ -58,19 +58,42 @@ def test_split_lock_detect_is_intels() -> None:
 @BOTH
 def test_what_is_not_there(model: CpuModel) -> None:
     _, ebx, ecx, edx = cpuid(model, 7)
-    assert not ebx & (1 << 5 | 1 << 2 | 1 << 4 | 1 << 11 | 1 << 14 | 1 << 16)  # AVX2 SGX HLE RTM MPX AVX512F
+    assert not ebx & (1 << 2 | 1 << 4 | 1 << 11 | 1 << 14 | 1 << 16)  # SGX HLE RTM MPX AVX512F
     assert not ecx & (1 << 3 | 1 << 7 | 1 << 13 | 1 << 16)  # PKU CET_SS TME LA57
     assert not edx & 1 << 20  # CET_IBT
-    assert not cpuid(model, 1)[2] & (1 << 28 | 1 << 29 | 1 << 12 | 1 << 3 | 1 << 5 | 1 << 17)  # AVX F16C FMA MONITOR VMX PCID
-    assert cpuid(model, 0xD)[0] == 3
-    assert cpuid(model, 0xD)[1:3] == (576, 576)
+    assert not cpuid(model, 1)[2] & (1 << 3 | 1 << 5 | 1 << 17)  # MONITOR VMX PCID
+    assert cpuid(model, 0xD)[0] == 7
+    assert cpuid(model, 0xD)[1:3] == (576, 832)
     assert cpuid(model, 0xA) == (0, 0, 0, 0)
 
 
+V2 = "cmov cx8 fpu fxsr mmx sse sse2 cx16 lahf-lm popcnt sse3 sse4.1 sse4.2 ssse3 syscall lm nx".split()
+V3 = "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave".split()  # x86-64 psABI, 3.1.1; XSAVE is what OSXSAVE needs
+
+
 @BOTH
-def test_x86_64_v2_is_complete(model: CpuModel) -> None:
-    for feature in "cmov cx8 fpu fxsr mmx sse sse2 cx16 lahf-lm popcnt sse3 sse4.1 sse4.2 ssse3 syscall lm nx".split():
-        assert model.has(feature), feature
+def test_x86_64_v3_is_complete(model: CpuModel) -> None:
+    assert all(model.has(feature) for feature in V2 + V3)
+
+
+def test_levels_by_name() -> None:
+    two, three = CpuModel.parse("x86-64-v2"), CpuModel.parse("X86-64-V3")
+    assert all(two.has(feature) for feature in V2)
+    assert [feature for feature in V3 if two.has(feature)] == ["xsave"]
+    assert all(three.has(feature) for feature in V2 + V3)
+    assert not any(model.has(feature) for model in (two, three) for feature in ("aes", "sha-ni", "adx", "pclmulqdq"))
+    assert CpuModel.parse("x86-64-v2,+avx").has("avx")
+    assert cpuid(two, 0xD)[0] == 3
+    assert {one.name for one in LEVELS.values()} == set(LEVELS)
+    with pytest.raises(ModelError, match="did you mean x86-64-v3 or x86-64-v2"):
+        CpuModel.parse("x86-64-v4")
+
+
+def test_avx_rests_on_xsave_and_others_on_it() -> None:
+    left = CpuModel.parse("EPYC-Turin,-xsave")
+    assert not any(left.has(feature) for feature in ("avx", "avx2", "fma", "f16c"))
+    with pytest.raises(ModelError, match="needs 'avx'"):
+        CpuModel.parse("EPYC-Turin,-avx,+avx2")
 
 
 @BOTH
@@ -168,12 +191,15 @@ def test_every_leaf_answers_32_bits(model: CpuModel, leaf: int, subleaf: int) ->
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("SaphireRapids", "unknown CPU 'SaphireRapids'; did you mean SapphireRapids?; known: EPYC-Turin, SapphireRapids"),
-        ("", "unknown CPU ''; known: EPYC-Turin, SapphireRapids"),
+        (
+            "SaphireRapids",
+            "unknown CPU 'SaphireRapids'; did you mean SapphireRapids?; known: EPYC-Turin, SapphireRapids, x86-64-v2, x86-64-v3",
+        ),
+        ("", "unknown CPU ''; known: EPYC-Turin, SapphireRapids, x86-64-v2, x86-64-v3"),
         ("EPYC-Turin,+smpe", "unknown CPU feature 'smpe'; did you mean smep"),
         ("EPYC-Turin,smep", "'smep' is no CPU feature switch; write +feature or -feature"),
         ("EPYC-Turin,+", "'+' is no CPU feature switch"),
-        ("EPYC-Turin,+avx", "CPU feature 'avx' is not implemented; leave it out"),
+        ("EPYC-Turin,+avx512f", "CPU feature 'avx512f' is not implemented; leave it out"),
         ("EPYC-Turin,-xsave,+xsavec", "CPU feature 'xsavec' needs 'xsave'"),
     ],
 )
@@ -186,7 +212,7 @@ def test_errors_are_one_clear_line(text: str, line: str) -> None:
 
 def test_switching() -> None:
     assert CpuModel.parse("epyc-turin , -SMEP").enabled == TURIN.enabled - {"smep"}
-    assert CpuModel.parse("EPYC-Turin,-avx") == TURIN
+    assert CpuModel.parse("EPYC-Turin,-avx512f") == TURIN
     assert not CpuModel.parse("EPYC-Turin,-sse2").enabled & {"sse3", "ssse3", "sse4.1", "sse4.2", "aes", "pclmulqdq", "sha-ni"}
     assert CpuModel.parse("SapphireRapids,+pcid").has("pcid")
     assert CpuModel.parse("EPYC-Turin,-pni").enabled == CpuModel.parse("EPYC-Turin,-sse3").enabled

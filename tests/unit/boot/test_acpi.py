@@ -68,6 +68,22 @@ def test_the_madt_has_every_processor_and_the_interrupt_overrides() -> None:
     assert [struct.unpack("<II", entry[4:]) for entry in entries if entry[0] == 1] == [(layout.IOAPIC_BASE, 0)]
 
 
+def test_the_dsdt_has_what_cannot_be_found_otherwise() -> None:
+    dsdt = tables()[b"DSDT"]
+    assert aml.string("QEMU0002") in dsdt
+    assert aml.io_ports(0x510, 12) in dsdt
+
+
+def test_the_dsdt_has_virtio_devices_each_at_its_place() -> None:
+    none, two = acpi.dsdt_terms(0), acpi.dsdt_terms(2)
+    assert aml.string("LNRO0005") not in none
+    assert two.count(aml.string("LNRO0005")) == 2
+    for number in (0, 1):
+        resources = aml.memory(0xFEB0_0000 + 0x1000 * number, 0x200) + aml.interrupt(16 + number)
+        assert two.count(resources) == 1
+        assert aml.path(f"VR0{number}") in two
+
+
 def test_a_board_full_of_processors_still_fits() -> None:
     assert len(acpi.build(BASE, acpi.MAX_CPUS)) < 0x2_0000
 
@@ -84,6 +100,8 @@ def test_a_board_full_of_processors_still_fits() -> None:
         (aml.eisa_id("PNP0501"), "0c41d00501"),
         (aml.path("\\_SB"), "5c5f53425f"),
         (aml.path("_SB.COM1"), "2e5f53425f434f4d31"),
+        (aml.memory(0xFEB01000, 0x200), "860900010010b0fe00020000"),
+        (aml.interrupt(17), "890600010111000000"),
         (aml.package(aml.integer(5), aml.integer(0)), "1205020a0500"),
         (aml.buffer(b"\x79\x00"), "11050a027900"),
         (aml.sized(bytes(62))[:2], "3f00"),

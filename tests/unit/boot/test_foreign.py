@@ -46,7 +46,7 @@ HEADER_AT_THE_TOP = multiboot_header(1 << 16, struct.pack("<IIIII", *(0xFFF0_000
     ("data", "words"),
     [
         *((at(offset, magic), what) for offset, magic, what in foreign.MAGICS),
-        (gzip.compress(bytes(4096)), "a gzip file: if a kernel is in it, unpack it first, with gunzip"),
+        (gzip.compress(bytes(4096), mtime=0), "a gzip file: if a kernel is in it, unpack it first, with gunzip"),
         (MULTIBOOT2.ljust(4096, b"\0"), "a multiboot 2 kernel"),
         (elf([(1, 0x10_0000, 0x10_0000, MULTIBOOT2, 64)], 0x10_0000), "a multiboot 2 kernel"),
         (elf([SEGMENT], 0x10_0000), "neither a PVH note nor a multiboot header: it does not say how to start it; add one"),
@@ -63,8 +63,8 @@ HEADER_AT_THE_TOP = multiboot_header(1 << 16, struct.pack("<IIIII", *(0xFFF0_000
         (partitions((0, 0x0C, 1, 20), (0, 0x83, 21, 43)), "a disk image with a partition table"),
         (partitions((0, 0xEE, 1, 63))[:512] + b"EFI PART" + bytes(63 * 512), "a GUID partition table"),
         (partitions((0x80, 0x17, 0, 64), size=65)[:0x8001] + b"CD001" + bytes(4096), "a CD image"),  # a hybrid one
-        (SECTOR + bytes(1474560 - 512), "a floppy image of 1.44 MB: disks cannot be booted, give the kernel that it holds"),
-        (SECTOR + bytes(2 * MIB), "a disk image: disks cannot be booted"),
+        (SECTOR + bytes(1474560 - 512), "a floppy image of 1.44 MB: leave out IMAGE and write --disk FILE"),
+        (SECTOR + bytes(2 * MIB), "a disk image: leave out IMAGE and write --disk FILE"),
         (SECTOR + bytes(1024) + b"conectix".ljust(512, b"\0"), "a VHD disk image"),
         (bytes(600), "unknown kind of image; .* as in --load-at 0x7c00"),
     ],
@@ -79,7 +79,7 @@ def test_named_as_what_it_is(data: bytes, words: str) -> None:
 def test_firmware_of_this_host(path: Path) -> None:
     if not path.exists():
         pytest.skip(f"no {path}")
-    with pytest.raises(ImageError, match="firmware cannot be started here"):
+    with pytest.raises(ImageError, match="PC firmware: write --firmware FILE"):
         plan_boot(read_image(path), options())
 
 

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trapgate.boot.image import ImageError
@@ -44,7 +44,6 @@ def test_place_takes_the_lowest_or_the_highest_fit() -> None:
         regions.place(16 * MIB, "f", low=MIB, high=1 << 32)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 1 << 18), st.sampled_from([1, 16, 4096, 1 << 16]), st.booleans(), st.integers(0, 2 * MIB)),

@@ -61,6 +61,7 @@ def test_an_image_runs_to_its_status(tmp_path: Path) -> None:
     machine = make_machine(MachineConfig(memory=1 << 20), "kvm")
     load_guest(machine, str(image))
     end = machine.run()
+    machine.close()
     assert (end.kind, end.status) == (ExitKind.EXIT_PORT, 7)
 
 
@@ -84,7 +85,7 @@ def test_no_instruction_clock() -> None:
 def test_what_its_vcpu_does_not_tell() -> None:
     machine = make_machine(MachineConfig(memory=1 << 20), "kvm")
     with pytest.raises(EngineError, match="use the engine 'soft'"):
-        Profile(machine.vcpu)
+        Profile([machine.vcpu])
     with pytest.raises(EngineError, match="use the engine 'soft'"):
         machine.catch(frozenset({14}))
     machine.catch(frozenset())

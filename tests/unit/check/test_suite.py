@@ -18,6 +18,7 @@ AT = GUEST.symbols
 CASES = GUEST.cases[:3]
 STEP = next(one for one in GUEST.cases if one.name == "single step")
 BEYOND = 1 << 64
+PATIENCE = 0.5  # s
 
 
 class Monitor:
@@ -65,14 +66,13 @@ class Monitor:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "BOOTS", 0.5)
+    monkeypatch.setattr(suite, "BOOTS", 1)
     monkeypatch.setattr(suite, "BOOT_LOOK", 0.02)
-    monkeypatch.setattr(suite, "PATIENCE", 0.5)
 
 
 def checked(answer: Any, cases: Sequence[Case] = (STEP,), manners: Sequence[Manner] = MANNERS[:1]) -> list[Cell]:
     with Liar(answer) as stub:
-        return list(cells(Running(stub.address), GUEST, cases, manners))
+        return list(cells(Running(stub.address), GUEST, cases, manners, PATIENCE))
 
 
 def test_a_stub_that_does_all_it_must() -> None:
@@ -98,6 +98,28 @@ def test_a_stub_without_p_tells_rip_by_g() -> None:
             return (bytes(128) + self.rip.to_bytes(8, "little")).hex().encode() if payload == b"g" else super().__call__(payload)
 
     assert checked(Old(b"p"))[0].state is State.RIGHT
+
+
+@pytest.mark.parametrize("how", ["p", "g", "g without XMM", "stop"])
+def test_a_stub_may_be_of_i386(how: str) -> None:
+    """EIP is its register 8, ST0 the one that RIP is elsewhere; without p the length of g tells."""
+
+    class Narrow(Monitor):
+        def __call__(self, payload: bytes) -> bytes | None:
+            eip = self.rip.to_bytes(4, "little").hex().encode()
+            if payload == b"p10" and how in ("p", "stop"):
+                return b"00" * 10
+            if payload == b"p8" and how in ("p", "stop"):
+                return eip
+            if payload[:1] == b"p":
+                return b""
+            if payload == b"g":
+                return b"00" * 32 + eip + b"00" * (140 if how == "g without XMM" else 272)
+            reply = super().__call__(payload)
+            return b"T05f0:00;05:0000000000000000;08:%s;10:%s;" % (eip, b"11" * 10) if how == "stop" and reply == b"T05" else reply
+
+    (cell,) = checked(Narrow(), manners=[BY_NAME["steps"]])
+    assert (cell.state, cell.trouble) == (State.RIGHT, ())
 
 
 @pytest.mark.parametrize(("lacks", "text"), [

@@ -13,6 +13,7 @@ def fill(folder: Path) -> None:
     (folder / ".stencils-1.tmp").write_bytes(bytes(10))
     (folder / "translations-7").write_bytes(bytes(2000))
     (folder / "loops-1").write_bytes(bytes(500))
+    (folder / "machines-1").write_bytes(bytes(3))
     (folder / "mine.txt").write_text("not trapgate's")
     (folder / "stencils-link").symlink_to(folder / "mine.txt")
 
@@ -38,7 +39,12 @@ def test_clear_all(private_caches: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "left"), [("--stencils", {"translations-7", "loops-1"}), ("--translations", {"stencils-1", ".stencils-1.tmp"})]
+    ("option", "left"),
+    [
+        ("--stencils", {"translations-7", "loops-1", "machines-1"}),
+        ("--translations", {"stencils-1", ".stencils-1.tmp", "machines-1"}),
+        ("--guests", {"translations-7", "loops-1", "stencils-1", ".stencils-1.tmp"}),
+    ],
 )
 def test_clear_one(private_caches: Path, option: str, left: set[str]) -> None:
     fill(private_caches)
@@ -49,7 +55,7 @@ def test_clear_one(private_caches: Path, option: str, left: set[str]) -> None:
 def test_no_cache_is_an_empty_one(private_caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(["cache", "show"]) == 0
     assert status_of(["cache", "clear"]) == 0
-    assert capsys.readouterr().out.count("0 files") == 6
+    assert capsys.readouterr().out.count("0 files") == 10
     assert not private_caches.exists()
 
 

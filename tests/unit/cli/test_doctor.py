@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trapgate.cli import doctor, hostkvm
+from trapgate.cli import demo_debugger, doctor, hostkvm
 from trapgate.cli.doctor import Verdict
 from trapgate.cli.main import status_of
 from trapgate.kvm.ioctl import KvmError
@@ -65,6 +65,14 @@ def test_no_gdb_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = doctor.gdb()
     assert finding.verdict is Verdict.LACKING
     assert "apt-get install gdb" in finding.text
+
+
+def test_a_gdb_that_does_not_answer_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gdb").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    (tmp_path / "gdb").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(demo_debugger, "TIMEOUT", 0.2)
+    assert doctor.gdb().verdict is Verdict.LACKING
 
 
 @pytest.mark.parametrize(("error", "words"), [(FileNotFoundError(2, "x"), "not there"), (PermissionError(13, "x"), "usermod")])

@@ -3,7 +3,19 @@
 import click
 import pytest
 
-from trapgate.cli.options import BusLockChoice, BusLocks, GdbAddress, PhysicalAddress, Size, Where, WhereChoice
+from trapgate.cli.options import (
+    BusLockChoice,
+    BusLocks,
+    DiskChoice,
+    DiskImage,
+    GdbAddress,
+    PhysicalAddress,
+    ShareChoice,
+    SharedDirectory,
+    Size,
+    Where,
+    WhereChoice,
+)
 from trapgate.debug.buslock import Mode
 from trapgate.gdb.address import TcpAddress, UnixAddress
 
@@ -80,9 +92,50 @@ def test_bus_locks_refused(text: str) -> None:
         BusLocks().convert(text, None, None)
 
 
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("a.img", DiskChoice("a.img")),
+        ("a.img,ro", DiskChoice("a.img", read_only=True)),
+        ("a.img,snapshot", DiskChoice("a.img", snapshot=True)),
+        ("a.img,snapshot,ro,ro", DiskChoice("a.img", read_only=True, snapshot=True)),
+        ("a,ro,b.img", DiskChoice("a,ro,b.img")),
+        ("./ro", DiskChoice("./ro")),
+    ],
+)
+def test_disks(text: str, choice: DiskChoice) -> None:
+    assert DiskImage().convert(text, None, None) == choice
+
+
+@pytest.mark.parametrize("text", ["", ",ro", ",snapshot,ro"])
+def test_disks_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="names no file"):
+        DiskImage().convert(text, None, None)
+
+
 def test_addresses() -> None:
     for text in ("0x7c00", "0X7C00", "7C00h", "31744"):
         assert PhysicalAddress().convert(text, None, None) == 0x7C00
     for text in ("", "7C00", "-1", "0x", "h", "0x1_0"):
         with pytest.raises(click.BadParameter, match="is no address; write it like 0x7c00"):
             PhysicalAddress().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("d", ShareChoice("d")),
+        ("/a/b,rw", ShareChoice("/a/b", writable=True)),
+        ("d,lasting,tag=x", ShareChoice("d", lasting=True, tag="x")),
+        ("d,tag=x,rw", ShareChoice("d", writable=True, tag="x")),
+        ("a,rw,b", ShareChoice("a,rw,b")),
+    ],
+)
+def test_shares(text: str, choice: ShareChoice) -> None:
+    assert SharedDirectory().convert(text, None, None) == choice
+
+
+@pytest.mark.parametrize(("text", "words"), [(",rw", "names no directory"), ("d,rw,lasting", "leave out rw or lasting")])
+def test_shares_refused(text: str, words: str) -> None:
+    with pytest.raises(click.BadParameter, match=words):
+        SharedDirectory().convert(text, None, None)

@@ -1,15 +1,22 @@
 """Running a machine beside the main thread: ends, quits, failures, a machine that does not stop; and what each end tells."""
 
+import contextlib
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from trapgate.cli import run as module
-from trapgate.cli.options import BusLockChoice, WhereChoice
-from trapgate.cli.run import Request, Runner, run
+from trapgate.cli import runner as thread
+from trapgate.cli.options import BusLockChoice, DiskChoice, WhereChoice
+from trapgate.cli.request import Request
+from trapgate.cli.run import run
+from trapgate.cli.runner import Runner
 from trapgate.debug.buslock import Mode
+from trapgate.disk import Disk, DiskError
 from trapgate.errors import TrapgateError
+from trapgate.machine import ClockKind
 from trapgate.stops import ExitKind, MachineExit
 
 REQUEST = Request(
@@ -37,7 +44,7 @@ def test_quitting_stops_the_machine() -> None:
 
 
 def test_a_machine_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    monkeypatch.setattr(thread, "PATIENCE", 0.05)
     release = threading.Event()
 
     def body() -> MachineExit:
@@ -79,8 +86,23 @@ def test_statuses(end: MachineExit, status: int, told: str, capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"cpus": 2}, "leave the option out"), ({"engine": "kvm", "clock": "instructions"}, "KVM does not count|open /dev/kvm")],
+    [
+        ({"cpus": 2, "engine": "kvm"}, "use the engine 'soft'|open /dev/kvm"),
+        ({"engine": "kvm", "clock": "instructions"}, "KVM does not count|open /dev/kvm"),
+    ],
 )
 def test_what_cannot_be_is_said(change: dict[str, object], words: str) -> None:
     with pytest.raises(TrapgateError, match=words):
         run(replace(REQUEST, **change))  # type: ignore[arg-type]
+
+
+def test_disks_are_open_as_long_as_the_run(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(bytes(512))
+    request = replace(REQUEST, disks=(DiskChoice(str(tmp_path / "one")), DiskChoice(str(tmp_path / "none"))), rng=True)
+    with contextlib.ExitStack() as stack:
+        assert len(module._devices(replace(request, disks=request.disks[:1]), ClockKind.HOST, stack)) == 2
+        with pytest.raises(DiskError, match="in use"):
+            Disk(tmp_path / "one")
+    with contextlib.ExitStack() as stack, pytest.raises(DiskError, match="none: No such file"):
+        module._devices(request, ClockKind.HOST, stack)
+    Disk(tmp_path / "one").close()

@@ -82,3 +82,14 @@ def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         table.insert(Kind.EXEC, 3, 1)
     table.clear()
     assert len(table) == 0
+
+
+def test_numbers_given_back_are_used_again_from_the_lowest() -> None:
+    table = BreakpointTable()
+    for n in range(5):
+        table.insert(Kind.WRITE, 64 * n, 8)
+    for n in (3, 1):
+        table.remove(Kind.WRITE, 64 * n, 8)
+    for n in range(6, 9):
+        table.insert(Kind.WRITE, 64 * n, 8)
+    assert {one.address // 64: one.slot for one in table.hardware()} == {0: 0, 2: 2, 4: 4, 6: 1, 7: 3, 8: 5}

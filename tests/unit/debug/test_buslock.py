@@ -3,7 +3,8 @@
 import pytest
 
 from trapgate.debug import buslock
-from trapgate.debug.buslock import BusLockLog, Mode, Outcome
+from trapgate.debug.buslock import BusLockLog, LimitState, Mode, Outcome
+from trapgate.encoding import decode, encode
 from trapgate.exits import BusLock
 
 SPLIT = BusLock(rip=0x401000, address=0x60003D, size=4, cpl=3)
@@ -110,3 +111,41 @@ def test_a_limit_reports_as_well() -> None:
     assert log.record(SPLIT).line is not None
     assert log.record(SPLIT).line is None
     assert log.summary()[0] == "2 bus locks at 1 place"
+
+
+def test_a_limit_that_was_loaded_goes_on_as_the_saved_one() -> None:
+    times = [0, 1, 2, 3, 1_500_000_000, 1_600_000_000, 1_700_000_000]
+    hand = Hand()
+    saved, loaded, lower = (BusLockLog(Mode.LIMIT, hand, limit=limit) for limit in (3, 3, 1))
+    for hand.moment in times[:4]:
+        saved.record(SPLIT)
+    state = decode(encode(saved.save()), LimitState)
+    for other in (loaded, lower):
+        other.load(state)
+    assert loaded.save() == state
+    assert lower.save() == LimitState(state.recent[-1:])
+    for hand.moment in times[4:]:
+        assert loaded.record(SPLIT).hold == saved.record(SPLIT).hold
+    off = BusLockLog(Mode.OFF, lambda: 0)
+    off.load(state)
+    assert off.save() == LimitState(())
+
+
+def test_who_hears_of_each_may_have_more_tallied() -> None:
+    heard: list[tuple[BusLock, int | None]] = []
+    log = BusLockLog(Mode.REPORT, Hand(), levels=(3,))
+
+    def hear(lock: BusLock, cpu: int | None) -> None:
+        heard.append((lock, cpu))
+
+    log.heard = hear
+    assert log.record(SPLIT, 1).tally is None
+    assert log.record(BusLock(0x1000, 0x103F, 4, 0)).tally is None
+    assert heard == [(SPLIT, 1)]
+    counts: list[int] = []
+    log.heard = lambda lock, cpu: counts.append
+    for _ in range(2):
+        tally = log.record(SPLIT).tally
+        assert tally is not None
+        tally(3)
+    assert counts == [3, 3]

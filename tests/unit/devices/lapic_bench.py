@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from trapgate.clock import InstructionClock
-from trapgate.devices import lapic as l
+from trapgate.devices import lapic_registers as l
 from trapgate.devices.apic_bus import ApicBus, Message
 from trapgate.devices.lapic import LocalApic
 

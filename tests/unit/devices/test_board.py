@@ -6,8 +6,15 @@ import pytest
 
 from trapgate.arch import layout
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
+from trapgate.bus import BusConflict
 from trapgate.clock import InstructionClock
-from trapgate.devices.board import Board, Switches
+from trapgate.devices.board import Board, standard
+from trapgate.devices.dma import Dma
+from trapgate.devices.parts import Surface, Switches
+from trapgate.devices.pmtimer import AcpiPm
+from trapgate.devices.virtio.rng import virtio_rng
+from trapgate.devices.virtio.transport import Transport
+from trapgate.memory import Ram
 
 Advance = Callable[[int], None]
 
@@ -23,9 +30,8 @@ class Bench:
             lambda: self.events.append("off"),
             lambda: self.events.append("reset"),
         )
-        self.board = Board(
-            clock, CpuModel.parse(DEFAULT_MODEL), switches, wall_start=0, serial=self.serial.extend, debugcon=self.debugcon.extend
-        )
+        surface = Surface(clock, Dma(Ram(1 << 20)), lambda call: call(), switches, wall_start=0)
+        self.board = Board(surface, CpuModel.parse(DEFAULT_MODEL), standard(self.serial.extend, self.debugcon.extend))
 
     def irqs(self) -> int:
         """The 8259s' request registers, line 0 lowest."""
@@ -75,7 +81,7 @@ def test_each_device_interrupts_on_its_line(bench: Bench, advance: Advance) -> N
     for act in (
         lambda: ports.write(layout.COM1_PORT + 1, 1, 2),
         lambda: (ports.write(0x70, 2, 0x120B), ports.write(0x70, 1, 0x0C), ports.read(0x71, 1), advance(10**9)),
-        bench.board.pm.press_power_button,
+        bench.board.part(AcpiPm).press_power_button,
         lambda: (ports.write(0x64, 1, 0x60), ports.write(0x60, 1, 3), ports.write(0x64, 1, 0xD2), ports.write(0x60, 1, 0)),
         lambda: (ports.read(0x60, 1), ports.write(0x64, 1, 0xD3), ports.write(0x60, 1, 0)),
         lambda: (ports.write(0x43, 1, 0x34), ports.write(0x40, 1, 0), ports.write(0x40, 1, 1), advance(10**8)),
@@ -110,3 +116,20 @@ def test_lines_driven_by_the_guest(bench: Bench) -> None:
     assert (ports.read(0x200E, 1), ports.read(0x200F, 1)) == (1, 0)
     ports.write(0x200E, 1, 0)
     assert ports.read(0x200E, 1) == 0
+
+
+def test_virtio_devices_have_places_and_lines_of_their_own(bench: Bench) -> None:
+    makers = [virtio_rng(b"seed") for _ in range(layout.VIRTIO_MOST)]
+    parts = [bench.board.add(make) for make in makers]
+    assert bench.board.virtio == layout.VIRTIO_MOST
+    for number, part in enumerate(parts):
+        address = layout.VIRTIO_BASE + number * layout.PAGE_BYTES
+        assert bench.board.mmio.find(address + 0x1FF) == (part, 0x1FF)
+        assert bench.board.mmio.find(address + 0x200) is None
+        assert isinstance(part, Transport)
+        part._raise(1)
+        assert bench.board.interrupts.ioapic.save().lines == 1 << layout.VIRTIO_GSI + number
+        bench.board.mmio.write(address + 0x64, 4, 1)
+        assert bench.board.interrupts.ioapic.save().lines == 0
+    with pytest.raises(BusConflict, match="there can be 8 virtio devices"):
+        bench.board.add(virtio_rng())

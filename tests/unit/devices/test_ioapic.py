@@ -7,7 +7,7 @@ import pytest
 from trapgate.arch.models import DEFAULT_MODEL, CpuModel
 from trapgate.arch.msrs import MsrError
 from trapgate.clock import InstructionClock
-from trapgate.devices import lapic as l
+from trapgate.devices import lapic_registers as l
 from trapgate.devices.interrupts import Interrupts
 from trapgate.devices.ioapic import EOI, SELECT, WINDOW, IoApic
 from trapgate.devices.lapic import LocalApic

@@ -4,7 +4,7 @@ import pytest
 
 from trapgate.arch.msrs import MsrError
 from trapgate.clock import InstructionClock
-from trapgate.devices import lapic as l
+from trapgate.devices import lapic_registers as l
 from trapgate.devices.apic_bus import Message
 from trapgate.devices.lapic import LocalApic
 from unit.devices.lapic_bench import TSC_HZ, Bench, fixed, to_x2

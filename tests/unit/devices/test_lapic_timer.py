@@ -3,7 +3,7 @@
 import pytest
 
 from trapgate.clock import InstructionClock
-from trapgate.devices import lapic as l
+from trapgate.devices import lapic_registers as l
 from unit.devices.lapic_bench import Advance, Bench
 
 

@@ -88,7 +88,7 @@ def test_counts_down_and_latches(pit: Pit, advance: Advance) -> None:
 
 def test_square_wave_counts_by_two(pit: Pit, advance: Advance) -> None:
     program(pit, 2, 3, 1000)
-    SystemControl(pit, pit.channels[2]._clock).write8(0, 1)
+    pit.system_control.write8(0, 1)
     advance(ticks(100))
     assert pit.channels[2].count() == 800
     assert pit.channels[2].output()
@@ -181,7 +181,7 @@ def test_gate_restarts_mode_2(pit: Pit, advance: Advance) -> None:
 
 def test_system_control_port(pit: Pit, clock: InstructionClock, advance: Advance) -> None:
     """The way TSC calibration times 10 ms: mode 0 on channel 2, output at bit 5."""
-    port = SystemControl(pit, clock)
+    port = pit.system_control
     port.write8(0, 0xF1)
     assert port.read8(0) & 0x0F == 1
     program(pit, 2, 0, 11931)
@@ -193,3 +193,16 @@ def test_system_control_port(pit: Pit, clock: InstructionClock, advance: Advance
         seen.add(port.read8(0) & 0x10)
         advance(SystemControl.REFRESH_NS)
     assert seen == {0, 0x10}
+
+
+def test_a_status_that_has_not_been_read_stands(pit: Pit, advance: Advance) -> None:
+    """Latched again, it changes nothing, however often (8254 data sheet, read-back command): the count comes after it."""
+    for byte in (0x70, 0x00, 0x10):  # channel 1, mode 0
+        pit.write8(3 if byte == 0x70 else 1, byte)
+    for _ in range(1000):
+        pit.write8(3, 0xC4)  # count and status of channel 1
+    advance(10**9)
+    pit.write8(3, 0xC4)
+    assert [pit.read8(1) for _ in range(3)] == [0x30, 0x00, 0x10]
+    pit.write8(3, 0xE4)
+    assert pit.read8(1) == 0xB0

@@ -14,7 +14,7 @@ from trapgate.isa.vocabulary import TRANSIENTS, Trace
 
 FORMS = {form.name: form for form in catalog.forms()}
 
-FRONT = offset("saved_T0")  # the fields that integer forms touch lie before it
+FRONT = offset("bounce")  # the fields that integer forms touch lie before it
 
 
 def of(name: str) -> Facts:
@@ -109,7 +109,7 @@ def test_the_evaluator_agrees(family: ModuleType) -> None:
     for form in family.forms():
         trace = form.trace()
         found = facts(trace)
-        if found.addresses or MEMORY in found.reads:
+        if found.addresses or MEMORY in found.reads | found.writes:
             continue
         rng = random.Random(form.name)
         touched = found.reads | found.writes

@@ -25,5 +25,5 @@ def test_native_code_stores_nothing_but_ones() -> None:
         for value in every_operation(trace)
         if value.op == "put" and value.attr == "request"
     ]
-    assert {"sti", "iret64"} <= {name for name, _ in stored}
+    assert {"sti", "interrupt_return64"} <= {name for name, _ in stored}
     assert [name for name, value in stored if (value.op, value.attr) != ("const", 1)] == []

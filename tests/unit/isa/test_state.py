@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import trapgate
+from trapgate.arch import xstate
 from trapgate.isa import catalog
 from trapgate.isa.facts import every_operation
 from trapgate.isa.state import GENERAL, LAYOUT, SEGMENTS
@@ -13,7 +14,7 @@ from trapgate.isa.vocabulary import TRANSIENTS, Trace
 # Registers whose place follows from an operand, or that Python names by their parts; what `resume` gives back.
 BY_NUMBER = {
     *GENERAL,
-    *(f"xmm{n}" for n in range(16)),
+    *(place.field for place in xstate.VECTORS.values()),
     *(f"{name}_{part}" for name in SEGMENTS for part in ("base", "limit", "attributes", "selector")),
     *(f"saved_{name}" for name in TRANSIENTS),
     "end",

@@ -20,13 +20,14 @@ class FakeVcpuFd:
     """Registers and events kept as they are stored; linear addresses are physical ones."""
 
     def __init__(self) -> None:
-        self.shared = abi.Run()
+        self.page = memoryview(bytearray(8192))
+        self.words, self.shared = self.page.cast("I"), abi.Run.from_buffer(self.page)
         self.script: deque[Entry] = deque()
         self.general, self.system, self.state = abi.Regs(rip=CODE, rflags=2, rsp=0x8000), abi.Sregs(), abi.VcpuEvents()
         self.debug = abi.DebugRegs(dr6=0xFFFF0FF0, dr7=0x400)
         self.msrs = {0x1D9: 0, 0xC0000082: 0x6000, 0xC0000084: 0}
         self.guest_debug: list[tuple[int, tuple[int, ...], int]] = []
-        self.io = bytearray(4096)
+        self.io = self.page
         cs = self.system.cs
         cs.present, cs.s, cs.type, cs.l = 1, 1, 11, 1
         self.system.cr0, self.system.efer, self.system.cr3, self.system.cr4 = 0x80000011, 0xD00, TABLES, 0x20
@@ -53,6 +54,9 @@ class FakeVcpuFd:
 
     def debug_registers(self) -> abi.DebugRegs:
         return copy.copy(self.debug)
+
+    def has_breakpoints(self) -> bool:
+        return bool(self.debug.dr7 & 0xFF)
 
     def set_debug_registers(self, value: abi.DebugRegs) -> None:
         self.debug = copy.copy(value)
@@ -120,8 +124,15 @@ class FakeSystem:
     def set_tss_address(self, address: int) -> None:
         pass
 
-    def set_memory(self, slot: int, guest: int, size: int, host: int) -> None:
+    def set_memory(self, slot: int, guest: int, size: int, host: int, read_only: bool = False) -> None:
         pass
+
+    def close(self) -> None:
+        pass
+
+
+opened: list[KvmVcpu] = []
+"""What `vcpu` made: closed when the test ends (`conftest`)."""
 
 
 def vcpu(
@@ -146,6 +157,7 @@ def vcpu(
         ram.write(0x4000 + 16 * vector, (at | 8 << 16 | 0x8E00 << 32).to_bytes(16, "little"))
     fd.system.ss.dpl = cpl
     made = KvmVcpu(ram, CpuModel.parse("EPYC-Turin"), None, slots.plan, core.Setup(bus_locks=bus_locks))
+    opened.append(made)
     return made, fd
 
 

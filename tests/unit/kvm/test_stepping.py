@@ -47,6 +47,7 @@ def test_protected_and_real_mode() -> None:
     ("code", "first"),
     [
         ("48 f7 f1", 0),
+        ("0f 23 f8", 1),
         ("d8 c1", 16),
         ("8e d8", 13),
         ("0f b5 07", 13),
@@ -63,6 +64,19 @@ def test_the_likeliest_handler_comes_first(code: str, first: int) -> None:
     found = nets(read, LONG, decode(bytes.fromhex(code), 64))
     assert found[0].entry == 0x1000 + first
     assert 0x1000 + 14 in [one.entry for one in found]
+
+
+def test_gates_are_read_at_once() -> None:
+    for vector in (6, 7, 13, 14):
+        gate64(vector, 0x1000 + vector)
+    asked: list[int] = []
+
+    def counted(address: int, length: int) -> bytes:
+        asked.append(address)
+        return read(address, length)
+
+    assert len(nets(counted, LONG, decode(b"\x90", 64))) == 4
+    assert asked == [LONG.idt_base]
 
 
 def test_syscall_ends_at_lstar_with_its_flags_in_r11() -> None:

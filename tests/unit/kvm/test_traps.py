@@ -12,7 +12,7 @@ from trapgate.kvm import abi
 from trapgate.kvm.cpu import KvmVcpu
 from trapgate.vcpu import Breakpoint, Kind, Owner
 from unit.kvm.fake_kvm import CODE, Entry, FakeVcpuFd, debug_exit, vcpu
-from unit.kvm.test_exits import VENDORS, verdict
+from unit.kvm.sharing import VENDORS, verdict
 
 ANY = pytest.MonkeyPatch
 NONE, BS = 0xFFFF0FF0, 0xFFFF4FF0

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from engine import TestEngine
+from engine import TestEngine, Unkept
 from trapgate.arch import layout
-from trapgate.devices.lapic import LVT_TIMER, SVR, TIMER_DIVIDE, TIMER_INITIAL
+from trapgate.devices.lapic_registers import LVT_TIMER, SVR, TIMER_DIVIDE, TIMER_INITIAL
 from trapgate.engine import Surroundings
 from trapgate.exits import (
     Exit,
@@ -17,14 +17,14 @@ from trapgate.exits import (
     PortWrite,
 )
 from trapgate.machine import Machine, MachineConfig
-from trapgate.vcpu import Breakpoint, CpuStart, GuestDebug, Unobserved
+from trapgate.vcpu import Alone, Breakpoint, CpuStart, GuestDebug, Unobserved
 
 IF = 1 << 9
 POWER_OFF = PortWrite(layout.PM1_CONTROL_PORT, 2, 0x2000)
 Step = Exit | Callable[["ScriptedVcpu"], Exit | None]
 
 
-class ScriptedVcpu(Unobserved):
+class ScriptedVcpu(Alone, Unkept, Unobserved):
     """Plays exits in order; an empty script is a guest that computes until kicked. Each step counts as 100 instructions."""
 
     def __init__(self, around: Surroundings) -> None:
@@ -133,6 +133,11 @@ class ScriptedVcpu(Unobserved):
 
     def budget(self, instructions: int) -> None:
         self.limit = self.count + instructions
+
+    amid = False
+
+    def forget_pages(self) -> None:
+        pass
 
 
 class Rig:

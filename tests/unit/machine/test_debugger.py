@@ -147,6 +147,15 @@ class TestDebugger:
         assert len(one.lines) == lines
         assert all("0x401000" in line for line in one.lines)
 
+    def test_what_a_bus_lock_is_tallied_by_reaches_the_vcpu(self, rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        lock, asked, counts = BusLock(0x401000, 0x7FFC, 8, 3), list[tuple[int, object]](), list[int]()
+        one = rig(lock, POWER_OFF, bus_locks=Mode.REPORT)
+        monkeypatch.setattr(one.machine.vcpu, "tally", lambda rip, heard: asked.append((rip, heard)))
+        hear = counts.append
+        one.machine.bus_locks.heard = lambda lock, cpu: hear
+        one.machine.resume()
+        assert asked == [(0x401000, hear)]
+
     @pytest.mark.parametrize("clock", list(ClockKind))
     def test_bus_locks_beyond_the_limit_hold_the_guest_back(self, rig: Make, clock: ClockKind) -> None:
         """20 in a second: 41 of them take two, and timers go on meanwhile."""

@@ -7,7 +7,7 @@ import pytest
 from engine import TestEngine
 from trapgate.arch import layout
 from trapgate.bus import Device
-from trapgate.devices.lapic import APIC_BASE, VERSION
+from trapgate.devices.lapic_registers import APIC_BASE, VERSION
 from trapgate.exits import (
     Exit,
     Halted,
@@ -190,6 +190,21 @@ def test_wall_clock_of_repeatable_runs_is_fixed(rig: Make) -> None:
     other = rig(*script, wall_start=FIXED_WALL_START - 2 * 366 * 86400 * 10**9)
     other.machine.run()
     assert other.vcpu.completed == [0x22]
+
+
+def test_a_guest_begins_at_the_time_of_its_first_instruction(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between making a machine and running it the CPU may be compiled, and a debugger be waited for."""
+    moment = [FIXED_WALL_START]
+    monkeypatch.setattr("trapgate.machine.time.time_ns", lambda: moment[0])
+    index, year = PortWrite(0x70, 1, 9), PortRead(0x71, 1)
+    one = rig(clock=ClockKind.HOST)
+    one.vcpu.script.extend((index, year, lambda vcpu: one.machine.pause()))
+    moment[0] -= 2 * 366 * 86400 * 10**9
+    assert isinstance(one.machine.resume(), Paused)
+    moment[0] -= 366 * 86400 * 10**9
+    one.vcpu.script.extend((index, year, POWER_OFF))
+    one.machine.run()
+    assert one.vcpu.completed == [0x22, 0x22]
 
 
 def test_an_unknown_cpu_is_refused_in_one_line() -> None:

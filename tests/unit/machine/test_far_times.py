@@ -13,7 +13,7 @@ from trapgate.arch import layout
 from trapgate.arch.msrs import TSC_DEADLINE
 from trapgate.build import load_guest, make_machine
 from trapgate.clock import FAR, InstructionClock
-from trapgate.devices import lapic as l
+from trapgate.devices import lapic_registers as l
 from trapgate.exits import Halted
 from trapgate.machine import ClockKind, Machine, MachineConfig
 from trapgate.stops import MachineExit, Paused
@@ -56,7 +56,7 @@ WRITES = st.one_of(ports(0x40, 4), ports(0x61, 1), ports(layout.ACPI_PM_BASE, 4)
 RTC = st.tuples(st.sampled_from([0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 0x32]), st.integers(0, 255))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(ClockKind),
     st.lists(st.tuples(EXTREMES, st.integers(0, 9)), max_size=8),

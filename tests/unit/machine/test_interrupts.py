@@ -4,6 +4,7 @@ import os
 import threading
 import time
 
+from trapgate.devices.uart import Uart
 from trapgate.exits import (
     Exit,
     Halted,
@@ -87,7 +88,7 @@ class TestInterrupts:
     def test_serial_interrupt_through_the_8259(self, rig: Make) -> None:
         init = [PortWrite(port, 1, value) for port, value in ((0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xEF))]
         one = rig(*init, PortWrite(0x3F9, 1, 1), Halted(), PortRead(0x3F8, 1), POWER_OFF)
-        threading.Timer(0.05, lambda: one.machine.post(lambda: one.machine.board.uart.feed(b"k"))).start()
+        threading.Timer(0.05, lambda: one.machine.post(lambda: one.machine.feed(b"k"))).start()
         one.machine.run()
         assert one.vcpu.log == ["interrupt 0x24"]
         assert one.vcpu.completed == [ord("k")]
@@ -115,7 +116,7 @@ class TestInterrupts:
             vcpu.completed.clear()
             if bytes(got[1::2]).endswith(b"!"):
                 return POWER_OFF
-            if not one.machine.board.uart.read8(5) & 1:
+            if not one.machine.board.part(Uart).read8(5) & 1:
                 vcpu.script.append(receive)
                 time.sleep(0.001)
                 return None

@@ -3,48 +3,25 @@
 import os
 import random
 import time
-from collections import deque
-from typing import Any
 
 from trapgate.answering import Accesses
 from trapgate.arch import layout
-from trapgate.clock import Timer
 from trapgate.debug.buslock import BusLockLog, Mode
 from trapgate.devices.board import Board
 from trapgate.devices.lapic import LocalApic
-from trapgate.devices.uart import LSR, LSR_DATA
+from trapgate.devices.uart import LSR, LSR_DATA, Uart
 from trapgate.exits import BusLock, Halted, Shutdown
 from trapgate.machine import ClockKind
 from trapgate.stops import ExitKind, MachineExit, Paused, StepDone
+from unit.devices.every_value import every_value
 
 from .rig import Make, Rig, ScriptedVcpu, lapic_timer
-
-
-def state(thing: Any, seen: dict[int, str], name: str) -> list[str]:
-    """Every plain value that can be reached from an object, by its path; what is met again, by its first one."""
-    if isinstance(thing, int | str | bytes | bytearray | bool | float | frozenset | type(None)):
-        return [f"{name} = {thing!r}"]
-    if id(thing) in seen:
-        return [f"{name} is {seen[id(thing)]}"]
-    seen[id(thing)] = name
-    if isinstance(thing, Timer):
-        return [] if thing.cancelled else [f"{name} is due at {thing.deadline}"]
-    if isinstance(thing, dict):
-        parts = sorted(((str(key), value) for key, value in thing.items()), key=lambda one: one[0])
-    elif isinstance(thing, list | tuple | deque):
-        parts = [(str(number), value) for number, value in enumerate(thing)]
-    elif type(thing).__module__.startswith("trapgate.devices"):
-        slots = [one for kind in type(thing).__mro__ for one in getattr(kind, "__slots__", ())]
-        parts = sorted({**getattr(thing, "__dict__", {}), **{one: getattr(thing, one) for one in slots}}.items())
-    else:
-        return []
-    return [line for key, value in parts for line in state(value, seen, f"{name}.{key}")]
 
 
 def devices(rig: Rig) -> list[str]:
     machine = rig.machine
     timers = sorted(timer.deadline for timer in machine.clock._timers if not timer.cancelled)
-    return [*state(machine.board, {}, "board"), f"now = {machine.clock.now()}", f"timers = {timers}"]
+    return [*every_value(machine.board, {}, "board"), f"now = {machine.clock.now()}", f"timers = {timers}"]
 
 
 def scribble(rig: Rig, chance: random.Random) -> None:
@@ -64,7 +41,7 @@ def scribble(rig: Rig, chance: random.Random) -> None:
                 base = chance.choice([layout.LAPIC_BASE, layout.IOAPIC_BASE, layout.TEST_MEMORY_BASE])
                 accesses.memory_write(base + 16 * chance.randrange(0x40), 4, chance.randrange(1 << 32))
         machine.clock.run_due()
-    board.uart.feed(b"typed")
+    board.part(Uart).feed(b"typed")
 
 
 def test_every_device_is_as_at_the_start(rig: Make) -> None:
@@ -122,12 +99,13 @@ def test_input_goes_to_the_new_port_and_kicks_the_new_cpu(rig: Make) -> None:
     assert isinstance(vcpu, ScriptedVcpu)
     assert vcpu.kicked.wait(5)
     end = time.monotonic() + 10
-    while not one.machine.board.uart.read8(LSR) & LSR_DATA:
+    while not one.machine.board.part(Uart).read8(LSR) & LSR_DATA:
         assert time.monotonic() < end
         one.machine.pause()
         assert isinstance(one.machine.resume(), Paused)
-    assert one.machine.board.uart.read8(0) == ord("x")
+    assert one.machine.board.part(Uart).read8(0) == ord("x")
     os.close(writer)
+    os.close(reader)
 
 
 def test_bus_locks_of_before_are_counted_and_hold_nobody() -> None:

@@ -17,6 +17,7 @@ import sys
 import termios
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,26 @@ old_getpid = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_
 
 def open_for(flags: int, path: Path) -> Callable[[], object]:
     return lambda: os.close(os.open(path, flags, 0o600))
+
+
+def hostile_call() -> None:
+    kernel.call("execve", 0, 0, 0)
+
+
+def another_handler() -> None:
+    """Who has the process wants to go on after a call that ends it."""
+    with suppress(PermissionError):
+        signal.signal(signal.SIGSYS, signal.SIG_IGN)
+    hostile_call()
+
+
+def blocked() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGSYS})
+    hostile_call()
+
+
+def sent() -> None:
+    os.kill(os.getpid(), signal.SIGSYS)
 
 
 def keep_a_file() -> None:
@@ -101,6 +122,9 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "signal itself": lambda: os.kill(os.getpid(), 0),
     "a 32-bit call": old_getpid,
     "an x32 call": lambda: ctypes.CDLL(None).syscall(0x40000000 | 39),
+    "another handler": another_handler,
+    "a blocked signal": blocked,
+    "SIGSYS": sent,
     "run a program": lambda: os.execv("/bin/true", ["true"]),
     **{f"call {name}": partial(kernel.call, name, 0, 0, 0, 0, 0, 0) for name in HOSTILE.split()},
 }
@@ -136,7 +160,7 @@ def outcome(attempt: Callable[[], object]) -> str:
 
 
 def tried(attempt: Callable[[], object]) -> str:
-    """The same in a process of its own, under the sandbox; the signal that ended it, if one did."""
+    """The same in a process of its own, under the sandbox; what ended it, if it was not its end."""
     global earlier
     reader, writer = os.pipe()
     child = os.fork()
@@ -154,7 +178,9 @@ def tried(attempt: Callable[[], object]) -> str:
     with os.fdopen(reader) as pipe:
         said = pipe.read()
     _, status = os.waitpid(child, 0)
-    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else said
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return said if not status else f"status {os.WEXITSTATUS(status)}"
 
 
 def main() -> None:

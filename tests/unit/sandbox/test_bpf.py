@@ -28,6 +28,6 @@ def test_the_first_row_that_holds_decides(rules: dict[int, list[Row]], number: i
 def test_calls_of_other_architectures_end_the_process() -> None:
     made = program([(0, [Row(Action.ALLOW)])], 0, Action.REFUSED, Action.MISSING)
     assert judged(made, 0) == Action.ALLOW
-    assert judged(made, 0, architecture=I386) == Action.KILL
-    assert judged(made, X32) == Action.KILL
+    assert judged(made, 0, architecture=I386) == Action.ENDED
+    assert judged(made, X32) == Action.ENDED
     assert judged(made, X32 - 1) == Action.MISSING

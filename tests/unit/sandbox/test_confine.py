@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from trapgate.sandbox import ending
 from trapgate.sandbox.confine import libraries, offered
 from trapgate.sandbox.landlock import Right, handled
 from trapgate.sandbox.policy import HOSTILE
@@ -19,7 +20,7 @@ HOST = offered()
 needs_filters = pytest.mark.skipif(not HOST.filters, reason=f"no seccomp filters here: {HOST.reasons}")
 needs_landlock = pytest.mark.skipif(not HOST.landlock, reason=f"no Landlock here: {HOST.reasons}")
 DONE = ("keep a file", "serve a client", "load a library", "settings of the terminal", "signal itself")
-KILLED = ("run a program", "an x32 call", *(f"call {name}" for name in HOSTILE.split()))
+ENDED = ("run a program", "an x32 call", "another handler", "SIGSYS", *(f"call {name}" for name in HOSTILE.split()))
 REFUSED = (
     "truncate outside", "chmod outside", "link to outside", "symlink inside", "a socket", "a UNIX socket", "a pair of sockets",
     "connect", "bind", "a child", "memory to write and run", "new memory to run", "memory made to run", "signal another process",
@@ -31,15 +32,19 @@ OUTSIDE = (
 )  # fmt: skip
 
 
-@lru_cache
 def tried(*words: str) -> dict[str, Any]:
     """What came of the attempts."""
+    return attempted(*words)[0]
+
+
+@lru_cache
+def attempted(*words: str) -> tuple[dict[str, Any], str]:
+    """What came of the attempts, and what was said meanwhile."""
     places = [mkdtemp(prefix="trapgate-test-") for _ in range(2)]
     command = [sys.executable, "-W", "ignore", str(ATTEMPTS), *places, *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return json.loads(done.stdout), done.stderr
 
 
 @needs_filters
@@ -48,12 +53,23 @@ def tried(*words: str) -> dict[str, Any]:
     [
         *((name, "done") for name in DONE),
         *((name, "EPERM") for name in REFUSED),
-        *((name, "SIGSYS") for name in KILLED),
+        *((name, f"status {ending.STATUS}") for name in ENDED),
+        ("a blocked signal", "SIGSYS"),
         ("a call to come", "ENOSYS"),
     ],
 )
 def test_filters(name: str, outcome: str) -> None:
     assert tried()[name] == outcome
+
+
+@needs_filters
+def test_last_words() -> None:
+    said = attempted()[1].splitlines()
+    told = {name: f"trapgate: error: {ending.STOPPED.format(name)}" for name in (*HOSTILE.split(), ending.OTHER)}
+    assert {name for name, line in told.items() if line in said} == set(told)
+    assert said.count(told["ptrace"]) == 1
+    assert said.count(f"trapgate: error: {ending.SENT}") == 1
+    assert set(said) == {*told.values(), f"trapgate: error: {ending.SENT}"}
 
 
 @needs_landlock
@@ -70,11 +86,21 @@ def test_files_outside_of_threads_and_moved_ones() -> None:
 
 @needs_filters
 def test_32_bit_calls() -> None:
-    assert tried()["a 32-bit call"] in ("SIGSYS", "SIGSEGV")  # the latter of a kernel that has none
+    assert tried()["a 32-bit call"] in (f"status {ending.STATUS}", "SIGSEGV")  # the latter of a kernel that has none
 
 
 def test_every_attempt_is_judged() -> None:
-    judged = {*DONE, *KILLED, *REFUSED, *OUTSIDE, "a call to come", "another thread", "move to outside", "a 32-bit call"}
+    judged = {
+        "a blocked signal",
+        *DONE,
+        *ENDED,
+        *REFUSED,
+        *OUTSIDE,
+        "a call to come",
+        "another thread",
+        "move to outside",
+        "a 32-bit call",
+    }
     assert set(tried()) == judged
 
 

@@ -8,11 +8,12 @@ import trapgate.soft.exact.handlers  # noqa: F401
 from trapgate.arch.models import CpuModel
 from trapgate.arch.segments import Descriptor, Gate, SystemType
 from trapgate.clock import InstructionClock
-from trapgate.exits import Exit
+from trapgate.exits import Exit, GuestException, SoftwareBreakpoint
 from trapgate.isa import modes
 from trapgate.memory import Ram
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.exact.segments import put_segment, refresh_rights
+from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.instructions import HANDLERS
 from trapgate.stencil.cache import Cache
 from trapgate.stencil.library import Library, load_library
@@ -100,12 +101,33 @@ class Bench:
         self.ram.write(IDT + size * vector, Gate(selector, offset, kind, dpl, ist=ist).to_bytes(size))
 
     def run(self, code: str) -> Exit | None:
-        """Execute one instruction, given in hex, by its handler; GuestFault comes through."""
+        """Execute one instruction, given in hex, by its handler, or as a block where it has none; GuestFault comes through."""
         instruction = next(iter(Decoder(self.bits, bytes.fromhex(code), ip=0)))
+        if instruction.mnemonic not in HANDLERS:
+            self.ram.write(self.cpu.linear(self.st.rip), bytes.fromhex(code))
+            return self.run_block(instruction.len)
         self.st.next_rip = self.st.rip + instruction.len
         exit_ = HANDLERS[instruction.mnemonic](self.cpu, instruction)
         self.st.rip = self.st.next_rip
         return exit_
+
+    def run_block(self, length: int, stop: int | None = None) -> Exit | None:
+        """Execute the instruction of so many bytes at RIP as translated code, to its end or its fault (GuestFault).
+
+        `stop`: the linear address where it goes on, unless that is behind it.
+        """
+        cpu, start = self.cpu, self.st.rip
+        cpu.catch(frozenset(range(32)))
+        cpu.arm([], [cpu.linear(start) + length if stop is None else stop])
+        exit_ = cpu.run()
+        cpu.arm([], [])
+        cpu.catch(frozenset())
+        if isinstance(exit_, GuestException):
+            cpu.abandon()
+            if self.st.rip == start:  # else what follows cannot be fetched any more
+                raise GuestFault(exit_.vector, exit_.error, exit_.address)
+            return None
+        return None if isinstance(exit_, SoftwareBreakpoint) else exit_
 
     def words(self, address: int, count: int, size: int) -> list[int]:
         """`count` integers of `size` bytes in RAM."""

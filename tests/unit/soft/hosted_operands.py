@@ -17,14 +17,18 @@ from iced_x86 import Encoder, Instruction, Mnemonic, OpCodeInfo, OpKind, Registe
 from iced_x86 import OpCodeOperandKind as K
 
 from trapgate.exits import Halted, MmioRead, MmioWrite
-from trapgate.isa.families import hosted, sse, x87
+from trapgate.isa.families import avx, hosted, sse, x87
 from unit.soft.bench import CODE, K32, K64, STACK0, Bench
 
 HANDLERS = CODE + 0x8000
 UD, GP, PF, MF, XM = 6, 13, 14, 16, 19
 OK = -1
+AREA = 576  # EAX asks for x87 and SSE
 LOADED, DEVICE, MISSING = 0x200000, 0x400000, 0x600000  # RAM ends where the device begins
 # SDM vol. 2, the instructions' pages: operands of 16 bytes anywhere. AMD's CPUs have SHA there, too.
+VEX_ALIGNED = {
+    getattr(Mnemonic, name) for name in "VMOVAPS VMOVAPD VMOVDQA VMOVNTPS VMOVNTPD VMOVNTDQ VMOVNTDQA".split()
+}  # SDM vol. 2, 2.7: of VEX-encoded instructions these alone ask for alignment, of as many bytes as the operand has
 ANYWHERE = {
     getattr(Mnemonic, name)
     for name in "MOVUPS MOVUPD MOVDQU LDDQU PCMPESTRI PCMPESTRM PCMPISTRI PCMPISTRM PCMPESTRI64 PCMPESTRM64".split()
@@ -37,7 +41,8 @@ ADDRESSES |= {
     "not canonical": 1 << 47, "to not canonical": (1 << 47) - 8, "wraps": (1 << 64) - 7,
 }  # fmt: skip
 REGISTERS = {
-    **dict.fromkeys((K.XMM_REG, K.XMM_RM, K.XMM_OR_MEM), Register.XMM3),
+    **dict.fromkeys((K.XMM_REG, K.XMM_RM, K.XMM_OR_MEM, K.XMM_VVVV, K.XMM_IS4), Register.XMM3),
+    **dict.fromkeys((K.YMM_REG, K.YMM_RM, K.YMM_OR_MEM, K.YMM_VVVV, K.YMM_IS4), Register.YMM3),
     **dict.fromkeys((K.MM_REG, K.MM_RM, K.MM_OR_MEM), Register.MM3),
     **dict.fromkeys((K.R32_REG, K.R32_OR_MEM), Register.ECX),
     **dict.fromkeys((K.R64_REG, K.R64_OR_MEM), Register.RCX),
@@ -47,9 +52,9 @@ REGISTERS = {
 # Encodings with forms or handlers of their own: bytes, operand's bytes and alignment, and whether what they load may be refused.
 OWN = [
     ("0fae07", 512, 16, False), ("480fae07", 512, 16, False), ("0fae0f", 512, 16, True), ("480fae0f", 512, 16, True),
-    ("0fae17", 4, 1, True), ("0fae1f", 4, 1, False), ("0fae27", 576, 64, False), ("480fae27", 576, 64, False),
-    ("0fae2f", 576, 64, True), ("480fae2f", 576, 64, True), ("0fae37", 576, 64, False), ("0fc727", 576, 64, False),
-    ("0fc72f", 576, 64, False), ("0fc71f", 576, 64, True), ("0ff7d1", 8, 1, False), ("660ff7d1", 16, 1, False),
+    ("0fae17", 4, 1, True), ("0fae1f", 4, 1, False), ("0fae27", AREA, 64, False), ("480fae27", AREA, 64, False),
+    ("0fae2f", AREA, 64, True), ("480fae2f", AREA, 64, True), ("0fae37", AREA, 64, False), ("0fc727", AREA, 64, False),
+    ("0fc72f", AREA, 64, False), ("0fc71f", AREA, 64, True), ("0ff7d1", 8, 1, False), ("660ff7d1", 16, 1, False),
     ("0fc70f", 8, 1, False), ("f00fc70f", 8, 1, False), ("480fc70f", 16, 16, False), ("f0480fc70f", 16, 16, False),
     ("f20f38f007", 1, 1, False), ("f20f38f107", 4, 1, False), ("f2480f38f107", 8, 1, False), ("0f38f007", 4, 1, False),
     ("480f38f107", 8, 1, False), ("480fc307", 8, 1, False), ("f30fb807", 4, 1, False), ("f3480fbd07", 8, 1, False),
@@ -89,13 +94,18 @@ def encoded(code: int, bits: int, amd: bool) -> Case | None:
             i.set_op_register(n, register)  # type: ignore[arg-type]
     encoder = Encoder(bits)
     encoder.encode(i, 0)
-    aligned = p.size == 16 and info.mnemonic not in ANYWHERE and not (amd and p.name.startswith("sha"))
-    return Case(p.name, encoder.take_buffer(), p.size, 16 if aligned else 1, False, True)
+    return Case(p.name, encoder.take_buffer(), p.size, _alignment(p, info.mnemonic, amd), False, True)
+
+
+def _alignment(p: hosted.Plan, mnemonic: int, amd: bool) -> int:
+    if p.vex:
+        return p.size if mnemonic in VEX_ALIGNED else 1
+    return 16 if p.size == 16 and mnemonic not in ANYWHERE and not (amd and p.name.startswith("sha")) else 1
 
 
 def cases(bits: int, amd: bool) -> Iterator[Case]:
     """Every encoding."""
-    for code in chain(sse.codes(), x87.codes()):
+    for code in chain(sse.codes(), (code for code in avx.codes() if OpCodeInfo(code).mnemonic not in avx.MASKED), x87.codes()):
         if case := encoded(code, bits, amd):
             yield case
     for text, size, alignment, refuses in OWN:
@@ -128,7 +138,7 @@ class Runs:
             self.bench.gate(vector, K64 if long else K32, HANDLERS + 16 * vector)
             ram.write(HANDLERS + 16 * vector, b"\xf4")
         st.cr4 |= 1 << 9 | 1 << 10 | 1 << 18
-        st.xcr0, st.cr3 = 3, 0x100000
+        st.xcr0, st.cr3 = 7, 0x100000
         if not long:  # the same pages, by two levels
             st.cr4 |= 1 << 4
             for n in range(3):

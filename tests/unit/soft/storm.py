@@ -17,6 +17,7 @@ from pathlib import Path
 
 from iced_x86 import Decoder
 
+from trapgate.arch import xstate
 from trapgate.exits import DebugException, Halted, Interrupted, MmioRead, PortRead, Shutdown
 from trapgate.isa.modes import code_bits
 from trapgate.soft.crash import Crashes
@@ -25,8 +26,8 @@ from trapgate.soft.loops.installed import install
 from trapgate.stencil.graph import NotALoop
 from trapgate.stencil.loop import compile_loop
 from unit.soft.bench import CODE, DATA, IDT, K32, K64, STACK0, TSS, Bench
+from unit.soft.exact.test_modes_hostile import FRAGMENTS
 from unit.soft.hosted_operands import cases
-from unit.soft.test_modes_hostile import FRAGMENTS
 
 BYTES = 8192  # of a program: more than two pages, so that blocks lie in two
 BUDGET, EXITS = 1500, 12  # instructions of one stay in translated code, and stays
@@ -117,13 +118,13 @@ def prepared(model: str, mode: str, source: random.Random, counting: bool) -> Be
     wild = source.random() < 0.3  # handlers are places in the same code
     lay_handlers(bench, source, (lambda: start + source.randrange(BYTES)) if wild else None)
     st.cr4 |= (1 << 9) * (source.random() < 0.9) | 1 << 10 | 1 << 18
-    st.xcr0 = 3
+    st.xcr0 = source.choice((xstate.LEGACY, xstate.ALL, xstate.ALL))
     for name in REGISTERS:
         kind = source.random()
         value = source.choice(PLACES) if kind < 0.6 else source.choice(INTERESTING) if kind < 0.8 else source.randrange(1 << 64)
         setattr(st, name, value)
-    for n in range(16):
-        getattr(st, f"xmm{n}")[:] = source.randbytes(16)
+    for place in xstate.VECTORS.values():
+        getattr(st, place.field)[:] = source.randbytes(place.size)
     image = bytearray(source.randbytes(512))
     image[:2] = source.choice((0x37F, 0x37F, 0x340, source.randrange(1 << 16))).to_bytes(2, "little")
     st.fxsave[:] = bytes(image)

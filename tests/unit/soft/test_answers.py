@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from trapgate.exits import DebugException, Halted, Interrupted, MmioRead, MmioWrite, PortRead
+from trapgate.exits import DebugException, Exit, Halted, Interrupted, MmioRead, MmioWrite, PortRead
 from trapgate.isa import state as s
+from trapgate.soft.cpu import SoftVcpu
 from unit.soft.bench import CODE, Bench
 
 DEVICE = 0x3FF000  # the last page below 4 MiB is mapped to where no RAM is
@@ -99,6 +100,24 @@ def test_with_a_breakpoint_of_the_guest_ports_are_exits() -> None:
     assert (made.st.rax & 0xFF, devices.seen) == (0x55, [])
 
 
+def test_a_place_in_code_that_is_gone_is_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step's own block finds no room, and all are forgotten: whatever comes to lie at the old place is something else."""
+    made, _ = bench("8b07" + HLT)  # mov eax, [rdi]
+    begin, limit = made.cpu._begin_step, int(made.st.code_limit)
+
+    def without_room(site: int = 0) -> Exit | None:
+        made.st.code_limit = made.st.code_end
+        try:
+            return begin(site)
+        finally:
+            made.st.code_limit = limit
+
+    monkeypatch.setattr(made.cpu, "_begin_step", without_room)
+    exits_of(made)
+    assert made.cpu.blocks.generation == 1
+    assert not made.cpu.device_sites
+
+
 def test_a_load_is_an_exit_once_and_answered_from_then_on() -> None:
     made, devices = bench("b90a000000 8b07 90 ffc9 75f9" + HLT)  # mov ecx, 10; 1: mov eax, [rdi]; nop; dec ecx; jnz 1b
     exits = exits_of(made)
@@ -163,15 +182,15 @@ def test_an_nmi_before_the_step_does_not_confuse_two_places() -> None:
     made, devices = bench("90 8b07" + HLT)
     made.gate(2, 0x08, CODE + 0x800)
     made.ram.write(CODE + 0x800, bytes.fromhex("8807 48cf"))  # mov [rdi], al; iretq
-    handler_access = made.cpu._access
+    handler_access = made.cpu._reasons[s.EXIT_ACCESS]
 
-    def access() -> object:  # the NMI comes as the block meets the device
+    def access(cpu: SoftVcpu) -> Exit | None:  # the NMI comes as the block meets the device
         if not made.cpu.in_step and not devices.seen:
             devices.seen.append(("nmi", 0, 0, 0))
             made.cpu.nmi()
-        return handler_access()
+        return handler_access(cpu)
 
-    made.cpu._reasons[s.EXIT_ACCESS] = access  # type: ignore[assignment]
+    made.cpu._reasons[s.EXIT_ACCESS] = access
     assert exits_of(made) == [MmioWrite(PHYSICAL, 1, 0), MmioRead(PHYSICAL, 4)]
     for _ in range(2):
         made.st.rip = CODE

@@ -10,6 +10,7 @@ from trapgate.arch import debugregs, dr6
 from trapgate.arch.debugregs import DR6_BLD, DR6_INIT, DR7_GD
 from trapgate.exits import BusLock, DebugException, Halted
 from trapgate.isa import state as s
+from trapgate.soft.cpu import SoftVcpu
 from unit.soft.bench import CODE, DATA, K64, STACK0, Bench
 
 SPLIT = DATA + 61
@@ -23,8 +24,8 @@ T = TypeVar("T")
 class Locking:
     """CPL 3, RDI on an operand, `lock inc` at RIP, a handler for #DB that halts; every exit of native code is counted."""
 
-    def __init__(self, at: int = SPLIT, code: bytes = LOCK_INC, model: str = "EPYC-Turin") -> None:
-        self.bench = Bench("64", cpl=3, model=model)
+    def __init__(self, at: int = SPLIT, code: bytes = LOCK_INC, model: str = "EPYC-Turin", cpl: int = 3) -> None:
+        self.bench = Bench("64", cpl=cpl, model=model)
         self.cpu, self.st, ram = self.bench.cpu, self.bench.st, self.bench.ram
         ram.write(CODE, code + b"\x0f\x0b")
         ram.write(CODE + 0x100, b"\xf4")
@@ -32,13 +33,13 @@ class Locking:
         self.st.rdi, self.st.debugctl = at, 4
         self.cpu.update_mode()
         self.exits: Counter[int] = Counter()
-        for reason, answer in list(self.cpu._reasons.items()):
-            self.cpu._reasons[reason] = self._counted(reason, answer)
+        reasons = self.cpu._reasons
+        self.cpu._reasons = {reason: self._counted(reason, answer) for reason, answer in reasons.items()}
 
-    def _counted(self, reason: int, answer: Callable[[], T]) -> Callable[[], T]:
-        def counted() -> T:
+    def _counted(self, reason: int, answer: Callable[[SoftVcpu], T]) -> Callable[[SoftVcpu], T]:
+        def counted(cpu: SoftVcpu) -> T:
             self.exits[reason] += 1
-            return answer()
+            return answer(cpu)
 
         return counted
 
@@ -92,12 +93,15 @@ def test_without_a_trap_nothing_is_left() -> None:
     assert not guest.left_for_python()
 
 
-def test_what_is_not_plain_is_pythons() -> None:
-    """Two pages, a report, a #DB that clears BTF, an IDT that is too short: each ends as the rules in Python say."""
+def test_a_lock_across_two_pages_is_native() -> None:
     crossing = Locking(PAGE_EDGE)
     assert crossing.cpu.run() == Halted()
-    assert (crossing.left_for_python(), crossing.st.dr6) == ({s.EXIT_ACCESS}, DR6_INIT ^ DR6_BLD)
+    assert (crossing.left_for_python(), crossing.st.dr6) == (set(), DR6_INIT ^ DR6_BLD)
     assert crossing.bench.ram.read_int(PAGE_EDGE, 4) == 1
+
+
+def test_what_is_not_plain_is_pythons() -> None:
+    """A report, a #DB that clears BTF, an IDT that is too short: each ends as the rules in Python say."""
     reported = Locking()
     reported.st.bus_lock_report = 1
     assert reported.cpu.run() == BusLock(CODE, SPLIT, 4, 3)
@@ -147,3 +151,65 @@ def test_dr6_has_32_bits_and_belongs_to_cpl_0() -> None:
         bench.st.rax = value
         assert bench.cpu.run() == Halted()
         assert bench.words(bench.st.rsp, 2, 8) == [0, CODE]
+
+
+COUNTDOWN = LOCK_INC + bytes.fromhex("ffc9 75f9")  # the lock; dec ecx; jnz to it
+COUNTDOWN_RELOADING = LOCK_INC + bytes.fromhex("ffc9 0f22d8 75f6")  # mov cr3, rax in between
+
+
+def reporting(code: bytes, cpl: int = 3) -> Locking:
+    """A run that reports bus locks, of a loop of 100."""
+    guest = Locking(code=code, cpl=cpl)
+    guest.bench.gate(6, K64, CODE + 0x100)
+    guest.cpu.report_bus_locks(True)
+    guest.st.rcx, guest.st.rax, guest.st.debugctl = 100, guest.st.cr3, 0
+    guest.cpu.update_mode()
+    return guest
+
+
+@pytest.mark.parametrize("at", [SPLIT, PAGE_EDGE])
+def test_what_is_told_once_is_counted_without_python(at: int) -> None:
+    guest, told = reporting(COUNTDOWN), list[int]()
+    guest.st.rdi = at
+    lock = BusLock(CODE, at, 4, 3)
+    assert [guest.cpu.run(), guest.cpu.run()] == [lock, lock]
+    guest.cpu.tally(CODE, told.append)
+    guest.exits.clear()
+    assert guest.cpu.run() == Halted()
+    assert s.EXIT_ACCESS not in guest.exits
+    assert not told
+    guest.cpu.tell_tallies()
+    guest.cpu.tell_tallies()
+    assert (told, guest.bench.ram.read_int(at, 4)) == ([98], 100)
+
+
+def test_another_address_space_is_told_of_anew() -> None:
+    guest, told = reporting(COUNTDOWN_RELOADING, cpl=0), list[int]()
+    for _ in range(100):
+        assert guest.cpu.run() == BusLock(CODE, SPLIT, 4, 0)
+        guest.cpu.tally(CODE, told.append)
+    assert guest.cpu.run() == Halted()
+    guest.cpu.tell_tallies()
+    assert told == 100 * [0]
+
+
+def test_another_instruction_is_told_of() -> None:
+    guest, told = reporting(COUNTDOWN), list[int]()
+    guest.cpu.tally(CODE + 64 * 65, told.append)
+    guest.cpu.tally(CODE + 1, told.append)
+    assert guest.cpu.run() == BusLock(CODE, SPLIT, 4, 3)
+    guest.cpu.tally(CODE, told.append)
+    guest.cpu.run()
+    guest.cpu.tell_tallies()
+    assert sorted(told) == [0, 0, 99]
+
+
+def test_steps_are_told_of_each() -> None:
+    guest, told = reporting(COUNTDOWN), list[int]()
+    assert guest.cpu.run() == BusLock(CODE, SPLIT, 4, 3)
+    guest.cpu.tally(CODE, told.append)
+    guest.cpu.step(True)
+    found = [guest.cpu.run() for _ in range(6)]
+    assert BusLock(CODE, SPLIT, 4, 3) in found
+    guest.cpu.tell_tallies()
+    assert told == [0]

@@ -79,7 +79,8 @@ time.sleep(30)
         ("f4", "SIGSEGV in translated code (host address 0x0, vector 13"),
         ("31c0 890425 00100000", "SIGSEGV in translated code (host address 0x1000, vector 14, error 0x6)"),
         ("31c9 f7f1", "SIGFPE in translated code"),
-        ("fd 9d 0f0b", "SIGILL in translated code"),  # STD; POPF of what is on the stack
+        ("fd 0f0b", "SIGILL in translated code"),  # STD
+        ("9c 804c240204 9d 0f0b", "SIGILL in translated code"),  # PUSHF; OR byte [rsp + 2], AC; POPF
     ],
 )
 def test_what_is_told(text: str, told: str) -> None:

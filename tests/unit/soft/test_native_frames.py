@@ -9,6 +9,7 @@ import pytest
 from silicon.assemble import assemble
 from trapgate.exits import Exit, Halted, Shutdown
 from trapgate.isa import state as s
+from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.state.armed import LAST, Watch
 from trapgate.vcpu import Kind
 from unit.soft.bench import CODE, K64, Bench
@@ -43,12 +44,15 @@ def _run(made: Bench) -> tuple[Exit, Counter[int]]:
     """The end, and how often native code left for which reason."""
     left, reasons = Counter[int](), made.cpu._reasons
 
-    def counted(reason: int, handle: Callable[[], Exit | None]) -> Exit | None:
-        left[reason] += 1
-        return handle()
+    def counted(reason: int, handle: Callable[[SoftVcpu], Exit | None]) -> Callable[[SoftVcpu], Exit | None]:
+        def handled(cpu: SoftVcpu) -> Exit | None:
+            left[reason] += 1
+            return handle(cpu)
+
+        return handled
 
     for reason, handle in list(reasons.items()):
-        reasons[reason] = lambda reason=reason, handle=handle: counted(reason, handle)  # type: ignore[misc]
+        reasons[reason] = counted(reason, handle)
     return made.cpu.run(), left
 
 

@@ -125,6 +125,23 @@ def test_what_is_not_packed_is_wrong(head: bytes) -> None:
             unpack(length.to_bytes(8, "little") + head)
 
 
+def test_what_is_copied_over_a_file_changes_nothing_that_was_loaded(cache: Cache) -> None:
+    """As `cp` does, which does not replace it: code is cut out of what was loaded for as long as the process lives."""
+    cache.store("kind-1", bytes(100_000))
+    loaded = cache.load("kind-1")
+    assert loaded is not None
+    (cache.directory / "kind-1").write_bytes(b"\xff" * 10)
+    assert loaded == bytes(100_000)
+
+
+@pytest.mark.timeout(20)
+def test_a_file_without_an_end_is_not_read(cache: Cache) -> None:
+    cache.store("kind-1", b"code")
+    os.truncate(cache.directory / "kind-1", 1 << 40)
+    assert cache.load("kind-1") is None
+    assert "damaged" in cache.notes[0]
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", ["pipe", "directory", "second name", "writable by others", "socketless link"])
 def test_only_plain_files_of_ours_are_used(cache: Cache, tmp_path: Path, kind: str) -> None:

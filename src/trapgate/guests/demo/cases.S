@@ -1,5 +1,15 @@
 # The instructions of the cases. NAME starts one, NAME_at is the instruction that matters, NAME_rip is where the exception must point.
 
+#ifdef __x86_64__
+#define A %rax
+#define B %rbx
+#define SP %rsp
+#else
+#define A %eax
+#define B %ebx
+#define SP %esp
+#endif
+
         .macro  labels name, suffix
         .globl  \name\suffix
 \name\suffix:
@@ -57,7 +67,7 @@ rip io
 start detect                            # ring 0
 at detect
 rip detect
-        mov     %dr0, %rax
+        mov     %dr0, A
         ret
 
 start icebp
@@ -189,9 +199,9 @@ at stale
         lock addl $1, line + 62
 rip stale
         nop
-        pushfq
-        orl     $0x100, (%rsp)
-        popfq
+        pushf
+        orl     $0x100, (SP)
+        popf
         .globl  stale_step
         nop
 stale_step:
@@ -201,17 +211,22 @@ stale_step:
 start pushf
         nop
 at pushf
-        pushfq
-        pop     %rbx
+        pushf
+        pop     B
         nop
         finish
 
 start read_debug                        # ring 0
 at read_debug
+#ifdef __x86_64__
         mov     %dr6, %rbx
         shl     $32, %rbx
         mov     %dr7, %rax
         or      %rax, %rbx
+#else
+        mov     %dr6, %ecx
+        mov     %dr7, %ebx
+#endif
         ret
 
 start read_code

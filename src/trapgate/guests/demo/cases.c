@@ -23,32 +23,32 @@ USES(aligned) USES(within) USES(kernel_lock) USES(plain_move) USES(disabled) USE
 #define LEN1 0
 #define LEN2 1
 #define LEN4 3
-#define ARM(n, kind, length) (DR7_FIXED | 2 << 2 * (n) | (kind) << (16 + 4 * (n)) | (u64)(length) << (18 + 4 * (n)))
-#define ONCE(vector, dr6, label, tf) .count = 1, .expected = {{vector, dr6, (u64)label##_rip, tf}}
+#define ARM(n, kind, length) (DR7_FIXED | 2 << 2 * (n) | (kind) << (16 + 4 * (n)) | (word)(length) << (18 + 4 * (n)))
+#define ONCE(vector, dr6, label, tf) .count = 1, .expected = {{vector, dr6, (word)label##_rip, tf}}
 
 const struct test_case cases[] = {
     {"single step", CODE(step), STEPPED, .dr7 = DR7_FIXED, ONCE(DB, 0xFFFF4FF0, step, 1)},
-    {"exec breakpoint", CODE(exec), RING3, .dr = {(u64)exec_at}, .dr7 = ARM(0, EXEC, LEN1), .flags = SET_RF, ONCE(DB, 0xFFFF0FF1, exec, 0)},
-    {"data write", CODE(write), RING3, .dr = {0, (u64)line}, .dr7 = ARM(1, WRITE, LEN4), ONCE(DB, 0xFFFF0FF2, write, 0)},
-    {"data access", CODE(access), RING3, .dr = {0, 0, (u64)line + 4}, .dr7 = ARM(2, ACCESS, LEN4), ONCE(DB, 0xFFFF0FF4, access, 0)},
+    {"exec breakpoint", CODE(exec), RING3, .dr = {(word)exec_at}, .dr7 = ARM(0, EXEC, LEN1), .flags = SET_RF, ONCE(DB, 0xFFFF0FF1, exec, 0)},
+    {"data write", CODE(write), RING3, .dr = {0, (word)line}, .dr7 = ARM(1, WRITE, LEN4), ONCE(DB, 0xFFFF0FF2, write, 0)},
+    {"data access", CODE(access), RING3, .dr = {0, 0, (word)line + 4}, .dr7 = ARM(2, ACCESS, LEN4), ONCE(DB, 0xFFFF0FF4, access, 0)},
     {"I/O breakpoint", CODE(io), RING3, .dr = {0, 0, 0, 0x80}, .dr7 = ARM(3, IO, LEN1), ONCE(DB, 0xFFFF0FF8, io, 0)},
     {"general detect", CODE(detect), .dr7 = DR7_FIXED | DR7_GD, ONCE(DB, 0xFFFF2FF0, detect, 0)},
     {"ICEBP", CODE(icebp), RING3, .dr7 = DR7_FIXED, .resume = icebp_rip, ONCE(DB, 0xFFFF0FF0, icebp, 0)},
     {"INT3", CODE(int3_), RING3, .dr7 = DR7_FIXED, ONCE(BP, 0xFFFF0FF0, int3_, 0)},
     {"branch step", CODE(branch), STEPPED, .dr7 = DR7_FIXED, .debugctl = BTF, ONCE(DB, 0xFFFF4FF0, branch, 1)},
-    {"MOV SS, data", CODE(mov_ss), RING3, .dr = {(u64)stack_selector}, .dr7 = ARM(0, ACCESS, LEN2), ONCE(DB, 0xFFFF0FF1, mov_ss, 0)},
+    {"MOV SS, data", CODE(mov_ss), RING3, .dr = {(word)stack_selector}, .dr7 = ARM(0, ACCESS, LEN2), ONCE(DB, 0xFFFF0FF1, mov_ss, 0)},
     {"bus lock, ADD", CODE(lock_add), RING3, BUS_LOCKS, .dr7 = DR7_FIXED, ONCE(DB, 0xFFFF07F0, lock_add, 0)},
     {"bus lock, XCHG", CODE(lock_xchg), RING3, BUS_LOCKS, .dr7 = DR7_FIXED, ONCE(DB, 0xFFFF07F0, lock_xchg, 0)},
     {"bus lock, UC memory", CODE(lock_uncached), RING3, BUS_LOCKS, .dr7 = DR7_FIXED, ONCE(DB, 0xFFFF07F0, lock_uncached, 0)},
     {"bus lock + step", CODE(lock_step), STEPPED, BUS_LOCKS, .dr7 = DR7_FIXED, ONCE(DB, 0xFFFF47F0, lock_step, 1)},
-    {"bus lock + data", CODE(lock_data), RING3, BUS_LOCKS, .dr = {(u64)line + 60}, .dr7 = ARM(0, WRITE, LEN4),
+    {"bus lock + data", CODE(lock_data), RING3, BUS_LOCKS, .dr = {(word)line + 60}, .dr7 = ARM(0, WRITE, LEN4),
      ONCE(DB, 0xFFFF07F1, lock_data, 0)},
-    {"bus lock + data + step", CODE(lock_data_step), STEPPED, BUS_LOCKS, .dr = {(u64)line + 60}, .dr7 = ARM(0, WRITE, LEN4),
+    {"bus lock + data + step", CODE(lock_data_step), STEPPED, BUS_LOCKS, .dr = {(word)line + 60}, .dr7 = ARM(0, WRITE, LEN4),
      ONCE(DB, 0xFFFF47F1, lock_data_step, 1)},
-    {"MOV SS, data + bus lock", CODE(mov_ss_lock), RING3, BUS_LOCKS, .dr = {(u64)stack_selector}, .dr7 = ARM(0, ACCESS, LEN2),
+    {"MOV SS, data + bus lock", CODE(mov_ss_lock), RING3, BUS_LOCKS, .dr = {(word)stack_selector}, .dr7 = ARM(0, ACCESS, LEN2),
      ONCE(DB, 0xFFFF07F1, mov_ss_lock, 0)},
     {"stale BLD, then step", CODE(stale), RING3, BUS_LOCKS, .dr7 = DR7_FIXED, .flags = KEEP_DR6, .count = 2,
-     .expected = {{DB, 0xFFFF07F0, (u64)stale_rip, 0}, {DB, 0xFFFF47F0, (u64)stale_step, 1}}},
+     .expected = {{DB, 0xFFFF07F0, (word)stale_rip, 0}, {DB, 0xFFFF47F0, (word)stale_step, 1}}},
     {"no: aligned lock", CODE(aligned), RING3, BUS_LOCKS, .dr7 = DR7_FIXED},
     {"no: inside the line", CODE(within), RING3, BUS_LOCKS, .dr7 = DR7_FIXED},
     {"no: plain MOV", CODE(plain_move), RING3, BUS_LOCKS, .dr7 = DR7_FIXED},
@@ -56,8 +56,8 @@ const struct test_case cases[] = {
     {"no: DEBUGCTL[2] = 0", CODE(disabled), RING3, .dr7 = DR7_FIXED},
     {"no: faulting lock", CODE(fault), RING3, BUS_LOCKS, .dr7 = DR7_FIXED, .resume = fault_resume, ONCE(PF, DR6_RESET, fault, 0)},
     {"unseen: TF in PUSHF", CODE(pushf), RING3, .dr7 = DR7_FIXED, .value_mask = TF, .value = 0},
-    {"unseen: DR6, DR7", CODE(read_debug), .dr7 = DR7_FIXED, .value_mask = ~0ul, .value = DR6_RESET << 32 | DR7_FIXED},
-    {"unseen: code bytes", CODE(read_code), RING3, .dr7 = DR7_FIXED, .value_mask = ~0ul, .value = 0x90},
+    {"unseen: DR6, DR7", CODE(read_debug), .dr7 = DR7_FIXED, .value_mask = ~0ull, .value = (u64)DR6_RESET << 32 | DR7_FIXED},
+    {"unseen: code bytes", CODE(read_code), RING3, .dr7 = DR7_FIXED, .value_mask = ~0ull, .value = 0x90},
 };
 
 enum { CASES = sizeof cases / sizeof *cases };

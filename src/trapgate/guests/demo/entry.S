@@ -1,4 +1,5 @@
 # From the PVH entry (32-bit, paging off) to 64-bit C; descriptor and page tables; exception stubs; the ways into ring 3 and back.
+#ifdef __x86_64__
 
         .section .note.pvh, "a", @note
         .balign 4
@@ -234,3 +235,4 @@ driver_stack_top:
 exception_stack_top:
         .skip   4096
 user_stack_top:
+#endif

@@ -31,14 +31,14 @@ static void print_padded(const char *text, int width)
         put(' ');
 }
 
-static void print_hex(const char *label, u64 value)
+static void print_hex(const char *label, word value)
 {
     print(label);
     for (int shift = 28; shift >= 0; shift -= 4)
         put("0123456789abcdef"[value >> shift & 15]);
 }
 
-static void print_number(u64 value)
+static void print_number(word value)
 {
     if (value >= 10)
         print_number(value / 10);
@@ -68,13 +68,14 @@ void on_exception(struct frame *frame)
         event->cs = frame->cs;
     }
     if (takes_orders && (event_count == MAX_EVENTS || (frame->vector != DB && frame->vector != BP && !test->resume))) {
-        frame->rip = (u64)leave_ring3; /* the case is over; what was seen is in the events */
+        if (frame->cs & 3)
+            frame->ss = 0x10;
+        frame->rip = (word)leave_ring3; /* the case is over; what was seen is in the events */
         frame->cs = 0x08;
-        frame->ss = 0x10;
         frame->rflags = 2;
         return;
     }
-    frame->rflags &= ~(u64)TF;
+    frame->rflags &= ~(word)TF;
     if (test->flags & SET_RF)
         frame->rflags |= RF;
     if (frame->vector == DB) {
@@ -89,7 +90,7 @@ void on_exception(struct frame *frame)
             print("\n");
             finish(127);
         }
-        frame->rip = (u64)test->resume;
+        frame->rip = (word)test->resume;
     }
 }
 
@@ -115,11 +116,11 @@ static void disarm(void)
 static int as_expected(const struct test_case *test, const struct event *event, const struct expected *expected)
 {
     return event->vector == expected->vector && event->dr6 == expected->dr6 && event->rip == expected->rip
-        && !!(event->rflags & TF) == expected->tf && event->dr7 == (test->dr7 & ~(u64)DR7_GD)
-        && event->debugctl == (test->debugctl & ~(u64)(event->vector == DB ? BTF : 0));
+        && !!(event->rflags & TF) == expected->tf && event->dr7 == (test->dr7 & ~(word)DR7_GD)
+        && event->debugctl == (test->debugctl & ~(word)(event->vector == DB ? BTF : 0));
 }
 
-static const char *exception_name(u64 vector)
+static const char *exception_name(word vector)
 {
     switch (vector) {
     case DB: return "#DB";

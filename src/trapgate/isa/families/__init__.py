@@ -1,1 +1,1 @@
-"""Instruction bodies, a family a file. Each file offers `forms()`: (name, body) for every stencil it needs."""
+"""Holds instruction bodies, a family a file. Each file offers `forms()`: (name, body) for every stencil it needs."""

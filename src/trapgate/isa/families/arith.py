@@ -1,4 +1,4 @@
-"""Addition, subtraction, comparison, bitwise operations, multiplication, division; compare-and-branch in one (SDM vol. 2)."""
+"""Adds, subtracts, compares, multiplies, divides, and operates on bits; compare-and-branch in one (SDM vol. 2)."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""Bit tests, bit scans, byte swaps, bit-field instructions (BMI1, BMI2), conversions between widths."""
+"""Tests and scans bits, swaps bytes, extracts bit fields (BMI1, BMI2), converts between widths."""
 
 from collections.abc import Iterator
 from functools import partial

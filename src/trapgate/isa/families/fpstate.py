@@ -1,69 +1,98 @@
-"""FXSAVE and FXRSTOR, XSAVE and XRSTOR with their kin: x87, MXCSR and XMM to memory and back (SDM vol. 1, 10.5 and chapter 13).
+"""Takes x87, MXCSR and XMM to memory and back: FXSAVE, XSAVE and their kin (SDM vol. 1, 10.5 and chapter 13).
 
-XCR0 knows x87 and SSE, IA32_XSS nothing, so XSAVES saves what XSAVEC saves. A component always counts as in use (XINUSE): the
-manual leaves it to the processor to notice initial configurations, and XSAVEOPT and XSAVEC may then write what XSAVE writes. What
-unmasks an exception, or finds one unmasked, is Python's (`exact.fpstate`). The pointers of the last x87 instruction are always
-saved and restored, as on AMD's CPUs with CPUID XSAVEERPTR.
+IA32_XSS knows nothing, so XSAVES saves what XSAVEC saves. AVX is in use (XINUSE) while an upper half is not 0; x87 and SSE always
+count as in use: the manual leaves it to the processor to notice initial configurations (SDM vol. 1, 13.6). An area is reached as
+far as the components go that are asked for. What unmasks an exception, or finds one unmasked, is Python's (`exact.fpstate`). The
+pointers of the last x87 instruction are always saved and restored, as on AMD's CPUs with CPUID XSAVEERPTR.
 
 Stencils reach memory through HOST: the caller has checked its alignment. EAX and EDX hold the requested components.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import partial, reduce
+from itertools import islice
+from operator import or_
 
+from trapgate.arch import xstate
 from trapgate.arch.control import CR0_TS, CR4_OSXSAVE, EFER_FFXSR
-from trapgate.isa.families.memory import aligned, reference
+from trapgate.isa.families.memory import aligned, reference_kind, segment_check
 from trapgate.isa.families.sse import MASKS, RESERVED
+from trapgate.isa.families.system import python
 from trapgate.isa.families.x87 import restore_live, save_live
 from trapgate.isa.forms import Form
+from trapgate.isa.state import LAYOUT
 from trapgate.isa.vocabulary import Trace, Value
 
-X87, SSE = 1, 2
-SUPPORTED = X87 | SSE
-FXSAVE_BYTES, XSAVE_BYTES = 512, 576
-MXCSR, ST0, XMM, BITS, COMPACTED = 24, 32, 160, 512, 520  # offsets (SDM vol. 1, table 10-2 and 13.4.2)
-COMPACT = 1 << 63
-INITIAL_MXCSR, MXCSR_MASK = 0x1F80, 0xFFFF
+X87, SSE, AVX = (one.bit for one in xstate.COMPONENTS)
+FXSAVE_BYTES, XSAVE_BYTES = xstate.LEGACY_BYTES, xstate.standard_size(xstate.LEGACY)
+MXCSR, BITS = xstate.MXCSR.offset, xstate.XSTATE_BV
+assert xstate.compacted_offsets(AVX) == {xstate.AVX.number: xstate.AVX.offset}, "in both formats at the same place"
+Moves = Sequence[tuple[int, int]]
+"""Offsets in the area and in the CPU state of 16 bytes each."""
 
 
-def _move(m: Trace, target: Value, source: Value, length: int) -> None:
-    """Copy a multiple of 16 bytes."""
-    lines = []
-    for at in range(0, length, 16):
-        lines += [f"movups {at}($1), %xmm0", f"movups %xmm0, {at}($0)"]
-    m.asm("; ".join(lines), "r,r,~{xmm0},~{memory}", 0, target, source)
+def _fields(component: xstate.Component, registers: int) -> Moves:
+    """Of the first so many registers of a component."""
+    return [(place.offset, LAYOUT[place.field].offset) for place in islice(component.registers.values(), registers)]
+
+
+def _image(start: int, end: int) -> Moves:
+    """Of a part of the x87 image."""
+    return [(at, LAYOUT[xstate.IMAGE].offset + at) for at in range(start, end, 16)]
+
+
+def _save(m: Trace, host: Value, moves: Moves) -> None:
+    """Copy registers to the area."""
+    lines = [line for there, here in moves for line in (f"movups {here}($1), %xmm0", f"movups %xmm0, {there}($0)")]
+    m.asm("; ".join(lines), "r,r,~{xmm0},~{memory}", 0, host, m.address_of("rip"))
+
+
+def _load(m: Trace, host: Value, moves: Moves) -> None:
+    """Copy registers from the area."""
+    lines = [line for there, here in moves for line in (f"movups {there}($1), %xmm0", f"movups %xmm0, {here}($0)")]
+    m.asm("; ".join(lines), "r,r,~{xmm0},~{memory}", 0, m.address_of("rip"), host)
+
+
+def _clear(m: Trace, moves: Moves) -> None:
+    """Registers become 0."""
+    stores = "; ".join(f"movups %xmm0, {here}($0)" for _, here in moves)
+    m.asm(f"xorps %xmm0, %xmm0; {stores}", "r,~{xmm0},~{memory}", 0, m.address_of("rip"))
+
+
+def _head(wide: bool) -> Iterator[tuple[int, int]]:
+    """Offsets and masks of the words before MXCSR. The narrow format has selectors above FIP and FDP; they are 0."""
+    pointer = (1 << 64) - 1 if wide else 0xFFFFFFFF
+    yield from ((xstate.FCW.offset, (1 << 64) - 1), (xstate.FIP.offset, pointer), (xstate.FDP.offset, pointer))
 
 
 def _save_x87(m: Trace, host: Value, wide: bool) -> None:
     """Bytes 0-23 and 32-159 of the area: control, status, tags, pointers, ST0-ST7."""
-    image = m.address_of("fxsave")
+    image = m.address_of(xstate.IMAGE)
     with m.when(m.get("x87_live", 32) != 0):
         save_live(m, image)
-    m.store(host, m.load(image, 64))
-    mask = (1 << 64) - 1 if wide else 0xFFFFFFFF  # the narrow format has selectors there, which are 0
-    m.store(host + 8, m.load(image + 8, 64) & mask)
-    m.store(host + 16, m.load(image + 16, 64) & mask)
-    _move(m, host + ST0, image + ST0, 128)
+    for at, mask in _head(wide):
+        m.store(host + at, m.load(image + at, 64) & mask)
+    _save(m, host, _image(xstate.ST0, xstate.XMM0))
 
 
 def _save_mxcsr(m: Trace, host: Value) -> None:
     m.asm("stmxcsr ($0)", "r,~{memory}", 0, m.address_of("guest_mxcsr"))
     m.store(host + MXCSR, m.get("guest_mxcsr", 32) & ~m.get("mxcsr_unmasked", 32))
-    m.store(host + MXCSR + 4, m.const(MXCSR_MASK, 32))
+    m.store(host + MXCSR + 4, m.const(xstate.MXCSR_MASK, 32))
 
 
 def _load_x87(m: Trace, source: Value | None, wide: bool = True) -> None:
     """x87 from an area, or its initial configuration. It becomes live at once where it is live already."""
-    image = m.address_of("fxsave")
+    image = m.address_of(xstate.IMAGE)
     if source is None:
-        zeros = "; ".join(f"movups %xmm0, {at}($0)" for at in (0, *range(32, 160, 16)))
-        m.asm(f"xorps %xmm0, %xmm0; {zeros}; movq $$0, 16($0); movw $$0x37f, ($0)", "r,~{xmm0},~{memory}", 0, image)
+        _clear(m, _image(0, 16))
+        m.store(image + xstate.FDP.offset, m.const(0, 64))
+        m.store(image + xstate.FCW.offset, m.const(xstate.INITIAL_FCW, 16))
+        _clear(m, _image(xstate.ST0, xstate.XMM0))
     else:
-        mask = (1 << 64) - 1 if wide else 0xFFFFFFFF
-        m.store(image, m.load(source, 64))
-        m.store(image + 8, m.load(source + 8, 64) & mask)
-        m.store(image + 16, m.load(source + 16, 64) & mask)
-        _move(m, image + ST0, source + ST0, 128)
+        for at, mask in _head(wide):
+            m.store(image + at, m.load(source + at, 64) & mask)
+        _load(m, source, _image(xstate.ST0, xstate.XMM0))
     with m.when(m.get("x87_live", 32) != 0):
         restore_live(m, image)
 
@@ -71,12 +100,6 @@ def _load_x87(m: Trace, source: Value | None, wide: bool = True) -> None:
 def _load_mxcsr(m: Trace, value: Value) -> None:
     m.put("guest_mxcsr", value)
     m.asm("ldmxcsr ($0)", "r,~{memory}", 0, m.address_of("guest_mxcsr"))
-
-
-def _python(m: Trace) -> None:
-    m.put("exit_detail", m.hole("Uop", 32))
-    m.put("next_rip", m.hole("Qnext"))
-    m.cold("leave_instruction")
 
 
 def _masked(m: Trace, fcw: Value, mxcsr: Value) -> Value:
@@ -97,7 +120,7 @@ def fxsave(m: Trace, registers: int, wide: bool) -> None:
     _save_x87(m, host, wide)
     _save_mxcsr(m, host)
     with m.when(~_fast(m, registers), likely=True):
-        _move(m, host + XMM, m.address_of("xmm0"), 16 * registers)
+        _save(m, host, _fields(xstate.SSE, registers))
     m.jump("NEXT")
 
 
@@ -108,11 +131,11 @@ def fxrstor(m: Trace, registers: int, wide: bool) -> None:
     with m.when((mxcsr & RESERVED) != 0, likely=False):
         m.cold("raise_gp0")
     with m.when(~_masked(m, m.load(host, 16), mxcsr), likely=False):
-        _python(m)
+        python(m)
     _load_mxcsr(m, mxcsr)
     _load_x87(m, host, wide)
     with m.when(~_fast(m, registers), likely=True):
-        _move(m, m.address_of("xmm0"), host + XMM, 16 * registers)
+        _load(m, host, _fields(xstate.SSE, registers))
     m.jump("NEXT")
 
 
@@ -126,22 +149,52 @@ def xsave_check(m: Trace) -> None:
 
 
 def _requested(m: Trace) -> Value:
-    return m.get("rax", 32).zext(64) & m.get("xcr0", 64) & SUPPORTED
+    return m.get("rax", 32).zext(64) & m.get("xcr0", 64)
 
 
-def xsave(m: Trace, registers: int, wide: bool, compact: bool) -> None:
-    """XSAVE, XSAVEOPT; XSAVEC and XSAVES where `compact`."""
+def _requested_bytes(m: Trace) -> Value:
+    """How much of an area is reached."""
+    more = (_requested(m) & AVX) != 0
+    return more.select(m.const(xstate.standard_size(AVX), 64), m.const(XSAVE_BYTES, 64))
+
+
+def area_segment(m: Trace, write: bool) -> None:
+    """The check of an area against its segment, as `memory.segment_check` has it for operands of one size."""
+    segment_check(m, write, _requested_bytes(m) - 1)
+
+
+def area_reference(m: Trace, write: bool) -> None:
+    """HOST = host address of an area at EA."""
+    m["X"] = _requested_bytes(m) | reference_kind(write, read=True)
+    m.cold("slow_reference")
+
+
+def _upper_in_use(m: Trace) -> Value:
+    """1-bit: an upper half of a YMM register is not 0, whatever the mode has of them."""
+    words = (m.get_at(name, m.const(at, 64), 64) for name in xstate.AVX.registers for at in (0, 8))
+    return reduce(or_, words) != 0
+
+
+def xsave(m: Trace, registers: int, wide: bool, kind: str) -> None:
+    """XSAVE, XSAVEOPT, XSAVEC; the last two leave out what is not in use."""
     host, wanted = m["HOST"], _requested(m)
     with m.when((wanted & X87) != 0, likely=True):
         _save_x87(m, host, wide)
-    with m.when((wanted & SSE) != 0, likely=True):
+    with m.when((wanted & (SSE if kind == "xsavec" else SSE | AVX)) != 0, likely=True):
         _save_mxcsr(m, host)
-        _move(m, host + XMM, m.address_of("xmm0"), 16 * registers)
-    if compact:
-        m.store(host + BITS, wanted)
-        m.store(host + COMPACTED, wanted | COMPACT)
+    with m.when((wanted & SSE) != 0, likely=True):
+        _save(m, host, _fields(xstate.SSE, registers))
+    used = m.variable(64, wanted)
+    with m.when((wanted & AVX) != 0):
+        in_use = _upper_in_use(m)
+        used.set(in_use.select(wanted, wanted & ~m.const(AVX, 64)))
+        with m.when(in_use if kind != "xsave" else m.const(1, 1)):
+            _save(m, host, _fields(xstate.AVX, registers))
+    if kind == "xsavec":
+        m.store(host + BITS, used.value)
+        m.store(host + xstate.XCOMP_BV, wanted | xstate.COMPACTED)
     else:
-        m.store(host + BITS, (m.load(host + BITS, 64) & ~wanted) | wanted)
+        m.store(host + BITS, (m.load(host + BITS, 64) & ~wanted) | used.value)
     m.jump("NEXT")
 
 
@@ -151,26 +204,25 @@ def xrstor(m: Trace, registers: int, wide: bool, supervisor: bool) -> None:
     #GP(0): header bits that must be 0, reserved bits of MXCSR (SDM vol. 1, 13.8, 13.12).
     """
     host, wanted = m["HOST"], _requested(m)
-    present, compacted = m.load(host + BITS, 64), m.load(host + COMPACTED, 64)
-    compact = (compacted & COMPACT) != 0
+    present, compacted = m.load(host + BITS, 64), m.load(host + xstate.XCOMP_BV, 64)
+    compact = (compacted & xstate.COMPACTED) != 0
     allowed = compact.select(compacted & m.get("xcr0", 64), m.get("xcr0", 64))
-    foreign = compact.select(compacted & ~m.get("xcr0", 64) & ~m.const(COMPACT, 64), compacted)
-    rest = m.load(host + 536, 64)
-    for at in range(544, XSAVE_BYTES, 8):
-        rest = rest | m.load(host + at, 64)
-    rest = compact.select(rest, m.const(0, 64)) | m.load(host + 528, 64)
-    loads_mxcsr = ((wanted & SSE) != 0) & (~compact | ((present & SSE) != 0))
+    foreign = compact.select(compacted & ~m.get("xcr0", 64) & ~m.const(xstate.COMPACTED, 64), compacted)
+    first, *others = (m.load(host + at, 64) for at in xstate.COMPACTED_RESERVED)
+    rest = compact.select(reduce(or_, others, first), m.const(0, 64)) | m.load(host + xstate.RESERVED, 64)
+    owner = compact.select(m.const(SSE, 64), m.const(SSE | AVX, 64))  # whose being asked for brings MXCSR along
+    loads_mxcsr = ((wanted & owner) != 0) & (~compact | ((present & SSE) != 0))
     mxcsr = loads_mxcsr.select(m.load(host + MXCSR, 32), m.get("guest_mxcsr", 32) & ~m.get("mxcsr_unmasked", 32))
-    mxcsr = (compact & ((wanted & SSE) != 0) & ((present & SSE) == 0)).select(m.const(INITIAL_MXCSR, 32), mxcsr)
+    mxcsr = (compact & ((wanted & SSE) != 0) & ((present & SSE) == 0)).select(m.const(xstate.INITIAL_MXCSR, 32), mxcsr)
     bad = ((present & ~allowed) != 0) | (foreign != 0) | (rest != 0) | (loads_mxcsr & ((mxcsr & RESERVED) != 0))
     if supervisor:
         bad = bad | ~compact
     with m.when(bad, likely=False):
         m.cold("raise_gp0")
-    fcw = (((wanted & present) & X87) != 0).select(m.load(host, 16), m.const(0x37F, 16))
+    fcw = (((wanted & present) & X87) != 0).select(m.load(host, 16), m.const(xstate.INITIAL_FCW, 16))
     with m.when(~_masked(m, fcw, mxcsr), likely=False):
-        _python(m)
-    with m.when((wanted & SSE) != 0):
+        python(m)
+    with m.when((wanted & owner) != 0):
         _load_mxcsr(m, mxcsr)
     with m.when((wanted & X87) != 0):
         with m.when((present & X87) != 0):
@@ -179,10 +231,14 @@ def xrstor(m: Trace, registers: int, wide: bool, supervisor: bool) -> None:
             _load_x87(m, None)
     with m.when((wanted & SSE) != 0):
         with m.when((present & SSE) != 0):
-            _move(m, m.address_of("xmm0"), host + XMM, 16 * registers)
+            _load(m, host, _fields(xstate.SSE, registers))
         with m.otherwise():
-            stores = "; ".join(f"movups %xmm0, {16 * n}($0)" for n in range(registers))
-            m.asm(f"xorps %xmm0, %xmm0; {stores}", "r,~{xmm0},~{memory}", 0, m.address_of("xmm0"))
+            _clear(m, _fields(xstate.SSE, registers))
+    with m.when((wanted & AVX) != 0):
+        with m.when((present & AVX) != 0):
+            _load(m, host, _fields(xstate.AVX, registers))
+        with m.otherwise():
+            _clear(m, _fields(xstate.AVX, registers))
     m.jump("NEXT")
 
 
@@ -195,10 +251,11 @@ def forms() -> Iterator[Form]:
         for supervisor in (False, True):
             name = "xrstors" if supervisor else "xrstor"
             yield Form(f"{name}.{end}", partial(xrstor, registers=registers, wide=wide, supervisor=supervisor))
-        for compact in (False, True):
-            name = "xsavec" if compact else "xsave"
-            yield Form(f"{name}.{end}", partial(xsave, registers=registers, wide=wide, compact=compact))
+        for kind in ("xsave", "xsaveopt", "xsavec"):
+            yield Form(f"{kind}.{end}", partial(xsave, registers=registers, wide=wide, kind=kind))
     yield Form("xsave.check", xsave_check)
-    yield Form("aligned.64", partial(aligned, size=64))
-    yield Form(f"ref.r.{XSAVE_BYTES}", partial(reference, size=XSAVE_BYTES, write=False, read=True))
-    yield Form(f"ref.rw.{XSAVE_BYTES}", partial(reference, size=XSAVE_BYTES, write=True, read=True))
+    yield Form("aligned.64", partial(aligned, size=xstate.ALIGNMENT))
+    for write in (False, True):
+        end = "rw" if write else "r"
+        yield Form(f"area.{end}", partial(area_reference, write=write))
+        yield Form(f"area.segment.{end}", partial(area_segment, write=write))

@@ -1,4 +1,4 @@
-"""Guest instructions that are executed by the host's own instruction: packed, floating and x87 ones.
+"""Executes guest instructions by the host's own instruction: packed, floating and x87 ones.
 
 Host and guest are both x86-64, so nothing describes `addps` better than ADDPS: rounding, NaNs, denormals and sticky flags are the
 silicon's. A form is the guest's encoding with its operands renamed: XMM registers are loaded from the CPU state into host scratch
@@ -8,8 +8,8 @@ registers are *live*: the guest's are the host's (see `x87`), and their numbers 
 What an instruction reads and writes is taken from the opcode table of iced-x86; only what that table does not say is listed here.
 """
 
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache, partial
 
 from iced_x86 import (
@@ -18,6 +18,7 @@ from iced_x86 import (
     CpuidFeature,
     Encoder,
     EncodingKind,
+    EncodingKind_,
     Instruction,
     InstructionInfoFactory,
     MemorySize,
@@ -37,12 +38,15 @@ from trapgate.isa import flags
 from trapgate.isa.forms import Form
 from trapgate.isa.state import LAYOUT
 from trapgate.isa.vocabulary import Trace, Value
+from trapgate.values import dataclass
 
 K = OpCodeOperandKind
-_XMM = {K.XMM_REG, K.XMM_RM, K.XMM_OR_MEM}
+_XMM = {K.XMM_REG, K.XMM_RM, K.XMM_OR_MEM, K.XMM_VVVV, K.XMM_IS4}
+_YMM = {K.YMM_REG, K.YMM_RM, K.YMM_OR_MEM, K.YMM_VVVV, K.YMM_IS4}
+VECTORS = _XMM | _YMM
 _MM = {K.MM_REG, K.MM_RM, K.MM_OR_MEM}
 _GENERAL = {K.R32_REG: 4, K.R64_REG: 8, K.R32_OR_MEM: 4, K.R64_OR_MEM: 8, K.AX: 2}
-_MEMORY = {K.MEM, K.XMM_OR_MEM, K.MM_OR_MEM, K.R32_OR_MEM, K.R64_OR_MEM}
+_MEMORY = {K.MEM, K.XMM_OR_MEM, K.YMM_OR_MEM, K.MM_OR_MEM, K.R32_OR_MEM, K.R64_OR_MEM}
 _STACK = {K.ST0, K.STI_OPCODE}
 _WRITES = {OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE}
 
@@ -56,10 +60,21 @@ _UNALIGNED_ON_AMD = {
     Mnemonic.SHA1MSG1, Mnemonic.SHA1MSG2, Mnemonic.SHA1NEXTE, Mnemonic.SHA1RNDS4,
     Mnemonic.SHA256MSG1, Mnemonic.SHA256MSG2, Mnemonic.SHA256RNDS2,
 }  # fmt: skip
+# VEX-encoded instructions take their operands anywhere, but for these (SDM vol. 2, 2.7, table 2-20: type 1).
+_ALIGNED_VEX = {
+    Mnemonic.VMOVAPS, Mnemonic.VMOVAPD, Mnemonic.VMOVDQA, Mnemonic.VMOVNTPS, Mnemonic.VMOVNTPD, Mnemonic.VMOVNTDQ,
+    Mnemonic.VMOVNTDQA,
+}  # fmt: skip
 _IMPLICIT_XMM0 = {Mnemonic.PBLENDVB, Mnemonic.BLENDVPS, Mnemonic.BLENDVPD, Mnemonic.SHA256RNDS2}
-_RESULT_XMM0 = {Mnemonic.PCMPESTRM, Mnemonic.PCMPESTRM64, Mnemonic.PCMPISTRM}
-_RESULT_ECX = {Mnemonic.PCMPESTRI, Mnemonic.PCMPESTRI64, Mnemonic.PCMPISTRI}
-_LENGTHS = {Mnemonic.PCMPESTRI, Mnemonic.PCMPESTRM, Mnemonic.PCMPESTRI64, Mnemonic.PCMPESTRM64}  # in (R|E)AX and (R|E)DX
+_RESULT_XMM0 = {
+    Mnemonic.PCMPESTRM, Mnemonic.PCMPESTRM64, Mnemonic.PCMPISTRM, Mnemonic.VPCMPESTRM, Mnemonic.VPCMPESTRM64, Mnemonic.VPCMPISTRM,
+}  # fmt: skip
+_RESULT_ECX = {
+    Mnemonic.PCMPESTRI, Mnemonic.PCMPESTRI64, Mnemonic.PCMPISTRI, Mnemonic.VPCMPESTRI, Mnemonic.VPCMPESTRI64, Mnemonic.VPCMPISTRI,
+}  # fmt: skip
+_LENGTHS = (_RESULT_XMM0 | _RESULT_ECX) - {  # in (R|E)AX and (R|E)DX
+    Mnemonic.PCMPISTRI, Mnemonic.PCMPISTRM, Mnemonic.VPCMPISTRI, Mnemonic.VPCMPISTRM,
+}  # fmt: skip
 # A store past the caches is a plain store here: the fences that order it need no instruction of ours then.
 _PLAIN = {
     Code.MOVNTPS_M128_XMM: Code.MOVAPS_XMMM128_XMM,
@@ -67,6 +82,14 @@ _PLAIN = {
     Code.MOVNTDQ_M128_XMM: Code.MOVAPS_XMMM128_XMM,
     Code.MOVNTDQA_XMM_M128: Code.MOVAPS_XMM_XMMM128,
     Code.MOVNTQ_M64_MM: Code.MOVQ_MMM64_MM,
+    Code.VEX_VMOVNTPS_M128_XMM: Code.VEX_VMOVAPS_XMMM128_XMM,
+    Code.VEX_VMOVNTPD_M128_XMM: Code.VEX_VMOVAPS_XMMM128_XMM,
+    Code.VEX_VMOVNTDQ_M128_XMM: Code.VEX_VMOVAPS_XMMM128_XMM,
+    Code.VEX_VMOVNTDQA_XMM_M128: Code.VEX_VMOVAPS_XMM_XMMM128,
+    Code.VEX_VMOVNTPS_M256_YMM: Code.VEX_VMOVAPS_YMMM256_YMM,
+    Code.VEX_VMOVNTPD_M256_YMM: Code.VEX_VMOVAPS_YMMM256_YMM,
+    Code.VEX_VMOVNTDQ_M256_YMM: Code.VEX_VMOVAPS_YMMM256_YMM,
+    Code.VEX_VMOVNTDQA_YMM_M256: Code.VEX_VMOVAPS_YMM_YMMM256,
 }
 STATUS_FLAGS = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF
 _factory = InstructionInfoFactory()
@@ -84,10 +107,26 @@ class Plan:
     size: int
     sets_flags: bool
 
+    @property
+    def vex(self) -> bool:
+        """Whether it is VEX-encoded: its destination is written up to bit 255."""
+        return OpCodeInfo(self.code).encoding == EncodingKind.VEX
+
+    @property
+    def wide(self) -> bool:
+        """Whether it works on YMM registers."""
+        return any(kind in _YMM for kind in self.kinds)
+
     def aligned(self, amd: bool) -> bool:
-        """Whether its operand must lie on a 16-byte boundary, on AMD's CPUs or on Intel's."""
+        """Whether its operand must lie on a boundary of its own size, on AMD's CPUs or on Intel's."""
         mnemonic = OpCodeInfo(self.code).mnemonic
+        if self.vex:
+            return mnemonic in _ALIGNED_VEX
         return self.size == 16 and mnemonic not in _UNALIGNED and not (amd and mnemonic in _UNALIGNED_ON_AMD)
+
+    def anywhere(self, amd: bool) -> bool:
+        """Whether its operand in memory is no matter of #AC either (SDM vol. 2, 2.7: exceptions of type 11); on AMD's it is one."""
+        return not amd and OpCodeInfo(self.code).mnemonic in (Mnemonic.VCVTPH2PS, Mnemonic.VCVTPS2PH)
 
     @property
     def loaded(self) -> bool:
@@ -135,13 +174,13 @@ def _names() -> dict[int, str]:
     return {value: name for name, value in vars(Code).items() if isinstance(value, int)}
 
 
-def legacy_codes(*features: str) -> Iterator[Code_]:
-    """Encodings that need nothing but these CPUID features (iced-x86's names), without VEX, EVEX and 3DNow! ones."""
+def codes_of(encoding: EncodingKind_, *features: str) -> Iterator[Code_]:
+    """Encodings of a kind that need nothing but these CPUID features (iced-x86's names)."""
     wanted = {getattr(CpuidFeature, name) for name in features}
     for name in _names().values():
         code: Code_ = getattr(Code, name)
         info = OpCodeInfo(code)
-        if info.is_instruction and info.encoding == EncodingKind.LEGACY:
+        if info.is_instruction and info.encoding == encoding:
             blank = Instruction()
             blank.code = code
             needed = set(blank.cpuid_features())
@@ -171,6 +210,8 @@ def _renamed(code: Code_, memory: bool) -> Instruction | None:
         i.set_op_kind(n, OpKind.REGISTER)
         if kind in _XMM:
             i.set_op_register(n, Register.XMM0 + shift + n)  # type: ignore[arg-type]
+        elif kind in _YMM:
+            i.set_op_register(n, Register.YMM0 + shift + n)  # type: ignore[arg-type]
         elif kind in _MM:
             i.set_op_register(n, Register.MM0)
         elif kind in _STACK:
@@ -238,8 +279,8 @@ def holes(i: Instruction, memory: bool) -> dict[str, int]:
     for n, kind in enumerate(p.kinds):
         if memory and n == p.memory:
             continue
-        if kind in _XMM:
-            values[f"R{n}"] = LAYOUT[f"xmm{i.op_register(n) - Register.XMM0}"].offset
+        if kind in VECTORS:
+            values[f"R{n}"] = LAYOUT[f"xmm{number(i.op_register(n))}"].offset
         elif kind in _GENERAL:
             values[f"R{n}"] = LAYOUT["rax"].offset + 8 * (RegisterExt.full_register(i.op_register(n)) - Register.RAX)
         elif kind == K.IMM8:
@@ -255,6 +296,7 @@ def host(m: Trace, code: Code_, memory: bool) -> None:
     mnemonic = info.mnemonic
     shift = int(mnemonic in _IMPLICIT_XMM0 | _RESULT_XMM0)
     before, after, clobbers = list[str](), list[str](), ["~{memory}", "~{flags}"]
+    move, whole = ("vmovaps", "y") if p.vex else ("movaps", "x")  # what is above bit 127 of a VEX destination has become 0
     general_in: Value | None = None
     general_out: tuple[str, int] | None = None
     for n, kind in enumerate(p.kinds):
@@ -263,13 +305,12 @@ def host(m: Trace, code: Code_, memory: bool) -> None:
                 before.append(f"movups (%rsi), %xmm{n + shift}")
                 clobbers.append(f"~{{xmm{n + shift}}}")
             continue
-        if kind in _XMM:
-            scratch = f"%xmm{n + shift}"
+        if kind in VECTORS:
             clobbers.append(f"~{{xmm{n + shift}}}")
             if p.read[n]:
-                before.append(f"movaps R{n}(CPU), {scratch}")
+                before.append(f"{move} R{n}(CPU), %{'y' if kind in _YMM else 'x'}mm{n + shift}")
             if p.written[n]:
-                after.append(f"movaps {scratch}, R{n}(CPU)")
+                after.append(f"{move} %{whole}mm{n + shift}, R{n}(CPU)")
         elif kind in _GENERAL:
             if p.written[n]:
                 general_out = f"R{n}", _GENERAL[kind]
@@ -279,11 +320,13 @@ def host(m: Trace, code: Code_, memory: bool) -> None:
     if mnemonic in _IMPLICIT_XMM0:
         before.append(f"movaps {xmm0}, %xmm0")
     if mnemonic in _RESULT_XMM0:
-        after.append(f"movaps %xmm0, {xmm0}")
+        after.append(f"{move} %{whole}mm0, {xmm0}")
     if shift:
         clobbers.append("~{xmm0}")
     if mnemonic in _RESULT_ECX:
         clobbers.append("~{rcx}")
+    if p.wide:  # or each SSE instruction that follows waits for the registers' upper halves
+        after.append("vzeroupper")
     if p.sets_flags:
         after += ["lahf", "seto %al"]
         if mnemonic in _RESULT_ECX:
@@ -322,6 +365,17 @@ def write_flags(m: Trace, found: Value, all_six: bool) -> None:
     flags.write(m, bits | ((found & 1) << 11) if all_six else bits)
 
 
+def number(register: int) -> int:
+    """The number of an XMM or YMM register (iced_x86.Register)."""
+    return register - (Register.YMM0 if register >= Register.YMM0 else Register.XMM0)
+
+
+def vector_bytes(i: Instruction) -> int:
+    """Bytes of the longest vector register that an instruction names."""
+    named = [i.memory_index, *(i.op_register(n) for n in range(i.op_count) if i.op_kind(n) == OpKind.REGISTER)]
+    return 32 if any(RegisterExt.is_ymm(one) for one in named) else 16
+
+
 def general_size(code: Code_, n: int) -> int:
     """Bytes of operand n where it is a general register."""
     return _GENERAL[plan(code).kinds[n]]
@@ -336,13 +390,26 @@ def host_forms(codes: Iterator[Code_], body: Callable[..., None] = host) -> Iter
 
 
 def raises(p: Plan) -> bool:
-    """Whether the instruction may raise a SIMD floating-point exception (SDM vol. 1, appendix E; vol. 2, class 2 and 3)."""
+    """Whether the instruction may raise a SIMD floating-point exception (SDM vol. 1, appendix E; vol. 2, types 2 and 3, and 11)."""
     return OpCodeInfo(p.code).mnemonic in _raising()
 
 
 @cache
 def _raising() -> frozenset[int]:
-    names = [
+    return frozenset(getattr(Mnemonic, name.upper()) for name in (*_raising_sse(), *raising_avx()))
+
+
+@cache
+def raising_avx() -> tuple[str, ...]:
+    """The VEX-encoded instructions that may, by name."""
+    every = [name.lower() for name, value in vars(Mnemonic).items() if isinstance(value, int)]
+    fused = [name for name in every if re.fullmatch("vfn?m(add|sub|addsub|subadd)(132|213|231)[ps][sd]", name)]
+    same = [f"v{name}" for name in _raising_sse() if f"v{name}" in every]  # those with MMX operands have no such encoding
+    return (*same, *fused, "vcvtph2ps", "vcvtps2ph")
+
+
+def _raising_sse() -> list[str]:
+    return [
         *(f"{op}{kind}" for op in ("add", "sub", "mul", "div", "min", "max", "sqrt", "cmp") for kind in ("ps", "pd", "ss", "sd")),
         *(f"{op}{kind}" for op in ("haddp", "hsubp", "addsubp", "dpp") for kind in "sd"),
         *(f"round{kind}" for kind in ("ps", "pd", "ss", "sd")),
@@ -351,4 +418,3 @@ def _raising() -> frozenset[int]:
         *(f"cvt{t}{source}2si" for t in ("", "t") for source in ("ss", "sd")),
         *("cvtsi2ss", "cvtsi2sd"),
     ]
-    return frozenset(getattr(Mnemonic, name.upper()) for name in names)

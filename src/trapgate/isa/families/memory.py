@@ -1,4 +1,4 @@
-"""Effective addresses and memory accesses: the stencils that stand before and behind every operation on memory.
+"""Computes effective addresses and accesses memory: the stencils that stand before and behind every operation on memory.
 
 An access looks the page up in the TLB of its rights (holes `RTLBR`, `RTLBW`, `RTLBA`: tag of readable, of writable pages, addend).
 The tag is compared with the page of the *last* byte in the slot of the first: so an access that crosses a page misses, too.
@@ -8,13 +8,15 @@ Whatever misses goes out of line, where the access is *performed* (or faults) be
 from collections.abc import Iterator
 from functools import partial
 
+from trapgate.arch.xstate import LEGACY_BYTES
 from trapgate.isa.forms import Form
 from trapgate.isa.state import TLB_ENTRIES
 from trapgate.isa.vocabulary import Trace, Value
 
 WIDTHS = (8, 16, 32, 64)
 LINE = 64
-REF_SIZES = (1, 2, 4, 8, 10, 16, 28, 108, 512)  # operands that bodies reach through HOST; the long ones always go out of line
+# Operands that bodies reach through HOST; the long ones always go out of line.
+REF_SIZES = (1, 2, 4, 6, 8, 10, 16, 28, 108, LEGACY_BYTES)
 
 
 def ea(m: Trace, base: bool, scale: int, segment: bool, width: int) -> None:
@@ -40,25 +42,36 @@ def ea_constant(m: Trace, segment: bool) -> None:
     m.jump("NEXT")
 
 
+def based(m: Trace) -> None:
+    """EA, an offset into FS or GS, becomes linear on AMD's CPUs: #GP(0) where it is not canonical itself (as measured)."""
+    offset = m["EA"]
+    with m.when((offset << 16).sar(16) != offset, likely=False):
+        m.cold("raise_gp0")
+    m["EA"] = offset + m.get("Rseg", 64)
+    m.jump("NEXT")
+
+
 def linear32(m: Trace) -> None:
     """An address of 32-bit address size."""
     m["EA"] = m["EA"].trunc(32).zext(64)
     m.jump("NEXT")
 
 
-def segment_check(m: Trace, write: bool) -> None:
+def segment_check(m: Trace, write: bool, last: Value | None = None) -> None:
     """Legacy modes: EA is an offset into the segment at `Rseg`; check limit and rights, then make it linear.
 
-    Only the plain case is settled here: an expand-up segment whose attribute bit 17 (may be read) or 18 (may be written) says so.
+    `last`: the size less 1, where it is no constant. Only the plain case is settled here: an expand-up segment whose attribute bit
+    17 (may be read) or 18 (may be written) says so.
     """
     offset = m["EA"]
     limit = m.get("Rseglimit", 32).zext(64)
     plain = m.get("Rsegattr", 32).bit(18 if write else 17)
-    inside = (offset + m.hole("Usize", 64)).ule(limit)
+    inside = (offset + (m.hole("Usize", 64) if last is None else last)).ule(limit)
     with m.when(plain & inside, likely=True):
         m["EA"] = (offset + m.get("Rseg", 64)).trunc(32).zext(64)
         m.jump("NEXT")
-    m["X"] = m.hole("Ucheck", 64)  # which segment, size - 1, write: for the exact check
+    check = m.hole("Ucheck", 64)  # which segment, size - 1, write: for the exact check
+    m["X"] = check if last is None else check | last << 8
     m.cold("slow_segment")
 
 
@@ -117,14 +130,19 @@ def lock_end(m: Trace) -> None:
     m.jump("NEXT")
 
 
+def reference_kind(write: bool, read: bool, locked: bool = False, mmx: bool = False) -> int:
+    """What `slow_reference` finds in X above the size (16 bits)."""
+    return write << 16 | read << 17 | locked << 18 | mmx << 19
+
+
 def reference(m: Trace, size: int, write: bool, read: bool, locked: bool = False, mmx: bool = False) -> None:
     """HOST = host address of `size` bytes at EA, for bodies that take their operand there; `commit_reference` follows a write.
 
     `locked` (CMPXCHG16B, whose operand is aligned and never split): uncached memory locks the bus. `mmx`: a store that enters MMX
     state even where it faults.
     """
-    m["X"] = m.const(size | (write << 16) | (read << 17) | (locked << 18) | (mmx << 19), 64)
-    if size <= 16:
+    m["X"] = m.const(size | reference_kind(write, read, locked, mmx), 64)
+    if size <= 32:
         hit, host = probe(m, m["EA"], size, write)
         with m.when(hit, likely=True):
             m["HOST"] = host
@@ -146,15 +164,12 @@ def aligned(m: Trace, size: int) -> None:
     m.jump("NEXT")
 
 
-def alignment(m: Trace, size: int, page: str) -> None:
-    """Before an access at CPL 3 with CR0.AM and RFLAGS.AC set: #AC(0), see `arch.alignment`. `page`: for an access that reads (r)
-    or writes (w) the page faults first, or (empty) it does not."""
+def alignment(m: Trace, size: int) -> None:
+    """Before an access at CPL 3 with CR0.AM and RFLAGS.AC set: #AC(0), see `arch.alignment`."""
     address = m["EA"]
     canonical = (address << 16).sar(16) == address  # otherwise the access itself faults
     with m.when(((address & (size - 1)) != 0) & canonical, likely=False):
-        if page:
-            m["X"] = m.const(size | (page == "w") << 16, 64)
-        m.cold("raise_ac" if page else "raise_ac0")
+        m.cold("raise_ac0")
     m.jump("NEXT")
 
 
@@ -168,6 +183,7 @@ def forms() -> Iterator[Form]:
                     name = f"ea{'.b' * base}{f'.i{scale}' if scale else ''}{'.seg' * segment}.{width}"
                     yield Form(name, partial(ea, base=base, scale=scale, segment=segment, width=width))
     yield Form("EA=cut32", linear32)
+    yield Form("based", based)
     for write in (False, True):
         yield Form(f"segment.{'w' if write else 'r'}", partial(segment_check, write=write))
     for width in WIDTHS:
@@ -185,7 +201,6 @@ def forms() -> Iterator[Form]:
         yield Form(f"ref.mmx.{size}", partial(reference, size=size, write=True, read=False, mmx=True))
     yield Form("ref.lock.16", partial(reference, size=16, write=True, read=True, locked=True))
     yield Form("commit.ref", commit_reference)
-    for size in (2, 4, 8):
-        for page in ("", "r", "w"):
-            yield Form(f"alignment{page and '.' + page}.{size}", partial(alignment, size=size, page=page))
+    for size in (2, 4, 8, 16):
+        yield Form(f"alignment.{size}", partial(alignment, size=size))
     yield Form("aligned.16", partial(aligned, size=16))

@@ -1,4 +1,4 @@
-"""Moves, extensions, conditional moves and sets, exchanges, LEA; and the moves between registers and transients."""
+"""Moves, extends, sets and exchanges, by condition or without, LEA too; and moves between registers and transients."""
 
 from collections.abc import Iterator
 from functools import partial

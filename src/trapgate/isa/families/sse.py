@@ -1,4 +1,4 @@
-"""SSE to SSE4.2, AES, PCLMULQDQ and SHA, and everything of MMX that has an operand: the host's own instructions (see `hosted`).
+"""Lists SSE to SSE4.2, AES, PCLMULQDQ, SHA, and all of MMX that has an operand: the host's own instructions (see `hosted`).
 
 MXCSR needs no care while its exceptions are masked: during translated code the host's MXCSR is the guest's. With an unmasked one
 the mode of translation says so (`modes.SSE_UNMASKED`), and instructions that may raise #XM are Python's (`soft.exact.careful`).
@@ -6,9 +6,10 @@ the mode of translation says so (`modes.SSE_UNMASKED`), and instructions that ma
 
 from collections.abc import Iterator
 
-from iced_x86 import Code_, Mnemonic, OpCodeInfo, OpCodeOperandKind
+from iced_x86 import Code_, EncodingKind, Mnemonic, OpCodeInfo, OpCodeOperandKind
 
-from trapgate.isa.families.hosted import host_forms, legacy_codes
+from trapgate.isa.families.hosted import codes_of, host_forms
+from trapgate.isa.families.system import python
 from trapgate.isa.forms import Form
 from trapgate.isa.vocabulary import Trace
 
@@ -21,7 +22,7 @@ _VECTORS = {_K.XMM_REG, _K.XMM_RM, _K.XMM_OR_MEM, _K.MM_REG, _K.MM_RM, _K.MM_OR_
 
 def codes() -> Iterator[Code_]:
     """Every encoding that has a form of the common kind."""
-    for code in legacy_codes(*FEATURES):
+    for code in codes_of(EncodingKind.LEGACY, *FEATURES):
         info = OpCodeInfo(code)
         if info.mnemonic not in _OWN_FORM and any(kind in _VECTORS for kind in info.op_kinds()):
             yield code
@@ -50,9 +51,7 @@ def load_mxcsr(m: Trace) -> None:
         m.put("guest_mxcsr", new.trunc(32))
         m.asm("ldmxcsr ($0)", "r,~{memory},~{fpsr}", 0, m.address_of("guest_mxcsr"))
         m.jump("NEXT")
-    m.put("exit_detail", m.hole("Uop", 32))
-    m.put("next_rip", m.hole("Qnext"))
-    m.cold("leave_instruction")
+    python(m)
 
 
 def store_mxcsr(m: Trace) -> None:

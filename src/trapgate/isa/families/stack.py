@@ -1,4 +1,4 @@
-"""The stack: addresses and pointer updates. The pointer moves only after the access, so that a fault leaves it alone."""
+"""Addresses the stack and moves its pointer, which moves only after the access, so that a fault leaves it alone."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -69,6 +69,7 @@ def forms() -> Iterator[Form]:
             yield Form(f"push_ea.{size}.{width}", partial(push_address, size=size, width=width))
             yield Form(f"enter_ea.{size}.{width}", partial(enter_address, size=size, width=width))
             yield Form(f"enter.{size}.{width}", partial(enter_frame, size=size, width=width))
+        yield Form(f"push_ea.16.{width}", partial(push_address, size=16, width=width))  # two of the largest
         yield Form(f"pop_ea.{width}", partial(pop_address, width=width))
         yield Form(f"frame_ea.{width}", partial(frame_address, width=width))
         yield Form(f"rsp_add.{width}", partial(move_pointer, width=width))

@@ -1,4 +1,4 @@
-"""String instructions: the pointers, the repetition, and the bulk forms that move many elements at once inside one page.
+"""Makes string instructions: the pointers, the repetition, and the bulk forms that move many elements at once inside one page.
 
 A repeated instruction is a loop of its one iteration: REP_HEAD leaves when the count is 0, the iteration runs, REP_NEXT counts,
 REP_SEAM lets interrupts in, and the next one follows. RIP stays on the instruction meanwhile, so faults and interrupts between

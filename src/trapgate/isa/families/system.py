@@ -1,15 +1,17 @@
-"""Flags as a whole, the interrupt flag, and the doors to slower code: native functions and instructions written in Python."""
+"""Moves the flags as a whole, sets the interrupt flag, and opens the doors to slower code: native functions, and Python."""
 
 from collections.abc import Iterator
 from functools import partial
 
-from trapgate.arch import debugregs
+from trapgate.arch import control, debugregs
 from trapgate.arch.flags import AC, DF, ID, IF, IOPL, NT, OF, RF, TF, VM
 from trapgate.isa import flags
 from trapgate.isa.forms import Form
 from trapgate.isa.request import leave_soon
 from trapgate.isa.vocabulary import Trace, Value
 
+MOV_SS_SHADOW = 2
+SIZES = (2, 4, 8)
 DR6_FREE = debugregs.DR6_B | debugregs.DR6_BLD | debugregs.DR6_BD | debugregs.DR6_BS | debugregs.DR6_BT  # bits that hold a value
 
 
@@ -75,6 +77,15 @@ def set_if(m: Trace) -> None:
     m.jump("NEXT")
 
 
+def pause(m: Trace) -> None:
+    """PAUSE: whoever spins leaves where another CPU waits for its turn."""
+    sharing = m.get("sharing", 32)
+    with m.when(sharing != 0, likely=False):
+        m.put("paused", m.const(1, 32))
+    leave_soon(m, sharing)
+    m.jump("NEXT")
+
+
 def python(m: Trace) -> None:
     """An instruction that Python executes: leaves translated code with its number."""
     m.put("exit_detail", m.hole("Uop", 32))
@@ -82,11 +93,56 @@ def python(m: Trace) -> None:
     m.cold("leave_instruction")
 
 
-def time_stamp(m: Trace, function: str) -> None:
-    """RDTSC and RDTSCP on the host's clock; what is not plain Python executes."""
+def numbered(m: Trace, function: str) -> None:
+    """An instruction that a native function executes, and goes on behind this stencil; what is not plain Python executes."""
     m.put("exit_detail", m.hole("Uop", 32))
     m.put("next_rip", m.hole("Qnext"))
     m.cold(function)
+
+
+def load_segment(m: Trace) -> None:
+    """The segment register so many bytes behind ES = T0; it ends like `numbered`."""
+    m["X"] = m.hole("Usegment", 64)
+    numbered(m, "load_segment")
+
+
+def return_far(m: Trace, size: int) -> None:
+    """RETF of this operand size, which releases a constant number of bytes besides."""
+    m["X"] = m.hole("Uextra", 64)
+    numbered(m, f"retf{8 * size}")
+
+
+def software_interrupt(m: Trace) -> None:
+    """INT n and INT3; `Ukind` says which."""
+    m.put("fault_vector", m.hole("Uvector", 32))
+    m.put("fault_error", m.hole("Ukind", 32))
+    m.put("fault_has_error", m.const(0, 32))
+    numbered(m, "software_interrupt")
+
+
+def interrupt_on_overflow(m: Trace) -> None:
+    """INTO."""
+    with m.when(flags.condition(m, 0), likely=False):
+        software_interrupt(m)
+    m.jump("NEXT")
+
+
+def shadow_of_ss(m: Trace) -> None:
+    """MOV and POP to SS hold interrupts and trap-class #DBs until after the next instruction (SDM vol. 3, 6.8.3)."""
+    m.put("shadow", m.const(MOV_SS_SHADOW, 32))
+    m.put("shadow_rip", m.hole("Qnext"))
+    m.jump("NEXT")
+
+
+def _give_up(m: Trace) -> None:
+    numbered(m, "leave_instruction")
+
+
+def refuse(m: Trace, field: str, mask: int) -> None:
+    """Python executes the instruction where the guest has set one of these bits."""
+    with m.when((m.get(field, 64) & mask) != 0, likely=False):
+        _give_up(m)
+    m.jump("NEXT")
 
 
 def port(m: Trace, fixed: bool) -> None:
@@ -97,25 +153,64 @@ def port(m: Trace, fixed: bool) -> None:
     m.jump("leave_port")
 
 
-def dr6_access(m: Trace, write: bool) -> None:
-    """MOV from and to DR6 in 64-bit mode at CPL 0, as `arch.debugregs` has it: what a handler of #DB does each time.
+def read_dr6(m: Trace) -> None:
+    """T0 = DR6 as MOV reads it, see `arch.debugregs`."""
+    m["T0"] = m.get("dr6", 64) | _fixed_bld(m)
+    m.jump("NEXT")
 
-    Python's: general detect, and a value that is #GP.
-    """
-    odd = (m.get("dr7", 64) & debugregs.DR7_GD) != 0
-    value = m.get("R1", 64) if write else m.get("dr6", 64)
-    if write:
-        odd = odd | ((value >> 32) != 0)
-    with m.when(odd, likely=False):
-        m.put("exit_detail", m.hole("Uop", 32))
-        m.put("next_rip", m.hole("Qnext"))
-        m.cold("leave_instruction")
+
+def write_dr6(m: Trace) -> None:
+    """DR6 = T0, as `arch.debugregs` has it: what a handler of #DB does each time. A value that is #GP is Python's."""
+    with m.when((m["T0"] >> 32) != 0, likely=False):
+        _give_up(m)
+    m.put("dr6", (m["T0"] | _fixed_bld(m)) & DR6_FREE | (debugregs.DR6_INIT & ~DR6_FREE))
+    m.jump("NEXT")
+
+
+def _fixed_bld(m: Trace) -> Value:
+    """BLD where it cannot be written and reads as 1, else 0."""
     changeable = (m.get("bld_free", 32) != 0) | ((m.get("debugctl", 64) & debugregs.DEBUGCTL_BUS_LOCK) != 0)
-    value = value | changeable.select(m.const(0, 64), m.const(debugregs.DR6_BLD, 64))
-    if write:
-        m.put("dr6", value & DR6_FREE | (debugregs.DR6_INIT & ~DR6_FREE))
-    else:
-        m.put("R0", value)
+    return changeable.select(m.const(0, 64), m.const(debugregs.DR6_BLD, 64))
+
+
+def clear_ts(m: Trace) -> None:
+    """T0 = CR0 as CLTS leaves it."""
+    m["T0"] = m.get("cr0", 64) & ~m.const(control.CR0_TS, 64)
+    m.jump("NEXT")
+
+
+def machine_status(m: Trace) -> None:
+    """T0 = CR0 as LMSW of T0 leaves it: bits 3:0 change, PE is never cleared."""
+    m["T0"] = (m.get("cr0", 64) & ~m.const(0xE, 64)) | (m["T0"] & 0xF)
+    m.jump("NEXT")
+
+
+def read_xcr0(m: Trace) -> None:
+    """XGETBV of XCR0; anything else is Python's."""
+    odd = ((m.get("cr4", 64) & control.CR4_OSXSAVE) == 0) | (m.get("rcx", 32) != 0)
+    with m.when(odd, likely=False):
+        _give_up(m)
+    value = m.get("xcr0", 64)
+    m.put("rax", value & 0xFFFFFFFF)
+    m.put("rdx", value >> 32)
+    m.jump("NEXT")
+
+
+def load_table(m: Trace, table: str, bits: int) -> None:
+    """LGDT and LIDT of what lies at HOST: a limit and a base of so many bits."""
+    base = m.load(m["HOST"] + 2, max(bits, 32)).zext(64)
+    if bits == 64:
+        with m.when((base << 16).sar(16) != base, likely=False):
+            m.cold("raise_gp0")
+    m.put(f"{table}_base", base & 0xFFFFFF if bits == 24 else base)
+    m.put(f"{table}_limit", m.load(m["HOST"], 16).zext(64))
+    m.jump("NEXT")
+
+
+def store_table(m: Trace, table: str, bits: int) -> None:
+    """SGDT and SIDT to HOST."""
+    m.store(m["HOST"], m.get(f"{table}_limit", 16))
+    m.store(m["HOST"] + 2, m.get(f"{table}_base", bits))
     m.jump("NEXT")
 
 
@@ -138,7 +233,27 @@ def raise_(m: Trace, function: str) -> None:
     m.cold(function)
 
 
-NATIVE = ("syscall", "sysret", "sysret_amd", "iret64", "stac", "clac", "int3", "invlpg", "write_cr3", "flags_changed")
+NATIVE = (
+    "stac",
+    "clac",
+    "invlpg",
+    "flags_changed",
+    "segment_changed",
+)
+NUMBERED = (
+    "rdtsc", "rdtscp", "write_cr0", "write_cr3", "write_cr4", *(f"write_dr{n}" for n in range(debugregs.SLOTS)), "write_dr7",
+    "lar", "lsl", "verr", "verw", "read_msr", "write_msr", "cpuid",
+    "iret16", "iret32", "iret64", "callf16", "callf32", "callf64", "jmpf", "lldt", "ltr",
+    "syscall", "sysret32", "sysret64", "sysret32_amd", "sysret64_amd",
+    "sysenter", "sysenter_amd", "sysexit32", "sysexit32_amd", "sysexit64",
+    "pusha16", "pusha32", "popa16", "popa32",
+)  # fmt: skip
+REFUSALS = {
+    "general_detect": ("dr7", debugregs.DR7_GD),
+    "umip": ("cr4", control.CR4_UMIP),
+    "vme": ("cr4", control.CR4_VME),
+    "pvi": ("cr4", control.CR4_PVI),
+}
 RAISES = ("raise_ud", "raise_gp0", "raise_nm", "leave_breakpoint")
 
 
@@ -156,13 +271,30 @@ def forms() -> Iterator[Form]:
     yield Form("std", partial(direction, up=False))
     yield Form("cli", clear_if)
     yield Form("sti", set_if)
+    yield Form("pause", pause)
     yield Form("python", python)
-    for function in ("rdtsc", "rdtscp"):
-        yield Form(function, partial(time_stamp, function=function))
+    for function in NUMBERED:
+        yield Form(f"system.{function}", partial(numbered, function=function))
+    for name, (field, mask) in REFUSALS.items():
+        yield Form(f"refuse.{name}", partial(refuse, field=field, mask=mask))
     yield Form("port.imm", partial(port, fixed=True))
     yield Form("port.dx", partial(port, fixed=False))
-    yield Form("dr6.read", partial(dr6_access, write=False))
-    yield Form("dr6.write", partial(dr6_access, write=True))
+    yield Form("dr6.read", read_dr6)
+    yield Form("dr6.write", write_dr6)
+    yield Form("load_segment", load_segment)
+    for size in SIZES:
+        yield Form(f"retf.{8 * size}", partial(return_far, size=size))
+    yield Form("int", software_interrupt)
+    yield Form("into", interrupt_on_overflow)
+    yield Form("shadow.ss", shadow_of_ss)
+    yield Form("clts", clear_ts)
+    yield Form("lmsw", machine_status)
+    yield Form("xgetbv", read_xcr0)
+    for table in ("gdt", "idt"):
+        for bits in (24, 32, 64):
+            yield Form(f"load.{table}.{bits}", partial(load_table, table=table, bits=bits))
+            if bits > 24:
+                yield Form(f"store.{table}.{bits}", partial(store_table, table=table, bits=bits))
     yield Form("swapgs", swap_gs)
     for function in NATIVE:
         yield Form(f"native.{function}", partial(enter_native, function=function))

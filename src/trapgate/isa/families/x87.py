@@ -1,4 +1,4 @@
-"""x87 and MMX: the guest's registers are the host's while translated code runs.
+"""Executes x87 and MMX: the guest's registers are the host's while translated code runs.
 
 `x87_live` says so. Before an instruction of this family stands `x87.live`: if the registers are not live, it goes out of line,
 where FXRSTOR fetches them from the state (`fxsave`). They go back when the CPU leaves for Python (`stencil.library`: ENTER), so
@@ -18,12 +18,14 @@ careful mode then. FOP is loaded and stored, but no instruction changes it, as o
 from collections.abc import Iterator
 from functools import partial
 
-from iced_x86 import Code, Code_, Mnemonic, OpCodeInfo, OpCodeOperandKind
+from iced_x86 import Code, Code_, EncodingKind, Mnemonic, OpCodeInfo, OpCodeOperandKind
 
+from trapgate.arch import xstate
 from trapgate.arch.control import CR0_EM, CR0_MP, CR0_TS
 from trapgate.isa import flags
-from trapgate.isa.families.hosted import assembler, host_forms, legacy_codes, plan
+from trapgate.isa.families.hosted import assembler, codes_of, host_forms, plan
 from trapgate.isa.families.memory import reference
+from trapgate.isa.families.system import python
 from trapgate.isa.forms import Form
 from trapgate.isa.vocabulary import Trace, Value
 
@@ -32,7 +34,7 @@ MASKS = 0x3F
 # FXRSTOR of the image at $0 into a host whose exceptions are masked. It loads MXCSR, too, which shall stay. A guest may have
 # written anything as status word: ES and B follow from flags and masks (SDM vol. 1, 8.1.3.3), and no host is asked to know it,
 # lest it take a #MF.
-RESTORE = "stmxcsr 24($0); andw $$0x7f7f, 2($0); fxrstor64 ($0)"
+RESTORE = f"stmxcsr {xstate.MXCSR.offset}($0); andw $$0x7f7f, {xstate.FSW.offset}($0); fxrstor64 ($0)"
 SUMMARY = 1 << 7  # ES in the status word
 STATES = (Mnemonic.FXSAVE, Mnemonic.FXSAVE64, Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64)
 CONTROL = (Mnemonic.FLDCW, Mnemonic.FLDENV, Mnemonic.FRSTOR)  # they load a control word, which may unmask exceptions
@@ -51,7 +53,7 @@ MOVES = {
 
 def codes() -> Iterator[Code_]:
     """Every x87 encoding but FXSAVE and FXRSTOR."""
-    for code in legacy_codes(*FEATURES):
+    for code in codes_of(EncodingKind.LEGACY, *FEATURES):
         info = OpCodeInfo(code)
         vector = OpCodeOperandKind.XMM_REG in info.op_kinds()
         if not vector and info.mnemonic not in STATES and info.mnemonic not in NOTHING and _is_x87(code):
@@ -98,7 +100,10 @@ def note_operand(m: Trace) -> None:
     m.jump("NEXT")
 
 
-POINTERS = (("x87_fop", 6, 16), ("x87_fip", 8, 64), ("x87_fdp", 16, 64))  # field, offset in the FXSAVE image, bits
+POINTERS = tuple(  # field, offset in the image, bits
+    (field, place.offset, 8 * place.size)
+    for field, place in (("x87_fop", xstate.FOP), ("x87_fip", xstate.FIP), ("x87_fdp", xstate.FDP))
+)
 
 
 def restore_live(m: Trace, image: Value) -> None:
@@ -130,9 +135,9 @@ def gate_wait(m: Trace) -> None:
 
 def load(m: Trace) -> None:
     """Out of line: fetch the x87 registers from the state, unless an instruction must be watched."""
-    with m.when((m.get("fxsave", 16) & MASKS) != MASKS, likely=False):
+    with m.when((m.get(xstate.IMAGE, 16) & MASKS) != MASKS, likely=False):
         m.jump("leave_instruction")
-    restore_live(m, m.address_of("fxsave"))
+    restore_live(m, m.address_of(xstate.IMAGE))
     m.put("x87_live", m.const(1, 32))
     m.jump_to(m["RESUME"])
 
@@ -140,7 +145,7 @@ def load(m: Trace) -> None:
 def save(m: Trace) -> None:
     """x87_save(): the live registers go to the state, and the host's x87 is as its own code expects it (empty, all masked)."""
     with m.when(m.get("x87_live", 32) != 0, likely=False):
-        save_live(m, m.address_of("fxsave"))
+        save_live(m, m.address_of(xstate.IMAGE))
         m.asm("fninit", "~{memory}", 0)
         m.put("x87_live", m.const(0, 32))
     m.result()
@@ -156,9 +161,7 @@ def stays_masked(m: Trace, status: int) -> None:
     if status:
         suspicious = suspicious | ((m.load(m["HOST"] + status, 16) & SUMMARY) != 0)
     with m.when(suspicious, likely=False):
-        m.put("exit_detail", m.hole("Uop", 32))
-        m.put("next_rip", m.hole("Qnext"))
-        m.cold("leave_instruction")
+        python(m)
     m.jump("NEXT")
 
 

@@ -1,4 +1,4 @@
-"""Records of known blocks that come from a file: checked, as far as native code trusts them, and indexed.
+"""Adopts records of known blocks that come from a file: checks them, as far as native code trusts them, and indexes them.
 
 What `isa.native.placing` reads, copies and fills lies inside its record then, whatever the file held; the host code itself is what
 the file's digest vouches for.

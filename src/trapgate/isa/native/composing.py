@@ -1,4 +1,4 @@
-"""Blocks composed: templates strung together, the parts out of line behind them, the whole kept as a known block.
+"""Composes blocks: templates strung together, the parts out of line behind them, the whole kept as a known block.
 
 A block begins with its own RIP (8 bytes of data, 8 of padding); out-of-line code finds RIP there, relative to itself, and reaches
 native functions through the table in the CPU state. So a block can be kept, in memory and on disk, and copied to wherever its
@@ -7,6 +7,7 @@ hold an address, blocks that differ in nothing else are one: the address is a pa
 """
 
 from trapgate.isa import modes
+from trapgate.isa import state as s
 from trapgate.isa.native import gathering as g
 from trapgate.isa.native import placing as p
 from trapgate.isa.native.placing import (
@@ -31,7 +32,7 @@ EXIT, NATIVE, NARROW = (RELATIVE + n for n in range(1, 4))
 RESUME = HOLE.base + 4  # of a NATIVE hole, whose base is where in the CPU state the function's address lies: 0, or where to resume
 
 # Room behind the parts, more than any block needs: `soft.blocks.patterns` sees to it that templates are small enough.
-RIPS, EXITS, NATIVES, CODE = (g.PARTS + 2048 + n * (1 << 17) for n in range(4))
+RIPS, EXITS, NATIVES, CODE = (g.PARTS + 2048 + n * (1 << 18) for n in range(4))
 END = CODE + (2 << 20)
 MOST_CODE, MOST_HOLES = 1 << 13, 64  # of a template
 
@@ -39,6 +40,7 @@ _LEA_RCX = 0x0D8D48  # lea rcx, [rip + disp32]: RCX holds RESUME at every seam
 _LOAD_RAX = 0x058B48  # mov rax, [rip + disp32]
 _STORE_RIP = 0x24048949  # mov [r12], rax: RIP is the first field of the state
 _JUMP_TABLE = 0x24A4FF41  # jmp [r12 + disp32]
+_STORE_NUMBER = 0x2484C749  # mov qword [r12 + disp32], imm32
 _ADD_RAX, _ADD_EAX, _ADD_AX = 0x0548, 0x05, 0x0566  # add with an immediate of 32, 32 and 16 bits
 _FARTHEST = (1 << 31) - 1
 
@@ -73,9 +75,9 @@ def compose_block(m: Trace) -> None:
     m.store(record + p.RECORD.space, space)
     block = _Block(m, base + CODE, base, first)
     free = m.variable(64, length)  # guest bytes in front of the first parameter
-    _string(m, block, data, mask, free, last.value)
+    _string(m, block, data, mask, free, last.value, count)
     size = space & modes.CODE
-    _out_of_line(m, block, size, base)
+    _out_of_line(m, block, size, base, (space >> s.COUNTING_SHIFT).bit(0))
     _way_outs(m, block, size, base)
     m.store(block.code.value, m.const(0, 64))
     m.store(block.code.value + 8, m.const(0, 64))
@@ -116,11 +118,14 @@ def _add(m: Trace, to: Variable, first: Value, second: Value) -> None:
     to.set(to.value + PAIR)
 
 
-def _string(m: Trace, block: _Block, data: Value, mask: Value, free: Variable, last: Value) -> None:
-    """The templates of the parts up to `last`, one behind the other; what depends on RIP or on what comes later is noted."""
+def _string(m: Trace, block: _Block, data: Value, mask: Value, free: Variable, last: Value, count: Value) -> None:
+    """The templates of the parts up to `last`, one behind the other; what depends on RIP or on what comes later is noted.
+
+    `count`: the instructions of the block. Behind the head, which has not taken them off the budget where it leaves, lie none.
+    """
     base = m.get("patterns", 64)
     part = m.variable(64, base + g.PARTS)
-    final, by = m.variable(1, 0), m.variable(64, 0)
+    final, by, ahead = m.variable(1, 0), m.variable(64, 0), m.variable(64, 0)
     with m.loop():
         number = m.load(part.value + 8, 32).zext(64)
         with m.when(number != 0):
@@ -134,13 +139,14 @@ def _string(m: Trace, block: _Block, data: Value, mask: Value, free: Variable, l
             with m.loop():
                 with m.when(hole.value == end):
                     m.leave()
-                _fill_in(m, block, hole.value, code, by.value, data, mask, free)
+                _fill_in(m, block, hole.value, code, by.value, ahead.value, data, mask, free)
                 hole.set(hole.value + HOLE.size)
             block.code.set(code + length)
             final.set((m.load(template + g.TEMPLATE.facts, 32) & g.FINAL) != 0)
         with m.when(part.value == last):
             m.leave()
         part.set(part.value + g.PART_SIZE)
+        ahead.set((part.value == base + g.PARTS + g.PART_SIZE).select(count, ahead.value) - (count != 0).zext(64))
     with m.when(~final.value):  # on behind the last instruction
         code = block.code.value
         _add(m, block.exits, code + 1, m.load(base + g.LENGTH_NOW, 32).zext(64))
@@ -148,14 +154,16 @@ def _string(m: Trace, block: _Block, data: Value, mask: Value, free: Variable, l
         block.code.set(code + 5)
 
 
-def _fill_in(m: Trace, block: _Block, hole: Value, code: Value, by: Value, data: Value, mask: Value, free: Variable) -> None:
-    """One hole of the template whose code was copied to `code`; its instruction lies `by` bytes into the block."""
+def _fill_in(
+    m: Trace, block: _Block, hole: Value, code: Value, by: Value, ahead: Value, data: Value, mask: Value, free: Variable
+) -> None:
+    """One hole of the template whose code was copied to `code`; its instruction lies `by` bytes into the block, `ahead` in front
+    of its end."""
     kind, at = m.load(hole + HOLE.kind, 8), code + m.load(hole + HOLE.offset, 32).zext(64)
     with m.when(kind == NATIVE):
         _add(m, block.natives, at, m.load(hole + HOLE.base, 32).zext(64) | (by << 32))
         resume = m.load(hole + RESUME, 32).zext(64)
-        m.store(block.natives.value, (resume == 0).select(m.const(0, 64), code + resume))
-        block.natives.set(block.natives.value + 8)
+        _add(m, block.natives, (resume == 0).select(m.const(0, 64), code + resume), ahead)
     with m.otherwise():
         place, size = by + m.load(hole + HOLE.constant_at, 8).zext(64), m.load(hole + HOLE.constant_size, 8)
         constant = m.variable(64, 0)
@@ -189,14 +197,20 @@ def _fill_in(m: Trace, block: _Block, hole: Value, code: Value, by: Value, data:
                         m.store(at, value.trunc(8))
 
 
-def _out_of_line(m: Trace, block: _Block, size: Value, base: Value) -> None:
-    """Where the branches to native functions lead."""
+def _out_of_line(m: Trace, block: _Block, size: Value, base: Value, counting: Value) -> None:
+    """Where the branches to native functions lead. `counting` (1-bit): they say how many instructions lie ahead."""
     here = m.variable(64, base + NATIVES)
     with m.loop():
         with m.when(here.value == block.natives.value):
             m.leave()
         function, by, resume = m.load(here.value + 8, 32), m.load(here.value + 12, 32).zext(64), m.load(here.value + 16, 64)
         _bind(m, block, m.load(here.value, 64))
+        with m.when(counting):
+            code = block.code.value
+            m.store(code, m.const(_STORE_NUMBER, 32))
+            m.store(code + 4, m.const(s.LAYOUT["ahead"].offset, 32))
+            m.store(code + 8, m.load(here.value + 24, 32))
+            block.code.set(code + 12)
         code = block.code.value
         with m.when(resume == 0):
             m.store(code, m.const(_JUMP_TABLE, 32))
@@ -206,7 +220,7 @@ def _out_of_line(m: Trace, block: _Block, size: Value, base: Value) -> None:
             m.store(code, m.const(_LEA_RCX, 32))
             m.store(code + 3, (resume - code - 7).trunc(32))
             block.code.set(m.call("put_way_out", 64, code + 7, size, by, function.zext(64)))
-        here.set(here.value + 24)
+        here.set(here.value + 2 * PAIR)
 
 
 def _way_outs(m: Trace, block: _Block, size: Value, base: Value) -> None:

@@ -1,4 +1,4 @@
-"""The ways out of translated code: slow accesses, the dispatcher, leaving for Python and resuming from there."""
+"""Leads out of translated code: slow accesses, the dispatcher, leaving for Python and resuming from there."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,11 +7,11 @@ from trapgate.arch.flags import AC, IF, RF, TF
 from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.families.memory import WIDTHS
-from trapgate.isa.native.mode import with_flags
+from trapgate.isa.native.mode import has, with_flags
 from trapgate.isa.native.paging import jump_filter, present_rights, tlb_slot
-from trapgate.isa.native.placing import ENTRY, PLACED, jump_entry, stops_in_page
+from trapgate.isa.native.placing import ENTRY, PLACED, is_narrow, jump_entry, stops_in_page
 from trapgate.isa.request import leave_soon
-from trapgate.isa.vocabulary import TRANSIENTS, Trace, Value
+from trapgate.isa.vocabulary import TRANSIENTS, Operand, Trace, Value
 
 SOON = 64  # a budget that the next block may not fit in: the instruction clock may interrupt before it
 
@@ -22,6 +22,21 @@ def leave(m: Trace, reason: int) -> None:
         m.put(f"saved_{name}", m[name])
     m.put("exit_reason", m.const(reason, 32))
     m.result()
+
+
+def decline(m: Trace) -> None:
+    """Python executes the instruction, whose number its stencil has left: nothing has changed yet."""
+    leave(m, s.EXIT_INSTRUCTION)
+
+
+def proceed(m: Trace) -> None:
+    """The instruction goes on behind its stencil."""
+    m.jump_to(m["RESUME"])
+
+
+def complete(m: Trace) -> None:
+    """The instruction is complete, and what its block was made for may hold no more."""
+    go_on(m, m.get("next_rip", 64))
 
 
 def resume(m: Trace) -> None:
@@ -53,46 +68,65 @@ def reach(m: Trace, size: Value, wanted: Value | int, kind: int, faults_in_pytho
     return host
 
 
-def reach_two(m: Trace, size: int, wanted: int, kind: int) -> tuple[Value, Value, Value]:
-    """(host address of the first part, of the second, bytes in the first) of an access that crosses a page in 64-bit mode."""
-    long_code = (m.get("mode", 32) & modes.CODE64) != 0
-    with m.when(~long_code):
-        hand_over(m, kind, m.const(size, 64))
+def reach_two(m: Trace, size: Operand, wanted: int, kind: int) -> tuple[Value, Value, Value]:
+    """(host address of the first part, of the second, bytes in the first) of an access that crosses a page."""
+    size = m.lift(size, 64)
     address, all_wanted = m["EA"], m.lift(wanted, 64) | present_rights(m)
     first = m.const(4096, 64) - (address & 0xFFF)
+    beyond = address + first
+    with m.when(~has(m.get("mode", 32), modes.CODE64) & beyond.ugt(0xFFFFFFFF), likely=False):
+        hand_over(m, kind, size)  # behind 4 GiB the vendors' CPUs differ: `stack_fault.refuse_wrap`
     hosts = []
-    for at, length in ((address, first), (address + first, m.const(size, 64) - first)):
-        host = m.call("access", 64, at, length, all_wanted)
+    for at, length in ((address, first), (beyond, size - first)):
+        host = m.call("page_host", 64, at, length, all_wanted)
         with m.when(host == s.ACCESS_FAULT):
             m.jump("deliver")
         with m.when(host == s.ACCESS_HARD):
-            hand_over(m, kind, m.const(size, 64))
+            hand_over(m, kind, size)
         hosts.append(host)
     return hosts[0], hosts[1], first
 
 
-def crosses(m: Trace, size: int) -> Value:
+def crosses(m: Trace, size: Operand) -> Value:
     """1-bit: the access at EA lies in two pages."""
     return ((m["EA"] & 0xFFF) + size).ugt(0x1000)
+
+
+def join(m: Trace, low: Value, high: Value, first: Value) -> Value:
+    """The eight bytes that begin with the `first` (1 to 7) at the end of a page, and go on in another."""
+    ahead = m.load(low + first - 8, 64) >> ((m.const(8, 64) - first) << 3)
+    return ahead | m.load(high, 64) << (first << 3)
+
+
+def split(m: Trace, size: Operand, wanted: int, kind: int) -> Value:
+    """Copy an operand in two pages into the bounce buffer, from where `slow_commit` puts it back; where that is."""
+    size = m.lift(size, 64)
+    low, high, first = reach_two(m, size, wanted, kind)
+    bounce, at = m.address_of("bounce"), m.variable(64, 0)
+    with m.loop():
+        with m.when(at.value == size):
+            m.leave()
+        m.store(bounce + at.value, m.load(_of_two(at.value, low, high, first), 8))
+        at.set(at.value + 1)
+    for name, value in (("size", size), ("first", first), ("low", low), ("high", high)):
+        m.put(f"split_{name}", value)
+    return bounce
+
+
+def _of_two(at: Value, low: Value, high: Value, first: Value) -> Value:
+    """The host address of a byte of an operand in two pages."""
+    return at.ult(first).select(low + at, high + at - first)
 
 
 def slow_load(m: Trace, width: int) -> None:
     """Behind `load` on a TLB miss."""
     if width > 8:
         with m.when(crosses(m, width // 8), likely=False):
-            low, high, first = reach_two(m, width // 8, 0, s.KIND_LOAD)
-            total, at = m.variable(64, 0), m.variable(64, width // 8)
-            with m.loop():
-                at.set(at.value - 1)
-                host = at.value.ult(first).select(low + at.value, high + at.value - first)
-                total.set((total.value << 8) | m.load(host, 8).zext(64))
-                with m.when(at.value == 0):
-                    m.leave()
-            m["T0"] = total.value
-            m.jump_to(m["RESUME"])
+            m["T0"] = join(m, *reach_two(m, width // 8, 0, s.KIND_LOAD)).trunc(width).zext(64)
+            proceed(m)
     host = reach(m, m.const(width // 8, 64), 0, s.KIND_LOAD)
     m["T0"] = m.load(host, width).zext(64)
-    m.jump_to(m["RESUME"])
+    proceed(m)
 
 
 def slow_store(m: Trace, width: int) -> None:
@@ -100,41 +134,57 @@ def slow_store(m: Trace, width: int) -> None:
     if width > 8:
         with m.when(crosses(m, width // 8), likely=False):
             low, high, first = reach_two(m, width // 8, s.ACCESS_WRITE, s.KIND_STORE)
-            value, at = m.variable(64, m["T0"]), m.variable(64, 0)
-            with m.loop():
-                host = at.value.ult(first).select(low + at.value, high + at.value - first)
-                m.store(host, value.value.trunc(8))
-                value.set(value.value >> 8)
-                at.set(at.value + 1)
-                with m.when(at.value == width // 8):
-                    m.leave()
-            m.jump_to(m["RESUME"])
+            value = m["T0"]
+            for at in range(width // 8):
+                m.store(_of_two(m.const(at, 64), low, high, first), (value >> 8 * at).trunc(8))
+            proceed(m)
     host = reach(m, m.const(width // 8, 64), s.ACCESS_WRITE, s.KIND_STORE)
     m.store(host, m["T0"].trunc(width))
-    m.jump_to(m["RESUME"])
+    proceed(m)
 
 
 def slow_modify(m: Trace, width: int) -> None:
     """Behind `modify`."""
-    host = reach(m, m.const(width // 8, 64), s.ACCESS_WRITE | s.ACCESS_READ, s.KIND_MODIFY)
+    size, wanted = m.const(width // 8, 64), s.ACCESS_WRITE | s.ACCESS_READ
+    if width > 8:
+        with m.when(crosses(m, size), likely=False):
+            take(m, split(m, size, wanted, s.KIND_MODIFY), width)
+    take(m, reach(m, size, wanted, s.KIND_MODIFY), width)
+
+
+def take(m: Trace, host: Value, width: int) -> None:
+    """The operand of a read-modify-write is at `host`: on with the instruction."""
     m["HOST"] = host
     m["T0"] = m.load(host, width).zext(64)
-    m.jump_to(m["RESUME"])
+    proceed(m)
 
 
 def slow_commit(m: Trace) -> None:
-    """What was written to the bounce buffer goes where it belongs."""
+    """What was written to the bounce buffer goes where it belongs: into two pages of RAM, or wherever Python knows."""
+    size = m.get("split_size", 64)
+    with m.when(size != 0):
+        low, high, first = (m.get(f"split_{name}", 64) for name in ("low", "high", "first"))
+        bounce, at = m.address_of("bounce"), m.variable(64, 0)
+        with m.loop():
+            with m.when(at.value == size):
+                m.leave()
+            m.store(_of_two(at.value, low, high, first), m.load(bounce + at.value, 8))
+            at.set(at.value + 1)
+        m.put("split_size", m.const(0, 64))
+        proceed(m)
     hand_over(m, s.KIND_COMMIT, m.const(0, 64))
 
 
 def dispatch(m: Trace) -> None:
-    """Find the block at RIP: jump cache, table of blocks, known blocks, known instructions; else Python translates."""
+    """Find the block at RIP: jump cache, tables of blocks, known blocks, known instructions; else Python translates."""
     with m.when(m.get("stepping", 32) != 0, likely=False):
         leave(m, s.EXIT_STEPPED)
+    m.put("ahead", m.const(0, 64))
     m.put("count_dispatch", m.get("count_dispatch", 64) + 1)
     rip, mode = m.get("rip", 64), m.get("mode", 32).zext(64)
     tag, entry = jump_entry(rip, mode)
-    with m.when(m.get_at("jumps", entry, 64) == tag):
+    odd = is_narrow(mode) & rip.ugt(0xFFFF)  # no key of the jump cache
+    with m.when((m.get_at("jumps", entry, 64) == tag) & ~odd):
         m.jump_to(m.get_at("jumps", entry + 8, 64))
     long_code = (mode & modes.CODE64) != 0
     with m.when(~long_code & rip.ugt(m.get("cs_limit", 32).zext(64)), likely=False):
@@ -146,32 +196,47 @@ def dispatch(m: Trace) -> None:
     with m.when(m.get_at("tlb", held + 16, 64) != (linear & ~m.const(0xFFF, 64))):
         host.set(m.call("access", 64, linear, m.const(1, 64), rights | s.ACCESS_FETCH))
         with m.when(host.value == s.ACCESS_FAULT):
+            left = m.get("budget", 64) - 1  # no block has counted it
+            with m.when(left.sign, likely=False):
+                leave(m, s.EXIT_INTERRUPTED)
+            m.put("budget", left)
             m.jump("deliver")
         with m.when(host.value == s.ACCESS_HARD):
             leave(m, s.EXIT_FETCH)
     physical = host.value - m.get("ram_base", 64)
     m.put("walk_physical", physical)
     found = m.call("lookup_block", 64, rip, physical, mode)
-    code = m.variable(64, 0)
+    code, second = m.variable(64, 0), m.variable(64, linear)
     with m.when(found != 0):
-        code.set(m.get("code_base", 64) + m.load(found + PLACED.code, 32).zext(64))
+        code.set(m.get("code_base", 64) + m.load(found + PLACED.code, 32).zext(64) + ENTRY)
     with m.otherwise():
-        with m.when(stops_in_page(m, linear), likely=False):
-            leave(m, s.EXIT_TRANSLATE)
-        room, space = m.const(4096, 64) - (physical & 0xFFF), m.get("block_space", 64) | mode
-        record = m.variable(64, m.call("find_block", 64, host.value, room, space))
+        code.set(m.call("spanning_block", 64, rip, linear, physical, mode))
+        second.set((code.value != 0).select(linear + 4096, linear))
+        with m.when(code.value == 0):
+            code.set(_made(m, linear, physical, host.value, mode))
+    with m.when(~odd):
+        for page in (linear, second.value):
+            word, bit = jump_filter(m, page)
+            m.put_at("jump_pages", word, m.get_at("jump_pages", word, 64) | bit)
+        m.put_at("jumps", entry, tag)
+        m.put_at("jumps", entry + 8, code.value)
+    m.jump_to(code.value)
+
+
+def _made(m: Trace, linear: Value, physical: Value, host: Value, mode: Value) -> Value:
+    """The entry of a block that is found by its bytes or composed, and placed; the path ends in Python where that is not to be."""
+    with m.when(stops_in_page(m, linear), likely=False):
+        leave(m, s.EXIT_TRANSLATE)
+    room, space = m.const(4096, 64) - (physical & 0xFFF), m.get("block_space", 64) | mode
+    record = m.variable(64, m.call("find_block", 64, host, room, space))
+    with m.when(record.value == 0, likely=False):
+        record.set(m.call("compose_block", 64, host, room, space, (space >> 32) & 0xFF))
         with m.when(record.value == 0, likely=False):
-            record.set(m.call("compose_block", 64, host.value, room, space, (space >> 32) & 0xFF))
-            with m.when(record.value == 0, likely=False):
-                leave(m, s.EXIT_TRANSLATE)
-        code.set(m.call("place_block", 64, record.value, physical))
-        with m.when(code.value == 0, likely=False):
             leave(m, s.EXIT_TRANSLATE)
-    word, bit = jump_filter(m, rip)
-    m.put_at("jump_pages", word, m.get_at("jump_pages", word, 64) | bit)
-    m.put_at("jumps", entry, tag)
-    m.put_at("jumps", entry + 8, code.value + ENTRY)
-    m.jump_to(code.value + ENTRY)
+    code = m.call("place_block", 64, record.value, physical)
+    with m.when(code == 0, likely=False):
+        leave(m, s.EXIT_TRANSLATE)
+    return code + ENTRY
 
 
 def linear_at(m: Trace, rip: Value) -> Value:
@@ -183,17 +248,7 @@ def linear_at(m: Trace, rip: Value) -> Value:
 def invlpg(m: Trace) -> None:
     """INVLPG of EA, then on at next_rip."""
     m.call("flush_page", 0, m["EA"])
-    go_on(m, m.get("next_rip", 64))
-
-
-def write_cr3(m: Trace) -> None:
-    """MOV CR3, T0 in long mode without PCID."""
-    reserved = ~m.get("physical_mask", 64)
-    with m.when((m["T0"] & reserved) != 0, likely=False):
-        m.jump("raise_gp0")
-    m.put("cr3", m["T0"])
-    m.call("flush", 0, m.const(1, 64))
-    go_on(m, m.get("next_rip", 64))
+    complete(m)
 
 
 def supervisor_access(m: Trace, on: bool) -> None:
@@ -202,7 +257,7 @@ def supervisor_access(m: Trace, on: bool) -> None:
     new = old | AC if on else old & ~m.const(AC, 64)
     m.put("rflags", new)
     m.put("mode", with_flags(m, new))
-    go_on(m, m.get("next_rip", 64))
+    complete(m)
 
 
 def flags_changed(m: Trace) -> None:
@@ -242,14 +297,14 @@ def raise_(m: Trace, vector: int, error: int | None) -> None:
     m.jump("deliver")
 
 
-def raise_ac(m: Trace) -> None:
-    """An access that is not aligned where it must be; X says how long it is and whether it stores. On AMD's CPUs a page fault comes
-    first."""
-    wanted = ((m["X"] >> 16) & s.ACCESS_WRITE) | present_rights(m)
-    host = m.call("access", 64, m["EA"], m["X"] & 0xFFFF, wanted)
-    with m.when(host == s.ACCESS_FAULT):
-        m.jump("deliver")
-    raise_(m, 17, 0)
+def raise_call(m: Trace) -> None:
+    """CALL to what is not canonical: its stack faults first; X says how many bytes it would have stored."""
+    first = m.get("rsp", 64) - m["X"]
+    page = (first + m["X"] - 1) & ~m.const(0xFFF, 64)
+    for at in (first, first.ult(page).select(page, first)):
+        with m.when(m.call("access", 64, at, m.const(1, 64), present_rights(m) | s.ACCESS_WRITE) == s.ACCESS_FAULT):
+            m.jump("deliver")
+    raise_(m, 13, 0)
 
 
 FLOWS: dict[str, Callable[[Trace], None]] = {
@@ -263,14 +318,13 @@ FLOWS: dict[str, Callable[[Trace], None]] = {
     "leave_port": partial(leave, reason=s.EXIT_PORT),
     "leave_breakpoint": partial(leave, reason=s.EXIT_BREAKPOINT),
     "invlpg": invlpg,
-    "write_cr3": write_cr3,
     "stac": partial(supervisor_access, on=True),
     "clac": partial(supervisor_access, on=False),
     "flags_changed": flags_changed,
     "raise_de": partial(raise_, vector=0, error=None),
     "raise_ud": partial(raise_, vector=6, error=None),
     "raise_nm": partial(raise_, vector=7, error=None),
-    "raise_ac": raise_ac,
+    "raise_call": raise_call,
     "raise_ac0": partial(raise_, vector=17, error=0),
     "raise_gp0": partial(raise_, vector=13, error=0),
     **{f"slow_load{w}": partial(slow_load, width=w) for w in WIDTHS},

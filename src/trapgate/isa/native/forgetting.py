@@ -1,4 +1,4 @@
-"""Blocks forgotten: those whose guest bytes change, those where a breakpoint is set or goes, all.
+"""Forgets blocks: those whose guest bytes change, those where a breakpoint is set or goes, all.
 
 A page has one bit in `code_lines` for each 64 bytes that were translated, in `kept_lines` for those of blocks that Python keeps.
 """
@@ -12,9 +12,11 @@ from trapgate.isa.native.placing import (
     chain_all,
     class_of,
     entry_of,
-    jump_entry,
+    is_narrow,
+    jump_place,
     length_of,
     next_of,
+    serialize,
     touched_lines,
 )
 from trapgate.isa.vocabulary import Trace, Value
@@ -29,6 +31,7 @@ def forget_blocks(m: Trace) -> None:
     head = m.get("page_blocks", 64) + ((page >> 12) << 2)
     here, left = m.variable(64, m.load(head, 32).zext(64)), m.variable(32, 0)
     lines, gone, gone_rip = m.variable(64, m.load(_lines_of(m, "kept_lines", page), 64)), m.variable(64, 0), m.variable(64, 0)
+    narrow = m.variable(1, 0)
     with m.loop():
         with m.when(here.value == 0):
             m.leave()
@@ -39,7 +42,9 @@ def forget_blocks(m: Trace) -> None:
         with m.when(start.ule(last) & (start + length).ugt(first)):
             gone.set(gone.value + 1)
             gone_rip.set(m.load(entry + PLACED.rip, 64))
-            tag, place = jump_entry(gone_rip.value, m.load(entry + PLACED.mode, 32).zext(64))
+            mode = m.load(entry + PLACED.mode, 32).zext(64)
+            narrow.set(narrow.value | is_narrow(mode))
+            tag, place = gone_rip.value & ((1 << 48) - 1) | (mode << 48), jump_place(gone_rip.value)
             with m.when(m.get_at("jumps", place, 64) == tag):
                 m.put_at("jumps", place, m.const(NOWHERE, 64))
             m.store(entry + PLACED.mode, m.const(GONE, 32))
@@ -48,13 +53,17 @@ def forget_blocks(m: Trace) -> None:
             left.set(here.value.trunc(32))
             lines.set(lines.value | touched_lines(m, physical, length))
         here.set(following)
+    with m.when(narrow.value):
+        m.call("flush_jumps", 0, 2)  # one block, entered under any base
     m.store(head, left.value)
     m.store(_lines_of(m, "code_lines", page), lines.value)
+    m.put("blocks_forgotten", m.get("blocks_forgotten", 64) + gone.value)
     with m.when((gone.value != 0) & (m.get("chaining", 32) != 0)):
         alone = gone.value == 1
         wanted = alone.select(gone_rip.value, m.const(NOWHERE, 64))
         classes = alone.select(class_of(gone_rip.value), ~m.const(PLACE, 32))
         chain_all(m, left.value.zext(64), classes, wanted)
+        serialize(m)
     m.result(gone.value)
 
 

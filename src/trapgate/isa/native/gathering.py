@@ -1,4 +1,4 @@
-"""The instructions of a block, found among those met before: which template each of them gets. What is missing is asked of Python.
+"""Finds the instructions of a block among those met before: which template each of them gets. What is missing is asked of Python.
 
 A *pattern* stands for all instructions that differ only in constants that their code merely carries along: a record with the bytes
 they have in common, in one stretch of memory that `blocks.patterns` writes. It has up to two templates, one of them for places

@@ -1,12 +1,13 @@
-"""Locked accesses that lock the bus, and the #DB that follows, plainly: inside one page of RAM, the trap the only cause.
+"""Performs locked accesses that lock the bus, and the #DB that follows, plainly: in RAM, the trap the only cause.
 
-What is not plain leaves for Python (`soft.accesses`, `exact.debugging`) before anything has changed: an operand in two pages, a
-device, a data breakpoint, code; a run that reports bus locks; split locks that raise #AC; a step. One vCPU: the read-modify-write
-itself needs no care. Sources: SDM vol. 3, 18.3.1.6; APM vol. 2, 13.1.3.6; what DR6 becomes says `arch.dr6`.
+What is not plain leaves for Python (`soft.accesses`, `exact.debugging`) before anything has changed: a device, a data breakpoint,
+code; a bus lock that is to be reported; split locks that raise #AC; a step. One vCPU: the read-modify-write itself needs no care.
+Sources: SDM vol. 3, 18.3.1.6; APM vol. 2, 13.1.3.6; what DR6 becomes says `arch.dr6`.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from trapgate.arch import vectors
 from trapgate.arch.debugregs import (
@@ -22,17 +23,39 @@ from trapgate.arch.debugregs import (
 from trapgate.arch.flags import RF, TF
 from trapgate.isa import state as s
 from trapgate.isa.families.memory import LINE, WIDTHS
-from trapgate.isa.native.flows import crosses, hand_over, leave, reach
+from trapgate.isa.native.flows import crosses, hand_over, leave, reach, split, take
 from trapgate.isa.native.paging import present_rights, tlb_slot
 from trapgate.isa.vocabulary import Trace, Value
 
+Number = TypeVar("Number", int, Value)
+
 
 def note_lock(m: Trace, kind: int, size: Value) -> None:
-    """The bus is being locked: a #DB is due behind the instruction where the guest armed it. Steps and reports are Python's."""
+    """The bus is being locked: a #DB is due behind the instruction where the guest armed it.
+
+    Steps are Python's, and so are reports, but for what is counted.
+    """
     with m.when((m.get("stepping", 32) | m.get("bus_lock_report", 32)) != 0, likely=False):
-        hand_over(m, kind, size)
+        _count(m, kind, size)
     cause = (m.get("bus_lock_trap", 32) != 0).select(m.const(DR6_BLD, 32), m.const(0, 32))
     m.put("pending_debug", m.get("pending_debug", 32) | cause)
+
+
+def lock_slot(rip: Number) -> Number:
+    """Which of LOCK_TALLIES places an instruction's tally is in."""
+    return (rip ^ (rip >> 6)) & (s.LOCK_TALLIES - 1)
+
+
+def _count(m: Trace, kind: int, size: Value) -> None:
+    """Count a bus lock of an instruction with a tally; another is Python's, and so is each of a step."""
+    rip = m.get("rip", 64)
+    place = lock_slot(rip) * s.LOCK_TALLY.size
+    known = m.get_at("lock_tallies", place, 64) == rip
+    known = known & (m.get_at("lock_tallies", place + s.LOCK_TALLY.age, 64) == m.get("lock_age", 64) + 1)
+    with m.when(~known | (m.get("stepping", 32) != 0)):
+        hand_over(m, kind, size)
+    count = place + s.LOCK_TALLY.count
+    m.put_at("lock_tallies", count, m.get_at("lock_tallies", count, 64) + 1)
 
 
 def reach_locked(m: Trace, size: Value, kind: int) -> Value:
@@ -49,8 +72,12 @@ def slow_lock(m: Trace, width: int) -> None:
     size = m.const(width // 8, 64)
     if width > 8:
         with m.when((m["EA"] & (LINE - 1)).ugt(LINE - width // 8)):
-            with m.when(crosses(m, width // 8) | (m.get("split_lock_ac", 32) != 0), likely=False):
+            with m.when(m.get("split_lock_ac", 32) != 0, likely=False):
                 hand_over(m, s.KIND_LOCK, size)
+            with m.when(crosses(m, size), likely=False):
+                where = split(m, size, s.ACCESS_WRITE | s.ACCESS_READ, s.KIND_LOCK)
+                note_lock(m, s.KIND_LOCK, size)
+                take(m, where, width)
             entry = tlb_slot(m, m["EA"], present_rights(m)) << 5
             host = m.variable(64, m["EA"] + m.get_at("tlb", entry + 24, 64))
             with m.when(m.get_at("tlb", entry + 8, 64) != (m["EA"] & ~m.const(0xFFF, 64)), likely=False):
@@ -58,13 +85,6 @@ def slow_lock(m: Trace, width: int) -> None:
             note_lock(m, s.KIND_LOCK, size)
             take(m, host.value, width)
     take(m, reach_locked(m, size, s.KIND_LOCK), width)
-
-
-def take(m: Trace, host: Value, width: int) -> None:
-    """The operand is at `host`: on with the instruction."""
-    m["HOST"] = host
-    m["T0"] = m.load(host, width).zext(64)
-    m.jump_to(m["RESUME"])
 
 
 def slow_reference(m: Trace) -> None:
@@ -76,8 +96,20 @@ def slow_reference(m: Trace) -> None:
     with m.when(m["X"].bit(19), likely=False):
         m["HOST"] = reach(m, size, s.ACCESS_WRITE, s.KIND_REFERENCE, faults_in_python=True)
         m.jump_to(m["RESUME"])
+    with m.when(crosses(m, size), likely=False):
+        with m.when(m["X"].bit(16)):
+            _split_reference(m, size, s.ACCESS_WRITE | s.ACCESS_READ)
+        _split_reference(m, size, 0)
     wanted = ((m["X"] >> 16) & 1) * s.ACCESS_WRITE | ((m["X"] >> 17) & 1) * s.ACCESS_READ
     m["HOST"] = reach(m, size, wanted, s.KIND_REFERENCE)
+    m.jump_to(m["RESUME"])
+
+
+def _split_reference(m: Trace, size: Value, wanted: int) -> None:
+    """A reference to an operand in two pages; what is only read is not put back."""
+    m["HOST"] = split(m, size, wanted, s.KIND_REFERENCE)
+    if not wanted:
+        m.put("split_size", m.const(0, 64))
     m.jump_to(m["RESUME"])
 
 

@@ -1,4 +1,4 @@
-"""Memory types in the page walk: is a page write-back, or do locks on it lock the bus? `arch.memtypes` tells what it all means."""
+"""Tells memory types to the page walk: is a page write-back, or do locks on it lock the bus? `arch.memtypes` says what it means."""
 
 from trapgate.isa.vocabulary import Trace, Value
 

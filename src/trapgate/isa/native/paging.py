@@ -1,4 +1,4 @@
-"""The TLB (SDM vol. 3, 5.10; APM vol. 2, 5.5): pages enter it by `isa.native.walking`, and are forgotten.
+"""Keeps the TLB (SDM vol. 3, 5.10; APM vol. 2, 5.5): pages enter it by `isa.native.walking`, and are forgotten.
 
 `access` puts the page into the TLB of the present rights and answers the host address, or ACCESS_FAULT with the #PF or #GP
 prepared, or ACCESS_HARD when Python must do it: two pages, or (`walk_physical` says where) a device, a hit data breakpoint, a write
@@ -8,7 +8,7 @@ into translated code that `overwrite` does not settle. A page that holds breakpo
 from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.native.placing import touched_lines
-from trapgate.isa.native.walking import NOWHERE, in_ram
+from trapgate.isa.native.walking import NOWHERE, in_ram, mark_dirty
 from trapgate.isa.native.watching import hit, marks
 from trapgate.isa.vocabulary import Trace, Value
 
@@ -55,7 +55,10 @@ def access(m: Trace) -> None:
     lines = m.load(lines_at, 64)
     code_mark = (lines != 0).select(m.const(s.TLB_CODE, 64), m.const(0, 64))
     none = m.const(s.TLB_INVALID, 64)
-    plain = (rights & s.RIGHT_UNCACHED) == 0
+    with m.when(writing):
+        mark_dirty(m, physical)
+    dirty = m.load(m.get("dirty_pages", 64) + (physical >> 12), 8) != 0
+    plain = ((rights & s.RIGHT_UNCACHED) == 0) & dirty
     m.put_at("tlb", entry, ((rights & s.RIGHT_READ) != 0).select(page | read_mark, none))
     m.put_at("tlb", entry + 8, (((rights & s.RIGHT_WRITE) != 0) & plain).select(page | write_mark | code_mark, none))
     m.put_at("tlb", entry + 16, ((rights & s.RIGHT_FETCH) != 0).select(page, none))
@@ -85,6 +88,15 @@ def access(m: Trace) -> None:
     m.result(address + addend)
 
 
+def page_host(m: Trace) -> None:
+    """page_host(address, size, wanted): `access`, but a page in the TLB needs no walk."""
+    address, size, wanted = m.arguments
+    entry, page = tlb_slot(m, address, wanted) << 5, address & ~m.const(0xFFF, 64)
+    with m.when(m.get_at("tlb", entry + ((wanted & s.ACCESS_WRITE) << 3), 64) == page):
+        m.result(address + m.get_at("tlb", entry + 24, 64))
+    m.result(m.call("access", 64, address, size, wanted))
+
+
 def marked_access(m: Trace, address: Value, size: Value, wanted: Value, mark: Value, addend: Value) -> None:
     """In `access`, where the page is in the TLB with a mark: ends there, unless the page is neither watched nor code any more."""
     host = address + addend
@@ -96,6 +108,7 @@ def marked_access(m: Trace, address: Value, size: Value, wanted: Value, mark: Va
             m.result(s.ACCESS_HARD)
     lines = m.variable(64, 0)
     with m.when((wanted & s.ACCESS_WRITE) != 0):
+        mark_dirty(m, physical)
         lines.set(m.load(m.get("code_lines", 64) + ((physical >> 12) << 3), 64))
         with m.when(lines.value != 0):
             m.put("count_code_stores", m.get("count_code_stores", 64) + 1)
@@ -173,10 +186,10 @@ def flush_jumps(m: Trace) -> None:
     m.result()
 
 
-def jump_filter(m: Trace, rip: Value) -> tuple[Value, Value]:
-    """(offset of the 64-bit word, mask) of a code page in `jump_pages`."""
-    page = (rip >> 12) & 0xFFF
-    return ((page >> 6) << 3) + (rip >> 63) * s.JUMP_FILTER_BYTES, m.const(1, 64) << (page & 63)
+def jump_filter(m: Trace, linear: Value) -> tuple[Value, Value]:
+    """(offset of the 64-bit word, mask) of the page of a linear address in `jump_pages`."""
+    page = (linear >> 12) & 0xFFF
+    return ((page >> 6) << 3) + (linear >> 63) * s.JUMP_FILTER_BYTES, m.const(1, 64) << (page & 63)
 
 
 def large_filter(address: Value) -> tuple[Value, Value]:
@@ -186,26 +199,19 @@ def large_filter(address: Value) -> tuple[Value, Value]:
 
 
 def flush_page(m: Trace) -> None:
-    """flush_page(address): INVLPG. Where large pages are about, every fragment in the same GiB goes, too."""
+    """flush_page(address): INVLPG. Where larger pages are about, every fragment in the same 2 MiB, or GiB, goes, too."""
     (address,) = m.arguments
     page = address & ~m.const(0xFFF, 64)
     word, bit = large_filter(address)
-    inside = (page.uge(m.get("large_start", 64)) & page.ule(m.get("large_end", 64))) | (
-        (m.get_at("large_filter", word, 64) & bit) != 0
-    )
+    larger = page.uge(m.get("large_start", 64)) & page.ule(m.get("large_end", 64))
+    inside = larger | ((m.get_at("large_filter", word, 64) & bit) != 0)
     with m.when(inside):
-        slot = m.variable(64, 0)
-        with m.loop():
-            with m.when(slot.value == 3 * s.TLB_ENTRIES):
-                m.leave()
-            large = (m.get_at("tlb_flags", slot.value, 8) & 2) != 0
-            gone = m.variable(1, 0)
-            for tag in range(3):
-                held = m.get_at("tlb", (slot.value << 5) + 8 * tag, 64)
-                gone.set(gone.value | (large & ((held >> 30) == (address >> 30))))
-            with m.when(gone.value):
-                _invalidate(m, slot.value)
-            slot.set(slot.value + 1)
+        whole = m.const(s.TLB_ENTRIES, 64)
+        first = larger.select(m.const(0, 64), (address >> 12) & (s.TLB_ENTRIES - 512))
+        length = larger.select(whole, m.const(512, 64))
+        shift = larger.select(m.const(30, 64), m.const(21, 64))
+        for table in range(3):
+            _invalidate_large(m, first + table * s.TLB_ENTRIES, length, address >> shift, shift)
     for table in range(3):
         place = ((address >> 12) & (s.TLB_ENTRIES - 1)) + table * s.TLB_ENTRIES
         same = m.variable(1, 0)
@@ -218,6 +224,23 @@ def flush_page(m: Trace) -> None:
     with m.when(((m.get_at("jump_pages", word, 64) & bit) != 0) | inside):
         m.call("flush_jumps", 0, address.sign.select(m.const(2, 64), m.const(1, 64)))
     m.result()
+
+
+def _invalidate_large(m: Trace, first: Value, length: Value, wanted: Value, shift: Value) -> None:
+    """Forget fragments of large pages among so many entries where their addresses, shifted, are as wanted."""
+    at, end = m.variable(64, first), first + length
+    with m.loop():
+        with m.when(at.value == end):
+            m.leave()
+        with m.when((m.get_at("tlb_flags", at.value, 64) & (s.FLAG_LARGE * 0x0101010101010101)) != 0):
+            for slot in range(8):
+                large = (m.get_at("tlb_flags", at.value + slot, 8) & s.FLAG_LARGE) != 0
+                gone = m.const(0, 1)
+                for tag in range(3):
+                    gone = gone | ((m.get_at("tlb", ((at.value + slot) << 5) + 8 * tag, 64) >> shift) == wanted)
+                with m.when(large & gone):
+                    _invalidate(m, at.value + slot)
+        at.set(at.value + 8)
 
 
 def _invalidate(m: Trace, slot: Value) -> None:
@@ -243,6 +266,7 @@ def protect(m: Trace) -> None:
 
 FUNCTIONS = {
     "access": (access, 64, 3),
+    "page_host": (page_host, 64, 3),
     "flush": (flush, 0, 1),
     "flush_jumps": (flush_jumps, 0, 1),
     "flush_page": (flush_page, 0, 1),

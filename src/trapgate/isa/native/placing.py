@@ -1,4 +1,4 @@
-"""Known blocks found by their guest bytes, copied to where they run, chained to the others of their page.
+"""Finds known blocks by their guest bytes, copies them to where they run, chains them to the others of their page.
 
 What was translated once, in this run or an earlier one, needs no Python to run again. Known blocks are *records* in one stretch of
 memory, which `blocks.known` writes: an index by hash of the first guest bytes, then the records, each with its guest bytes, a mask
@@ -225,12 +225,28 @@ def place_block(m: Trace) -> None:
     old = m.load(lines, 64)
     m.store(lines, old | touched_lines(m, physical, length_of(m, entry)))
     with m.when(old == 0):
+        m.put("pages_marked", m.get("pages_marked", 64) + 1)
         m.call("protect", 0, physical & ~m.const(0xFFF, 64))
     with m.when(m.get("chaining", 32) != 0):
         m.call("chain", 0, slot, NOWHERE)
         chain_all(m, next_of(m, entry), class_of(rip), rip)
     m.put("count_placed", m.get("count_placed", 64) + 1)
+    serialize(m)
     m.result(m.get("code_base", 64) + code)
+
+
+def serialize(m: Trace) -> None:
+    """What was written through `code_write` is what `code_base` runs from here on.
+
+    Code that is changed by another linear address than it runs at may be fetched as it was until a serializing instruction (SDM
+    vol. 3, 9.1.3, 9.3, 12.6; APM vol. 2, 7.6.1). IRET is the only one that any user may execute and that no hypervisor intercepts.
+    """
+    m.asm(
+        "movq %rsp, %rax; subq $$128, %rsp; movl %ss, %ecx; pushq %rcx; pushq %rax; pushfq; movl %cs, %ecx; pushq %rcx; "
+        "leaq 1f(%rip), %rcx; pushq %rcx; iretq; 1:",
+        "~{rax},~{rcx},~{memory},~{flags}",
+        0,
+    )
 
 
 def chain_all(m: Trace, first: Value, classes: Value, wanted: Value) -> None:
@@ -325,9 +341,20 @@ def class_of(rip: Value) -> Value:
 
 
 def jump_entry(rip: Value, mode: Value) -> tuple[Value, Value]:
-    """(tag, offset in `jumps`) of the one entry of the jump cache that may hold a block."""
-    tag = (rip & ((1 << 48) - 1)) | (mode << 48)
-    return tag, (((rip ^ (rip >> 11)) & (s.JUMP_ENTRIES - 1)) << 4) + (rip >> 63) * s.JUMP_BYTES
+    """(tag, offset in `jumps`) of the one entry of the jump cache that may hold a block, in the running code segment."""
+    m = rip.trace
+    key = is_narrow(mode).select(rip | m.get("cs_base", 64) << 16, rip)
+    return (key & ((1 << 48) - 1)) | (mode << 48), jump_place(key)
+
+
+def jump_place(key: Value) -> Value:
+    """The offset in `jumps` of a key: RIP, in 16-bit code with the base of its segment above it."""
+    return (((key ^ (key >> 11)) & (s.JUMP_ENTRIES - 1)) << 4) + (key >> 63) * s.JUMP_BYTES
+
+
+def is_narrow(mode: Value) -> Value:
+    """1-bit: 16-bit code."""
+    return (mode & modes.CODE) == 0
 
 
 def touched_lines(m: Trace, address: Value, size: Value) -> Value:

@@ -1,18 +1,18 @@
-"""The page walk of all modes with paging, and without (SDM vol. 3, chapter 5; APM vol. 2, chapter 5).
+"""Walks the page tables of all modes with paging, and does without (SDM vol. 3, chapter 5; APM vol. 2, chapter 5).
 
 `walk` translates one guest-virtual address and sets accessed and dirty bits. It leaves `walk_rights` and `walk_entry`, or a #PF or
 #GP prepared. A debugger's peek looks at no rights, and changes nothing.
 """
 
-from dataclasses import dataclass
-
 from trapgate.arch import vectors
 from trapgate.arch.control import CR0_CD, CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE
+from trapgate.arch.layout import MIRROR_BASE, MIRROR_LENGTH, MIRRORED_BASE
 from trapgate.arch.paging import ERROR_I, ERROR_P, ERROR_RSVD, NX, PS, RW, US, A, D, G, P, bits
 from trapgate.isa import state as s
 from trapgate.isa.native.memtypes import mtrr_uncached, pat_uncached
 from trapgate.isa.native.mode import has
 from trapgate.isa.vocabulary import Trace, Value, Variable
+from trapgate.values import dataclass
 
 NOWHERE = (1 << 64) - 1
 PAGE_4K, PAGE_2M, PAGE_4M, PAGE_1G, TOP_LONG = (
@@ -62,10 +62,17 @@ def in_ram(m: Trace, physical: Value, size: int) -> Value:
     return low | high
 
 
+def mark_dirty(m: Trace, physical: Value) -> Value:
+    """A page of RAM is written to; where that is noted."""
+    place = m.get("dirty_pages", 64) + (physical >> 12)
+    m.store(place, m.const(1, 8))
+    return place
+
+
 def walk(m: Trace) -> None:
     """walk(address, wanted) -> guest-physical address or NOWHERE."""
     address, wanted = m.arguments
-    _without_paging(m, address)
+    _without_paging(m, address, wanted)
     long = has(m.get("efer", 64), EFER_LMA)
     _refuse_not_canonical(m, long, address, wanted)
     tables = _Tables(long, has(m.get("cr4", 64), CR4_PAE) | long)  # a debugger may write one register without the other
@@ -81,7 +88,7 @@ def walk(m: Trace) -> None:
     rights = m.const(0, 64)
     for condition, bit in (
         (may_read, s.RIGHT_READ),
-        (may_write & has(new, D), s.RIGHT_WRITE),
+        (may_write & has(new, D) & ~_is_mirror(m, physical), s.RIGHT_WRITE),
         (may_fetch, s.RIGHT_FETCH),
         (has(leaf.entry, G) & has(m.get("cr4", 64), CR4_PGE), s.RIGHT_GLOBAL),
         (uncached, s.RIGHT_UNCACHED),
@@ -91,17 +98,29 @@ def walk(m: Trace) -> None:
         rights = rights | condition.select(m.const(bit, 64), m.const(0, 64))
     m.put("walk_rights", rights)
     m.put("walk_entry", leaf.entry)
-    m.result(physical)
+    m.result(_mirrored(m, physical, wanted))
 
 
-def _without_paging(m: Trace, address: Value) -> None:
+def _without_paging(m: Trace, address: Value, wanted: Value) -> None:
     """Without CR0.PG linear addresses are physical ones, with all rights: the walk ends."""
     cr0 = m.get("cr0", 64)
     with m.when(~has(cr0, CR0_PG)):
         uncached = has(cr0, CR0_CD) | mtrr_uncached(m, address)
         type_bit = uncached.select(m.const(s.RIGHT_UNCACHED, 64), m.const(0, 64))
-        m.put("walk_rights", type_bit | (s.RIGHT_READ | s.RIGHT_WRITE | s.RIGHT_FETCH))
-        m.result(address)
+        write = _is_mirror(m, address).select(m.const(0, 64), m.const(s.RIGHT_WRITE, 64))
+        m.put("walk_rights", type_bit | write | (s.RIGHT_READ | s.RIGHT_FETCH))
+        m.result(_mirrored(m, address, wanted))
+
+
+def _is_mirror(m: Trace, physical: Value) -> Value:
+    """1-bit: nothing but the firmware of low memory is there, as it is read once more."""
+    return (physical - MIRROR_BASE).ult(m.const(MIRROR_LENGTH, 64))
+
+
+def _mirrored(m: Trace, physical: Value, wanted: Value) -> Value:
+    """Where what is read at a guest-physical address lies; a write goes nowhere there."""
+    low = _is_mirror(m, physical) & ~has(wanted, s.ACCESS_WRITE)
+    return low.select(physical - (MIRROR_BASE - MIRRORED_BASE), physical)
 
 
 def _refuse_not_canonical(m: Trace, long: Value, address: Value, wanted: Value) -> None:
@@ -211,6 +230,7 @@ def _mark(m: Trace, place: Value, old: Value, new: Value, wanted: Value) -> None
     """Set accessed and dirty bits in an entry, which lie in its lowest byte."""
     with m.when((new != old) & ~has(wanted, s.ACCESS_PEEK)):
         m.store(m.get("ram_base", 64) + place, new.trunc(8))
+        mark_dirty(m, place)
 
 
 FUNCTIONS = {"walk": (walk, 64, 2)}

@@ -1,4 +1,4 @@
-"""Data breakpoints: whether an access hits one, or a page holds one (SDM vol. 3, 18.2.5).
+"""Compares accesses with data breakpoints: whether one is hit, or a page holds one (SDM vol. 3, 18.2.5).
 
 There are two lists, of what a read and of what a store hits: disjoint ranges of linear addresses in ascending order, each a first
 and a last byte (`soft.state.armed` makes them). Which breakpoint it was, and what follows, is Python's to say.

@@ -1,6 +1,6 @@
-"""A core with translated code: which block runs at RIP, and what happens to blocks when memory changes."""
+"""Runs a core by translated code: which block runs at RIP, and what happens to blocks when memory changes."""
 
-import struct
+from abc import abstractmethod
 
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
@@ -8,25 +8,26 @@ from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.isa.native.placing import ENTRY
 from trapgate.memory import PAGE_SIZE, Ram
-from trapgate.soft.blocks.placed import Block, Blocks
-from trapgate.soft.blocks.translator import Translator
+from trapgate.soft.blocks.placed import Block
+from trapgate.soft.blocks.shared import Shared
 from trapgate.soft.state.apic import LocalApic
-from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.soft.state.core import NOWHERE
 from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.stencil.library import Library
 
 
 class TranslatingCore(GuestCpu):
-    """The one owner of blocks: running and stepping use the same lookup and the same invalidation."""
+    """The one way to blocks: running and stepping use the same lookup and the same invalidation."""
 
-    def __init__(self, ram: Ram, model: CpuModel, library: Library, clock: Clock, lapic: LocalApic | None, tsc_hz: int) -> None:
-        super().__init__(ram, model, CodeBuffer(library), clock, lapic, tsc_hz)
-        self.blocks = Blocks(ram, self.code, self.state)
-        self.translator = Translator(ram, self.code, self.state, model)
+    def __init__(
+        self, ram: Ram, model: CpuModel, translations: Library | Shared, clock: Clock, lapic: LocalApic | None, tsc_hz: int
+    ) -> None:
+        self.shared = translations if isinstance(translations, Shared) else Shared(translations)
+        super().__init__(ram, model, self.shared.code, clock, lapic, tsc_hz)
+        self.shared.join(self, ram, model)
+        self.blocks, self.translator = self.shared.blocks, self.shared.translator
         self._place, self._copy = self.code.function("place_block", 64, 2), self.code.function("copy_block", 64, 3)
         self._look_up = self.code.function("lookup_block", 64, 3)
-        ram.on_write = self.written
 
     @property
     def breakpoints(self) -> frozenset[int]:
@@ -34,23 +35,11 @@ class TranslatingCore(GuestCpu):
         return self.translator.breakpoints
 
     def stop_at(self, addresses: frozenset[int]) -> None:
-        """Make translated code stop at these linear addresses, and at no others.
+        """Make translated code stop at these linear addresses, and at no others but those of CPUs that share it.
 
         Blocks are dropped by the offset in the page, which linear and physical addresses share whatever base they were made under.
         """
-        changed = addresses ^ self.translator.breakpoints
-        self.translator.stop_at(addresses)
-        for offset in {address & 4095 for address in changed}:
-            self.blocks.drop_at(offset)
-
-    def remember_jump(self, block: Block) -> None:
-        """Put a block in two pages, which the dispatcher's table does not hold, into the jump cache while the TLB knows it."""
-        st, (rip, _, mode) = self.state, block.key
-        half, index = rip >> 63, (rip ^ rip >> 11) & s.JUMP_ENTRIES - 1
-        entry = struct.pack("<QQ", rip & (1 << 48) - 1 | mode << 48, block.code)
-        st.jumps[(at := half * s.JUMP_BYTES + index * 16) : at + 16] = entry
-        for page in (rip >> 12, (rip >> 12) + 1):
-            st.jump_pages[half * s.JUMP_FILTER_BYTES + (page & 0xFFF) // 8] |= 1 << (page & 7)
+        self.shared.stop_at(self, addresses)
 
     def block_at(self, physical: int, mode: int) -> Block | None:
         """The block at RIP, translated if need be; None when it went where the dispatcher finds it."""
@@ -62,6 +51,7 @@ class TranslatingCore(GuestCpu):
             self.blocks.drop(block)
             block = None
         if block is not None:
+            self.blocks.show(block)
             return block
         if self.blocks.full or self.translator.crowded:
             self._start_over()
@@ -75,6 +65,7 @@ class TranslatingCore(GuestCpu):
         fresh = [page for page in block.pages if not self.blocks.lines[page >> 12]]
         self.blocks.keep(block)
         for page in fresh:
+            self.state.pages_marked += 1
             self._protect(self.address, page)
         return block
 
@@ -84,9 +75,7 @@ class TranslatingCore(GuestCpu):
 
     def _start_over(self) -> None:
         """Forget all translations."""
-        self.blocks.clear()
-        self.translator.forget()
-        self.flush_jumps()
+        self.shared.start_over()
 
     def _second(self, linear: int) -> int:
         """The guest-physical page behind the one of `linear`; GuestFault when it may not be fetched."""
@@ -101,7 +90,6 @@ class TranslatingCore(GuestCpu):
         """Whether any of these bytes may have been translated."""
         return self.ram.contains(physical, length) and self.blocks.holds_code(physical, length)
 
-    def written(self, physical: int, length: int) -> None:
-        """RAM was written by Python: translations of these bytes are stale."""
-        if self.blocks.any and length and self.blocks.written(physical, length):
-            self.flush_jumps()
+    @abstractmethod
+    def start_again(self) -> None:
+        """The host code of the access under way is going: its instruction, which has changed nothing yet, starts again."""

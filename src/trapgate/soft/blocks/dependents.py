@@ -34,7 +34,7 @@ class Observed(NamedTuple):
     moved: dict[Constant, Followers]
 
 
-class Observer:
+class Dependents:
     """Remembers which fields follow from which constants."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Translated blocks on disk: the second boot of a guest translates almost nothing.
+"""Keeps translated blocks on disk: the second boot of a guest translates almost nothing.
 
 One file for each CPU model (features included) and version of the translator, found by a digest of all that decides what a block
 looks like. It is loaded whole and written back whole when a run has added enough to be worth it. A kernel loaded elsewhere

@@ -1,4 +1,4 @@
-"""Blocks by their guest bytes: one that is met again, in this run or in a later one, is copied instead of translated.
+"""Finds blocks by their guest bytes: one that is met again, in this run or in a later one, is copied instead of translated.
 
 They are records in one stretch of memory that native code searches by itself (`isa.native.placing` says what a record looks like);
 on disk lies a copy of that stretch. What this run has used bears its number, so that the rest goes when there is too much.

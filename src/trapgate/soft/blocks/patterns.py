@@ -1,4 +1,4 @@
-"""Patterns of instructions: lowered once, then found and strung together by native code (`isa.native.gathering`, `composing`)."""
+"""Keeps patterns of instructions: lowered once, found and strung together by native code (`isa.native.gathering`, `composing`)."""
 
 import ctypes
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from trapgate.isa.native import gathering as g
 from trapgate.isa.native.placing import EXTENDED, PLAIN, RELATIVE
 from trapgate.mapping import Mapping
 from trapgate.soft.blocks.constants import Constant, constants, mask
-from trapgate.soft.blocks.dependents import Lower, Observed, Observer
+from trapgate.soft.blocks.dependents import Dependents, Lower, Observed
 from trapgate.soft.blocks.known import Numbered, spread
 from trapgate.soft.decode import decoding
 from trapgate.soft.decode.lowering import Lowering, fused
@@ -44,7 +44,7 @@ class Patterns:
     """
 
     def __init__(self, lowering: Lowering, natives: dict[str, int], instructions: Numbered, state: CpuState) -> None:
-        self._lowering, self._natives, self._instructions, self._observer = lowering, natives, instructions, Observer()
+        self._lowering, self._natives, self._instructions, self._dependents = lowering, natives, instructions, Dependents()
         memory = Mapping(ROOM, "patterns of guest code")
         self._view = memory.view
         self._words = self._view.cast("I")
@@ -111,7 +111,7 @@ class Patterns:
         """The template of a pattern without flags."""
         assert dead, "a pattern has the other one from the start"
         pattern = self._made[number]
-        seen = self._observer.observe(pattern.raw, pattern.builder, pattern.free, True, pattern.lower, pattern.encoding)
+        seen = self._dependents.observe(pattern.raw, pattern.builder, pattern.free, True, pattern.lower, pattern.encoding)
         assert len(seen.moved) == len(pattern.free), f"{pattern.raw.hex()}: flags change what becomes of a constant"
         self._words[number + g.PATTERN.dead >> 2] = self._keep(seen, pattern.raw, pattern.mode)
 
@@ -147,7 +147,7 @@ class Patterns:
     def _give(self, pattern: Pattern, ends: bool) -> int:
         """Store a pattern, not in the index yet, its constants cut down to those that go; where its record lies."""
         raw, builder = pattern.raw, pattern.builder
-        seen = self._observer.observe(raw, builder, pattern.free, False, pattern.lower, pattern.encoding)
+        seen = self._dependents.observe(raw, builder, pattern.free, False, pattern.lower, pattern.encoding)
         live, layout = self._keep(seen, raw, pattern.mode), builder.laid_out
         assert layout is not None
         made = g.PATTERN.pack(

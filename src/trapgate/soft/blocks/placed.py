@@ -1,22 +1,26 @@
-"""Translated blocks and where they are: found by (RIP, physical address, mode), dropped when their bytes change.
+"""Remembers translated blocks and where they are: found by (RIP, physical address, mode), dropped when their bytes change.
 
 Most of them are entries of a table that native code fills and searches by itself (`isa.native.placing`). Python keeps those that it
-alone looks for: blocks of one instruction for steps, and blocks that lie in two pages. A page with translated code has one bit for
-each 64 bytes of it in `code_lines`, which is what the native store path tests. What native code alone holds it forgets by itself
-(`isa.native.forgetting`); a store into the page of the code that runs, or into blocks that Python keeps, is Python's.
+alone looks for, blocks of one instruction for steps, and blocks that lie in two pages, which it shows to the dispatcher.
+
+A page with translated code has one bit for each 64 bytes of it in `code_lines`, which is what the native store path tests. What
+native code alone holds it forgets by itself (`isa.native.forgetting`); a store into the page of the code that runs, or into
+blocks that Python keeps, is Python's.
 """
 
 import ctypes
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 
+from trapgate.isa import modes
 from trapgate.isa.native.placing import GONE, NEXT_BITS
+from trapgate.isa.native.spanning import PLACES, SPANNING, place_of
 from trapgate.mapping import Mapping
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.soft.state.view import CpuState
+from trapgate.values import dataclass
 
 TABLE_BITS = 18
 assert TABLE_BITS < NEXT_BITS
@@ -51,11 +55,11 @@ class Block:
 
 
 class Blocks:
-    """All blocks of one vCPU."""
+    """All blocks. The account of them is in the state of the CPU that runs: `keep_account`."""
 
     def __init__(self, ram: Ram, code: CodeBuffer, state: CpuState) -> None:
-        self._code, self._state = code, state
-        self._address = ctypes.addressof(state)
+        self._code = code
+        self.keep_account(state)
         self._forget = code.function("forget_blocks", 64, 3)
         self._forget_offset = code.function("forget_offset", 0, 1)
         self._forget_all = code.function("forget_all", 0, 0)
@@ -65,11 +69,17 @@ class Blocks:
         self._hits: dict[int, int] = {}  # by page: writes that hit translated code
         pages = ram.high_end >> 12
         self._table, self._heads = Mapping(32 << TABLE_BITS, "the table of blocks"), Mapping(4 * pages, "the blocks of each page")
+        self._spanning = Mapping(SPANNING.size * PLACES, "the table of blocks in two pages")
+        state.spanning = self._spanning.address
         lines, kept = (Mapping(8 * pages, "the lines of code in each page") for _ in range(2))
         self.lines, self._kept_lines = lines.view.cast("Q"), kept.view.cast("Q")
         state.block_table, state.block_mask = self._table.address, (1 << TABLE_BITS) - 1
         state.page_blocks, state.code_lines, state.kept_lines = self._heads.address, lines.address, kept.address
         state.code_base, state.code_write, state.code_end, state.code_limit = code.base, code.written_at, code.first, code.limit
+
+    def keep_account(self, state: CpuState) -> None:
+        """In this state from now on."""
+        self._state, self._address = state, ctypes.addressof(state)
 
     @property
     def any(self) -> bool:
@@ -92,10 +102,23 @@ class Blocks:
     def keep(self, block: Block) -> None:
         """Register a block that Python alone looks for."""
         self.by_key[block.key] = block
+        self.show(block)
         for page in block.pages:
             self._by_page.setdefault(page, set()).add(block)
             self._kept_lines[page >> 12] |= _line_bits(*block.part(page))
             self.lines[page >> 12] |= _line_bits(*block.part(page))
+
+    def show(self, block: Block) -> None:
+        """Let the dispatcher find a block that lies in two pages (`isa.native.spanning`); steps are never looked for."""
+        rip, physical, mode = block.key
+        if block.second >= 0 and not mode & modes.STEP:
+            at = place_of(rip) * SPANNING.size
+            SPANNING.put(self._spanning.view, at, rip=rip, physical=physical, mode=mode, second=block.second, code=block.code)
+
+    def _hide(self, block: Block) -> None:
+        at = place_of(block.key[0]) * SPANNING.size
+        if SPANNING.read(self._spanning.view, at)["code"] == block.code:
+            SPANNING.put(self._spanning.view, at, code=0)
 
     def holds_code(self, physical: int, length: int) -> bool:
         """Whether any 64-byte line of [physical, physical + length) was translated."""
@@ -103,6 +126,8 @@ class Blocks:
 
     def written(self, physical: int, length: int) -> bool:
         """Bytes changed: forget the blocks made of them, or all of a page that changes over and over. Whether any was."""
+        if not any(self.lines[physical >> 12 : (physical + length - 1 >> 12) + 1]):
+            return False
         gone = False
         for page, first, end in _parts(physical, length):
             if not self.lines[page >> 12] & _line_bits(first, end):
@@ -117,6 +142,8 @@ class Blocks:
     def drop(self, block: Block) -> None:
         """Forget a block that Python keeps."""
         del self.by_key[block.key]
+        self._hide(block)
+        self._state.blocks_forgotten += 1
         for page in block.pages:
             self._by_page[page].discard(block)
             self._mark_again(page)
@@ -151,6 +178,7 @@ class Blocks:
             self.lines[page >> 12] = self._kept_lines[page >> 12] = 0
         self.generation += 1
         self.by_key.clear()
+        ctypes.memset(self._spanning.address, 0, len(self._spanning.view))
         self._by_page.clear()
         self._forget_all(self._address)
         ctypes.memset(self._state.block_table, 0, len(self._table.view))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from trapgate.arch.models import CpuModel
 from trapgate.isa import modes
 from trapgate.isa.native.gathering import MOST
-from trapgate.isa.state import LAYOUT
+from trapgate.isa.state import COUNTING_SHIFT, LAYOUT
 from trapgate.memory import PAGE_SIZE, Ram
 from trapgate.soft.blocks.known import KnownBlocks, Numbered
 from trapgate.soft.blocks.patterns import Patterns
@@ -34,14 +34,13 @@ class Translator:
     """Makes blocks of guest bytes; when one is wanted, its caller decides."""
 
     def __init__(self, ram: Ram, code: CodeBuffer, state: CpuState, model: CpuModel) -> None:
-        self.state = state
+        self.keep_account(state)
         self.breakpoints: frozenset[int] = frozenset()  # linear addresses at which a block must stop
         self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(sorted(code.entries))}
-        self._ram, self._memory = ram, ram._view
+        self._ram = ram
         self._both = (ctypes.c_char * (2 * MAX_LENGTH))()  # the bytes at the end of a page and those behind it
         self._find, self._compose = code.function("find_block", 64, 3), code.function("compose_block", 64, 4)
         self._adopt = code.function("adopt_records", 64, 2)
-        self._address = ctypes.addressof(state)
         self.block_limit = MOST
         self.lowering = Lowering(code.library, model)
         state.chaining = 1
@@ -54,9 +53,13 @@ class Translator:
             self.lowering.counting = counting
             self._forget_patterns()
         self.block_limit = block_limit or self.block_limit
-        self.state.block_space = self.counting << 16 | self.block_limit << 32
+        self.state.block_space = self.counting << COUNTING_SHIFT | self.block_limit << 32
         if chaining is not None:
             self.state.chaining = chaining
+
+    def keep_account(self, state: CpuState) -> None:
+        """The CPU with this state runs from now on."""
+        self.state, self._address = state, ctypes.addressof(state)
 
     def stop_at(self, breakpoints: frozenset[int]) -> None:
         """Blocks end in front of these linear addresses; the caller drops those that have one inside."""
@@ -96,11 +99,11 @@ class Translator:
     def _in_two_pages(self, physical: int, mode: int, room: int, second: Callable[[], int]) -> Found | None:
         """The block of one instruction that reaches into the next page, or is none whatever is there; None for any other."""
         bits = modes.code_bits(mode)
-        data = self._memory[physical : physical + room].tobytes()
+        data = self._ram.read(physical, room)
         if not decoding.decoder(self.lowering.model, bits, data).decode().is_invalid:
             return None
         page = second()
-        data += self._memory[page : page + MAX_LENGTH].tobytes()
+        data += self._ram.read(page, MAX_LENGTH)
         ctypes.memmove(self._both, data, len(data))
         host, space = ctypes.addressof(self._both), self.state.block_space | mode | TWO_PAGES
         record = self._look_up(host, len(data), space) or self._composed(host, len(data), space, 1)
@@ -110,7 +113,7 @@ class Translator:
         """How many instructions a block may have: those in front of the first breakpoint. `stops`: offsets of breakpoints."""
         if not any(0 <= stop < room for stop in stops):
             return self.block_limit
-        decoder = decoding.decoder(self.lowering.model, modes.code_bits(mode), self._memory[physical : physical + room].tobytes())
+        decoder = decoding.decoder(self.lowering.model, modes.code_bits(mode), self._ram.read(physical, room))
         at = 0
         for count in range(self.block_limit):
             if at in stops:

@@ -1,4 +1,4 @@
-"""Which instructions a CPU model has: CPUID announces a feature, or the instructions that need it are #UD, or mean something older.
+"""Tells which instructions a model has: CPUID announces a feature, or those that need it are #UD, or mean something older.
 
 Sources: SDM vol. 2, "CPUID Feature Flag" of each instruction; APM vol. 3, appendix D.
 """
@@ -17,10 +17,11 @@ _NAMES = {
     "FPU": "fpu", "FPU287": "fpu", "FPU387": "fpu", "TSC": "tsc", "MSR": "msr", "CX8": "cx8", "CMPXCHG16B": "cx16", "SEP": "sep",
     "CMOV": "cmov", "CLFSH": "clflush", "MMX": "mmx", "FXSR": "fxsr", "SSE": "sse", "SSE2": "sse2", "SSE3": "sse3",
     "SSSE3": "ssse3", "SSE4_1": "sse4.1", "SSE4_2": "sse4.2", "PCLMULQDQ": "pclmulqdq", "AES": "aes", "SHA": "sha-ni",
-    "MOVBE": "movbe", "POPCNT": "popcnt", "LZCNT": "abm", "BMI1": "bmi1", "BMI2": "bmi2", "ADX": "adx", "XSAVE": "xsave",
-    "XSAVEOPT": "xsaveopt", "XSAVEC": "xsavec", "XSAVES": "xsaves", "RDRAND": "rdrand", "RDSEED": "rdseed", "FSGSBASE": "fsgsbase",
-    "INVPCID": "invpcid", "SMAP": "smap", "RDPID": "rdpid", "RDTSCP": "rdtscp", "CLFLUSHOPT": "clflushopt", "CLWB": "clwb",
-    "PREFETCHW": "3dnowprefetch", "SYSCALL": "syscall", "SERIALIZE": "serialize",
+    "MOVBE": "movbe", "POPCNT": "popcnt", "LZCNT": "abm", "BMI1": "bmi1", "BMI2": "bmi2", "ADX": "adx", "AVX": "avx",
+    "AVX2": "avx2", "FMA": "fma", "F16C": "f16c", "XSAVE": "xsave", "XSAVEOPT": "xsaveopt", "XSAVEC": "xsavec",
+    "XSAVES": "xsaves", "RDRAND": "rdrand", "RDSEED": "rdseed", "FSGSBASE": "fsgsbase", "INVPCID": "invpcid", "SMAP": "smap",
+    "RDPID": "rdpid", "RDTSCP": "rdtscp", "CLFLUSHOPT": "clflushopt", "CLWB": "clwb", "PREFETCHW": "3dnowprefetch",
+    "SYSCALL": "syscall", "SERIALIZE": "serialize",
 }  # fmt: skip
 _FEATURES = {getattr(CpuidFeature, name): feature for name, feature in _NAMES.items()}
 # Encodings that were no-operations or had another meaning before (SDM vol. 2, ENDBR64, RDSSPD, TZCNT, LZCNT, WBNOINVD, CLDEMOTE,

@@ -1,4 +1,4 @@
-"""Guest code decoded as the vendor's CPUs do it.
+"""Decodes guest code as the vendor's CPUs do it.
 
 In 64-bit mode AMD's CPUs honour a 16-bit operand size of near branches, which Intel's ignore: the displacement has 16 bits, RIP is
 cut, RET and CALL move two bytes (APM vol. 3, JMP, CALL and RET near; SDM vol. 2, JMP). On AMD's REX.W makes no 64-bit offset of a

@@ -4,9 +4,10 @@ from iced_x86 import Instruction, Mnemonic, OpKind
 
 from trapgate.isa.flags import CONDITIONS
 from trapgate.isa.state import LAYOUT
-from trapgate.soft.decode.integer import CONDITION_NAME, ROWS, Lower, immediate, is_memory, is_register, row
+from trapgate.soft.decode.integer import CONDITION_NAME
+from trapgate.soft.decode.rows import ROWS, Lower, immediate, is_memory, is_register, row
 from trapgate.soft.decode.template import Builder, Rip, operand_width
-from trapgate.soft.state.registers import GENERAL, RSP_FAMILY
+from trapgate.soft.state.registers import RSP_FAMILY, SEGMENT_NAME
 
 
 def cuts_rip(b: Builder, i: Instruction) -> bool:
@@ -109,7 +110,9 @@ def _jmp(b: Builder, i: Instruction) -> None:
         width = _target_to_t0(b, i)
         b.jump_indirect("T0", width)
     else:
-        b.python(i)
+        far_target(b, i)
+        b.numbered("jmpf")
+        b.ends = True
 
 
 @row(Mnemonic.CALL)
@@ -127,19 +130,42 @@ def _call(b: Builder, i: Instruction) -> None:
     elif i.is_call_near_indirect:
         width = _target_to_t0(b, i)
         size = -i.stack_pointer_increment
-        check = f"{'canonical' if b.long else 'limit'}.T2"
-        stores_first = not b.amd  # as measured: Intel's have stored the return address when #GP comes (docs/vendors.md)
         b.op("T2=T0")
-        if not stores_first:
-            b.op(check)
+        if b.amd:
+            b.op(f"canonical.call.{size}" if b.long else "limit.T2")
         b.op("mov.TQ", Qimm=Rip(b.length))
         b.store_pushed(size)
-        if stores_first:
-            b.op(check)
+        if not b.amd:  # as measured: Intel's have stored the return address when #GP comes (docs/vendors.md)
+            b.op("canonical.T2" if b.long else "limit.T2")
         b.move_stack(-size)
         b.go("T2", width)
     else:
-        b.python(i)
+        b.numbered(f"callf{8 * far_target(b, i)}")
+        b.ends = True
+
+
+def far_target(b: Builder, i: Instruction) -> int:
+    """T0 = the selector, T2 = the offset of a far pointer; the size of the offset in bytes."""
+    if i.op0_kind == OpKind.FAR_BRANCH16 or i.op0_kind == OpKind.FAR_BRANCH32:
+        wide = i.op0_kind == OpKind.FAR_BRANCH32
+        b.op("mov.TQ", Qimm=i.far_branch32 if wide else i.far_branch16)
+        b.op("T2=T0")
+        b.op("mov.TQ", Qimm=i.far_branch_selector)
+        return 4 if wide else 2
+    size = operand_width(i, 0) // 8 - 2
+    b.memory(i, size)
+    b.load(8 * size)
+    b.op("T2=T0")
+    b.memory(i, 2, add=size)
+    b.load(16)
+    return size
+
+
+@row(Mnemonic.RETF)
+def _retf(b: Builder, i: Instruction) -> None:
+    extra = i.immediate16 if i.op_count else 0
+    b.op(f"retf.{4 * (i.stack_pointer_increment - extra)}", Uop="python", Uextra=extra)
+    b.ends = True
 
 
 def _target_to_t0(b: Builder, i: Instruction) -> int:
@@ -165,10 +191,8 @@ def _ret(b: Builder, i: Instruction) -> None:
 def _push(b: Builder, i: Instruction) -> None:
     size = -i.stack_pointer_increment
     if is_register(i, 0):
-        if i.op0_register not in GENERAL:
-            b.python(i)
-            return
-        b.op(f"mov.TR.{8 * size}", R1=b.reg(i.op0_register))
+        name = SEGMENT_NAME.get(i.op0_register)
+        b.op(f"mov.TR.{8 * size}", R1=LAYOUT[f"{name}_selector"].offset if name else b.reg(i.op0_register))
     elif is_memory(i, 0):
         b.load_operand(i, 8 * size)
     else:
@@ -180,8 +204,8 @@ def _push(b: Builder, i: Instruction) -> None:
 def _pop(b: Builder, i: Instruction) -> None:
     size = i.stack_pointer_increment
     if is_register(i, 0):
-        if i.op0_register not in GENERAL:
-            b.python(i)
+        if i.op0_register in SEGMENT_NAME:
+            _pop_segment(b, SEGMENT_NAME[i.op0_register], size)
             return
         b.pop(size)
         b.move_stack(size)
@@ -191,6 +215,16 @@ def _pop(b: Builder, i: Instruction) -> None:
     b.memory(i, size, write=True, add=size if i.memory_base in RSP_FAMILY else 0)
     b.store(8 * size)
     b.move_stack(size)
+
+
+def _pop_segment(b: Builder, name: str, size: int) -> None:
+    """POP Sreg reads 16 bits, and moves the pointer by the operand size, in the width that it had."""
+    b.op(f"pop_ea.{b.stack_width}")
+    b.segment("ss", 2, False)
+    b.load(16)
+    b.load_segment(name)
+    b.move_stack(size)
+    b.segment_loaded(name, shadow=True)
 
 
 @row(Mnemonic.LEAVE)

@@ -8,6 +8,7 @@ from iced_x86 import Instruction, Mnemonic, RegisterExt
 
 from trapgate.isa import modes
 from trapgate.isa.families import x87
+from trapgate.soft.decode.avx import is_vex, lower_avx
 from trapgate.soft.decode.sse import lower_sse, unavailable_sse
 from trapgate.soft.decode.template import Builder
 from trapgate.soft.decode.x87 import lower_x87, x87_codes
@@ -16,7 +17,9 @@ _EMPTY = (Mnemonic.EMMS, Mnemonic.FEMMS)
 
 
 def lower_gated(i: Instruction, b: Builder) -> bool:
-    """Micro-ops of an x87, MMX or SSE instruction; False when it is none of these."""
+    """Micro-ops of an x87, MMX, SSE or AVX instruction; False when it is none of these."""
+    if is_vex(i):
+        return lower_avx(i, b)
     registers = [i.op_register(n) for n in range(i.op_count)]
     if i.mnemonic == Mnemonic.WAIT and b.floating & modes.NO_X87:
         b.op("wait.gate")

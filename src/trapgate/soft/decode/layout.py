@@ -1,8 +1,7 @@
 """Strings micro-ops together: the code of their stencils before any hole is filled, made once for each list of names."""
 
-from dataclasses import dataclass
-
 from trapgate.stencil.library import Library
+from trapgate.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Instructions of more than 15 bytes: #GP(0), where bytes that mean nothing are #UD.
+"""Refuses instructions of more than 15 bytes: #GP(0), where bytes that mean nothing are #UD.
 
 Sources: SDM vol. 3, 7.15, "#GP"; APM vol. 2, 8.2.14.
 """

@@ -6,14 +6,16 @@ from typing import NamedTuple
 from iced_x86 import Instruction, Mnemonic
 
 from trapgate.arch.models import CpuModel
+from trapgate.isa import modes
 from trapgate.isa.families.branch import head_name
 from trapgate.isa.state import REACH
-from trapgate.soft.decode import decoding, flow, strings, system  # noqa: F401  (they fill ROWS)
+from trapgate.soft.decode import changing, decoding, flow, integer, strings, system  # noqa: F401  (they fill ROWS)
 from trapgate.soft.decode.announced import meaning
+from trapgate.soft.decode.avx import is_vex
 from trapgate.soft.decode.gates import lower_gated
-from trapgate.soft.decode.integer import ROWS
 from trapgate.soft.decode.layout import Layouts
 from trapgate.soft.decode.length import is_too_long
+from trapgate.soft.decode.rows import ROWS
 from trapgate.soft.decode.template import Builder, Rip, Template
 from trapgate.soft.state.instructions import HANDLERS
 from trapgate.stencil.library import Library
@@ -70,7 +72,7 @@ class Lowering:
     def _lower(self, builder: Builder, i: Instruction) -> None:
         """Micro-ops of one instruction: general-purpose rows, then packed and floating ones, then Python, else #UD."""
         known_as = None if i.is_invalid else meaning(i, self.model)
-        if known_as is None:
+        if known_as is None or (builder.mode & modes.REAL and is_vex(i)):  # SDM vol. 2, 2.3: no VEX in real and virtual-8086 mode
             builder.raises("raise_ud")
             return
         row = ROWS.get(known_as)

@@ -50,8 +50,8 @@ def lower_hosted(i: Instruction, b: Builder) -> None:
             b.op("x87.live", Uop="python")  # a pending #MF comes before any fault of the operand
         b.memory(i, p.size, write=writes)
         if p.aligned(b.amd):
-            b.aligned()
-        b.ref(p.size, "mmx" if enters else ("rw" if p.read[p.memory] else "w") if writes else "r")
+            b.aligned(p.size)
+        b.ref(p.size, "mmx" if enters else ("rw" if p.read[p.memory] else "w") if writes else "r", p.anywhere(b.amd))
     if p.live:
         b.op("x87.live", Uop="python")
     b.op(p.form(memory), **hosted.holes(i, memory))
@@ -70,21 +70,25 @@ def unavailable_sse(b: Builder) -> bool:
     return True
 
 
-def _load_mxcsr(i: Instruction, b: Builder) -> None:
-    if not unavailable_sse(b):
-        b.load_operand(i, 32)
-        b.op("ldmxcsr", Uop="python")
+def load_mxcsr(i: Instruction, b: Builder) -> None:
+    """LDMXCSR and VLDMXCSR, where they may run."""
+    b.load_operand(i, 32)
+    b.op("ldmxcsr", Uop="python")
 
 
-def _store_mxcsr(i: Instruction, b: Builder) -> None:
-    if not unavailable_sse(b):
-        b.op("stmxcsr")
-        b.memory(i, 4, write=True)
-        b.store(32)
+def store_mxcsr(i: Instruction, b: Builder) -> None:
+    """STMXCSR and VSTMXCSR, where they may run."""
+    b.op("stmxcsr")
+    b.memory(i, 4, write=True)
+    b.store(32)
 
 
-def _masked_move(i: Instruction, b: Builder) -> None:
-    """MASKMOVQ and MASKMOVDQU: at [rDI] of the address size, all of the operand is reached whatever the mask says."""
+def _where_sse_may(lower: Callable[[Instruction, Builder], None]) -> Callable[[Instruction, Builder], None]:
+    return lambda i, b: None if unavailable_sse(b) else lower(i, b)
+
+
+def masked_move(i: Instruction, b: Builder) -> None:
+    """MASKMOVQ, MASKMOVDQU and VMASKMOVDQU: at [rDI] of the address size, all of the operand is reached whatever the mask says."""
     width = {OpKind.MEMORY_SEG_DI: 16, OpKind.MEMORY_SEG_EDI: 32}.get(i.op0_kind, 64)
     size = 8 if i.mnemonic == Mnemonic.MASKMOVQ else 16
     segment = SEGMENT_NAME[i.memory_segment]
@@ -93,13 +97,13 @@ def _masked_move(i: Instruction, b: Builder) -> None:
         if not b.amd:  # in MMX state even where it faults (as measured)
             b.op("mmx.enter")
     if b.long and segment in ("fs", "gs"):
-        b.op(f"pointer.seg.{width}", R0=LAYOUT["rdi"].offset, Rseg=LAYOUT[f"{segment}_base"].offset)
+        b.with_base("pointer", str(width), width, LAYOUT[f"{segment}_base"].offset, R0=LAYOUT["rdi"].offset)
     else:
         b.op(f"pointer.{width}", R0=LAYOUT["rdi"].offset)
         b.segment(segment, size, True)
     if size == 16:
-        b.align(8, write=True)  # as two halves (as measured on Intel's)
-    b.ref(size, "rw")
+        b.align(8)  # as two halves (as measured)
+    b.ref(size, "rw", size == 16)
     if size == 8:
         b.op("x87.live", Uop="python")
         b.op("maskmovq", Bmodrm=0xC0 | (i.op1_register - Register.MM0) << 3 | i.op2_register - Register.MM0)
@@ -122,48 +126,55 @@ _WIDE = (
 _SUPERVISOR = (Mnemonic.XSAVES, Mnemonic.XSAVES64, Mnemonic.XRSTORS, Mnemonic.XRSTORS64)
 
 
-def _state(form: str, size: int, saves: bool) -> Callable[[Instruction, Builder], None]:
-    """FXSAVE, XSAVE and their kin."""
+def _finish_state(form: str, saves: bool, i: Instruction, b: Builder) -> None:
+    """Behind the reference to the area."""
+    b.op(f"{form}.{16 if b.long else 8}.{'wide' if i.mnemonic in _WIDE else 'narrow'}", **({} if saves else {"Uop": "python"}))
+    if saves:
+        b.commit_ref()
+
+
+def _legacy_state(form: str, saves: bool) -> Callable[[Instruction, Builder], None]:
+    """FXSAVE and FXRSTOR."""
 
     def lower(i: Instruction, b: Builder) -> None:
-        if size == fpstate.XSAVE_BYTES:
-            b.op("xsave.check")
-            if b.cpl and i.mnemonic in _SUPERVISOR:
-                b.raises("raise_gp0")
-                return
-        elif b.floating & modes.NO_X87:
+        if b.floating & modes.NO_X87:
             b.raises("raise_nm")
             return
-        b.memory(i, size, write=saves)
-        if not b.amd and size == fpstate.FXSAVE_BYTES:
-            b.align(4, write=saves)  # before #GP (as measured)
-        b.aligned(64 if size == fpstate.XSAVE_BYTES else 16)
-        b.ref(size, "rw" if saves else "r")
-        name = f"{form}.{16 if b.long else 8}.{'wide' if i.mnemonic in _WIDE else 'narrow'}"
-        if saves:
-            b.op(name)
-            b.commit_ref()
-        else:
-            b.op(name, Uop="python")
+        b.memory(i, fpstate.FXSAVE_BYTES, write=saves)
+        b.align(4)  # before #GP (as measured)
+        b.aligned()
+        b.ref(fpstate.FXSAVE_BYTES, "rw" if saves else "r")
+        _finish_state(form, saves, i, b)
+
+    return lower
+
+
+def _state(form: str, saves: bool) -> Callable[[Instruction, Builder], None]:
+    """XSAVE, XRSTOR and their kin."""
+
+    def lower(i: Instruction, b: Builder) -> None:
+        b.op("xsave.check")
+        if b.cpl and i.mnemonic in _SUPERVISOR:
+            b.raises("raise_gp0")
+            return
+        b.area(i, write=saves)
+        _finish_state(form, saves, i, b)
 
     return lower
 
 
 _SPECIAL: dict[int, Callable[[Instruction, Builder], None]] = {
-    Mnemonic.LDMXCSR: _load_mxcsr,
-    Mnemonic.STMXCSR: _store_mxcsr,
-    Mnemonic.MASKMOVQ: _masked_move,
-    Mnemonic.MASKMOVDQU: _masked_move,
-    **dict.fromkeys((Mnemonic.FXSAVE, Mnemonic.FXSAVE64), _state("fxsave", fpstate.FXSAVE_BYTES, True)),
-    **dict.fromkeys((Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64), _state("fxrstor", fpstate.FXSAVE_BYTES, False)),
-    **dict.fromkeys(
-        (Mnemonic.XSAVE, Mnemonic.XSAVE64, Mnemonic.XSAVEOPT, Mnemonic.XSAVEOPT64), _state("xsave", fpstate.XSAVE_BYTES, True)
-    ),
-    **dict.fromkeys(
-        (Mnemonic.XSAVEC, Mnemonic.XSAVEC64, Mnemonic.XSAVES, Mnemonic.XSAVES64), _state("xsavec", fpstate.XSAVE_BYTES, True)
-    ),
-    **dict.fromkeys((Mnemonic.XRSTOR, Mnemonic.XRSTOR64), _state("xrstor", fpstate.XSAVE_BYTES, False)),
-    **dict.fromkeys((Mnemonic.XRSTORS, Mnemonic.XRSTORS64), _state("xrstors", fpstate.XSAVE_BYTES, False)),
+    Mnemonic.LDMXCSR: _where_sse_may(load_mxcsr),
+    Mnemonic.STMXCSR: _where_sse_may(store_mxcsr),
+    Mnemonic.MASKMOVQ: masked_move,
+    Mnemonic.MASKMOVDQU: masked_move,
+    **dict.fromkeys((Mnemonic.FXSAVE, Mnemonic.FXSAVE64), _legacy_state("fxsave", True)),
+    **dict.fromkeys((Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64), _legacy_state("fxrstor", False)),
+    **dict.fromkeys((Mnemonic.XSAVE, Mnemonic.XSAVE64), _state("xsave", True)),
+    **dict.fromkeys((Mnemonic.XSAVEOPT, Mnemonic.XSAVEOPT64), _state("xsaveopt", True)),
+    **dict.fromkeys((Mnemonic.XSAVEC, Mnemonic.XSAVEC64, Mnemonic.XSAVES, Mnemonic.XSAVES64), _state("xsavec", True)),
+    **dict.fromkeys((Mnemonic.XRSTOR, Mnemonic.XRSTOR64), _state("xrstor", False)),
+    **dict.fromkeys((Mnemonic.XRSTORS, Mnemonic.XRSTORS64), _state("xrstors", False)),
     Mnemonic.EMMS: _empty,
     Mnemonic.FEMMS: _empty,
 }

@@ -9,7 +9,7 @@ the instruction (SDM vol. 2, REP), AMD's those of the last iteration.
 from iced_x86 import Instruction, Mnemonic, OpKind
 
 from trapgate.isa.state import LAYOUT
-from trapgate.soft.decode.integer import ROWS, Lower
+from trapgate.soft.decode.rows import ROWS, Lower
 from trapgate.soft.decode.template import Builder, Rip
 from trapgate.soft.state.registers import SEGMENT_NAME
 
@@ -28,7 +28,7 @@ def _source(b: Builder, i: Instruction, size: int, width: int) -> None:
     """T0 = the element at [rSI]."""
     segment = SEGMENT_NAME[i.memory_segment]
     if b.long and segment in ("fs", "gs"):
-        b.op(f"pointer.seg.{width}", R0=RSI, Rseg=LAYOUT[f"{segment}_base"].offset)
+        b.with_base("pointer", str(width), width, LAYOUT[f"{segment}_base"].offset, R0=RSI)
     else:
         b.op(f"pointer.{width}", R0=RSI)
         b.segment(segment, size, False)

@@ -1,4 +1,4 @@
-"""A translated instruction, not yet placed: machine code whose remaining holes depend on where it runs.
+"""Holds a translated instruction, not yet placed: machine code whose remaining holes depend on where it runs.
 
 The `Builder` strings micro-ops (stencils) together for one instruction; `finish` lays them out, fills every hole that is known
 already, and gives the `Template` that is copied for each occurrence of the same bytes in the same mode.
@@ -9,8 +9,10 @@ from typing import NamedTuple
 from iced_x86 import Instruction, MemorySizeExt, OpKind, Register
 
 from trapgate.arch.alignment import alignment
+from trapgate.arch.xstate import ALIGNMENT
 from trapgate.isa import modes
 from trapgate.isa import state as s
+from trapgate.isa.native.mode import FLAT_SEGMENTS
 from trapgate.isa.state import LAYOUT
 from trapgate.soft.decode.layout import Layout, Layouts
 from trapgate.soft.state.registers import GENERAL, SEGMENT_NAME
@@ -98,14 +100,12 @@ class Builder:
     def _align(self, name: str) -> None:
         """#AC for the access that follows."""
         kind, _, last = name.rpartition(".")
-        size = int(last) if kind.startswith("ref") else int(last) // 8
-        self.align(alignment(size), write=kind not in ("load", "ref.r"))
+        self.align(alignment(int(last) if kind.startswith("ref") else int(last) // 8, self.amd))
 
-    def align(self, wanted: int, write: bool) -> None:
+    def align(self, wanted: int) -> None:
         """#AC where alignment is checked and EA is not aligned to so many bytes."""
         if self.must_align and wanted > 1:
-            page = (".w" if write else ".r") if self.amd else ""
-            self.ops.append((f"alignment{page}.{wanted}", {}))
+            self.ops.append((f"alignment.{wanted}", {}))
 
     def label(self, name: str) -> None:
         """A place that a micro-op of this instruction may branch to."""
@@ -121,12 +121,20 @@ class Builder:
         """EA = the offset of the memory operand, without a segment: what LEA computes. `add` moves it (POP [RSP+n])."""
         self._address(i, segment=0, add=add)
 
+    def address_without_index(self, i: Instruction) -> int:
+        """EA = base and displacement of a memory operand whose index is a vector; the address size."""
+        scalar = i.copy()
+        scalar.memory_index = Register.NONE
+        self.address(scalar)
+        base = int(i.memory_base)
+        return GENERAL[base][1] if base != Register.NONE else 8 * i.memory_displ_size
+
     def _address(self, i: Instruction, segment: int, add: int = 0) -> None:
         displacement = i.memory_displacement + add
-        holes: dict[str, int | Rip | str] = {"Rseg": segment} if segment else {}
-        end = ".seg" if segment else ""
+        holes: dict[str, int | Rip | str] = {}
+        based, end = ({"Rseg": segment}, ".seg") if segment else ({}, "")
         if i.is_ip_rel_memory_operand:
-            self.op(f"ea.const{end}", Qaddress=Rip(displacement), **holes)
+            self.op(f"ea.const{end}", Qaddress=Rip(displacement), **based)
             if int(i.memory_base) == Register.EIP:
                 self.op("EA=cut32")
             return
@@ -134,7 +142,7 @@ class Builder:
         register = base if base != Register.NONE else index
         if register == Register.NONE:
             # iced-x86 has cut or sign-extended the displacement to the address size already
-            self.op(f"ea.const{end}", Qaddress=displacement & ((1 << 64) - 1 if self.long else 0xFFFFFFFF), **holes)
+            self.op(f"ea.const{end}", Qaddress=displacement & ((1 << 64) - 1 if self.long else 0xFFFFFFFF), **based)
             return
         width = GENERAL[register][1]
         holes["Sdisp"] = _signed32(displacement, width)
@@ -145,7 +153,18 @@ class Builder:
         if index != Register.NONE:
             name += f".i{i.memory_index_scale}"
             holes["R1"] = self.reg(index)
-        self.op(f"{name}{end}.{width}", **holes)
+        if segment:
+            self.with_base(name, str(width), width, segment, **holes)
+        else:
+            self.op(f"{name}.{width}", **holes)
+
+    def with_base(self, form: str, end: str, width: int, base: int, **holes: int | Rip | str) -> None:
+        """EA by a form for offsets of `width` bits, and a base of FS or GS added; AMD's CPUs look at the offset itself as well."""
+        if self.amd and width == 64:
+            self.op(f"{form}.{end}", **holes)
+            self.op("based", Rseg=base)
+        else:
+            self.op(f"{form}.seg.{end}", Rseg=base, **holes)
 
     def memory(self, i: Instruction, size: int, write: bool = False, add: int = 0) -> None:
         """EA = the linear address of the memory operand of `size` bytes; outside flat segments limit and rights are checked."""
@@ -157,18 +176,31 @@ class Builder:
         self._address(i, 0, add)
         self.segment(SEGMENT_NAME[segment], size, write)
 
+    def area(self, i: Instruction, write: bool) -> None:
+        """HOST = host address of an XSAVE area, as far as it is asked for."""
+        self.memory(i, 0, write)
+        self.aligned(ALIGNMENT)
+        self.op(f"area.{'rw' if write else 'r'}")
+
     def segment(self, name: str, size: int, write: bool) -> None:
-        """Legacy modes: EA, an offset into a segment, becomes linear. Nothing to do in 64-bit mode."""
+        """Legacy modes: EA, an offset into a segment, becomes linear. Nothing to do in 64-bit mode. `size` 0: an XSAVE area."""
         plain = self.flat and name not in ("fs", "gs") and not (write and name == "cs")  # code is never written
         if self.long or plain:
             return
         base = LAYOUT[f"{name}_base"].offset
-        check = s.SEGMENTS.index(name) | (size - 1) << 8 | write << 20
+        check = s.SEGMENTS.index(name) | max(size - 1, 0) << 8 | write << 20
         self.op(
-            f"segment.{'w' if write else 'r'}",
+            f"segment.{'w' if write else 'r'}" if size else f"area.segment.{'rw' if write else 'r'}",
             Rseg=base, Rseglimit=LAYOUT[f"{name}_limit"].offset, Rsegattr=LAYOUT[f"{name}_attributes"].offset,
-            Usize=size - 1, Ucheck=check,
+            Usize=max(size - 1, 0), Ucheck=check,
         )  # fmt: skip
+
+    def linear(self, i: Instruction) -> None:
+        """EA = the linear address of the memory operand, without any check."""
+        name = SEGMENT_NAME[i.memory_segment]
+        self._address(i, 0 if self.long and name not in ("fs", "gs") else LAYOUT[f"{name}_base"].offset)
+        if not self.long:
+            self.op("EA=cut32")
 
     def load(self, width: int) -> None:
         """T0 = memory at EA."""
@@ -183,9 +215,24 @@ class Builder:
         self.memory(i, width // 8)
         self.load(width)
 
-    def ref(self, size: int, access: str) -> None:
-        """HOST = host address of `size` bytes at EA; access `r`, `w`, `rw`, or `mmx`: a store into MMX state even if it faults."""
-        self.op(f"ref.{access}.{size}")
+    def selector(self, i: Instruction, n: int) -> None:
+        """T0 = the low 16 bits of operand n, a register of any width or a word in memory."""
+        if i.op_kind(n) == OpKind.REGISTER:
+            self.op("mov.TR.16", R1=self.reg(i.op_register(n)))
+        else:
+            self.memory(i, 2)
+            self.load(16)
+
+    def ref(self, size: int, access: str, anywhere: bool = False) -> None:
+        """HOST = host address of `size` bytes at EA; access `r`, `w`, `rw`, or `mmx`: a store into MMX state even if it faults.
+
+        `anywhere`: where alignment is checked as well.
+        """
+        name = f"ref.{access}.{size}"
+        if anywhere:
+            self.ops.append((name, {}))
+        else:
+            self.op(name)
 
     def commit_ref(self) -> None:
         """Behind a form that wrote through HOST."""
@@ -230,6 +277,28 @@ class Builder:
         self.op(f"native.{function}")
         self.ends = True
 
+    def numbered(self, function: str) -> None:
+        """A native function executes the instruction and goes on behind this, or has Python execute all of it."""
+        self.op(f"system.{function}", Uop="python")
+
+    def load_segment(self, name: str) -> None:
+        """A segment register = T0, by a native function or by Python. `segment_loaded` follows when the instruction is complete."""
+        self.op("load_segment", Uop="python", Usegment=LAYOUT[f"{name}_base"].offset - LAYOUT["es_base"].offset)
+
+    def segment_loaded(self, name: str, shadow: bool = False) -> None:
+        """In 32- and 16-bit protected mode blocks know of segments: the mode is worked out anew. `shadow`: a load of SS has one."""
+        if shadow and name == "ss":
+            self.op("shadow.ss")
+        if not self.long and not self.mode & modes.REAL and name in FLAT_SEGMENTS:
+            self.native("segment_changed")
+        else:
+            self.end_if_counted()
+
+    def end_if_counted(self) -> None:
+        """Under the instruction clock the block ends here: Python may go on behind, where nothing must have been counted yet."""
+        if self.counting:
+            self.jump(self.length)
+
     def raises(self, function: str) -> None:
         """This instruction faults whenever it is reached."""
         self.op(function)
@@ -247,7 +316,8 @@ class Builder:
 
     def go(self, transient: str, width: int) -> None:
         """On at a transient that has been checked."""
-        self.op(f"{'rip' if self.step else 'goto'}.{transient}.{width}")
+        unknown = self.step or (self.code_size == 16 and width == 32)  # to the jump cache, which has 16 bits of such a target
+        self.op(f"{'rip' if unknown else 'goto'}.{transient}.{width}")
         self.ends = True
 
     # --- layout

@@ -1,4 +1,4 @@
-"""Decimal arithmetic: DAA, DAS, AAA, AAS, AAM, AAD, and SALC (SDM vol. 2 under each name)."""
+"""Executes decimal arithmetic: DAA, DAS, AAA, AAS, AAM, AAD, and SALC (SDM vol. 2 under each name)."""
 
 from iced_x86 import Instruction, Mnemonic
 

@@ -1,4 +1,4 @@
-"""Control registers: MOV CRn, CLTS, LMSW, SMSW, XGETBV, XSETBV, and their kin: TLB invalidation, FS and GS bases, caches.
+"""Executes MOV CRn, CLTS, LMSW, SMSW, XGETBV, XSETBV, and INVPCID.
 
 Sources: SDM vol. 2 under each name; SDM vol. 3, 2.5, 4.10.4.1, 9.8.5 (entering long mode); APM vol. 2, 3.1, 14.6.
 """
@@ -6,14 +6,13 @@ Sources: SDM vol. 2 under each name; SDM vol. 3, 2.5, 4.10.4.1, 9.8.5 (entering 
 from iced_x86 import Instruction, Mnemonic, OpKind, Register
 
 from trapgate.arch import control as cr
-from trapgate.arch import paging
+from trapgate.arch import paging, xstate
 from trapgate.arch.segments import SystemType
 from trapgate.exits import Exit
 from trapgate.soft.exact.debugging import move_from_debug, move_to_debug
 from trapgate.soft.exact.operands import (
     ALL_64,
     effective_address,
-    effective_offset,
     gp,
     is_64,
     is_memory,
@@ -83,6 +82,7 @@ def write_cr3(cpu: SoftCore, value: int) -> None:
     if _pae(cpu, st.cr4):
         check_pdptes(cpu, new)
     st.cr3 = new
+    st.lock_age += 1
     cpu.flush_nonglobal()
 
 
@@ -183,22 +183,6 @@ def smsw(cpu: GuestCpu, i: Instruction) -> None:
     write_operand(cpu, i, 0, cpu.state.cr0, 2 if is_memory(i, 0) else None)
 
 
-@handles(Mnemonic.INVD, Mnemonic.WBINVD, Mnemonic.WBNOINVD)
-def invalidate_caches(cpu: GuestCpu, i: Instruction) -> None:
-    """INVD, WBINVD: there are no caches that the guest could tell from memory."""
-    require_cpl0(cpu)
-
-
-@handles(Mnemonic.INVLPG)
-def invlpg(cpu: GuestCpu, i: Instruction) -> None:
-    """INVLPG: no segment limit or canonical check; an address that is not canonical names no page."""
-    require_cpl0(cpu)
-    st = cpu.state
-    name = SEGMENT_NAME[i.memory_segment]
-    base = getattr(st, f"{name}_base") if not is_64(cpu) or name in ("fs", "gs") else 0
-    cpu.flush_page((base + effective_offset(cpu, i)) & (ALL_64 if is_64(cpu) else 0xFFFFFFFF))
-
-
 @handles(Mnemonic.INVPCID)
 def invpcid(cpu: GuestCpu, i: Instruction) -> None:
     """INVPCID: one address, one PCID, all, all but global pages."""
@@ -228,12 +212,15 @@ def _require_xsave(cpu: GuestCpu) -> None:
 
 @handles(Mnemonic.XGETBV)
 def xgetbv(cpu: GuestCpu, i: Instruction) -> None:
-    """XGETBV: XCR0, or with ECX = 1 what of it is in use (here: all that is on)."""
+    """XGETBV: XCR0, or with ECX = 1 what of it is in use: AVX unless every upper half is 0, the rest always."""
     _require_xsave(cpu)
     st = cpu.state
     if st.rcx & 0xFFFFFFFF not in ((0, 1) if cpu.model.has("xgetbv1") else (0,)):
         raise gp()
-    st.rax, st.rdx = st.xcr0 & 0xFFFFFFFF, st.xcr0 >> 32
+    value = st.xcr0
+    if st.rcx & 0xFFFFFFFF and not any(any(getattr(st, place.field)) for place in xstate.AVX.registers.values()):
+        value &= ~xstate.AVX.bit
+    st.rax, st.rdx = value & 0xFFFFFFFF, value >> 32
 
 
 @handles(Mnemonic.XSETBV)
@@ -245,9 +232,10 @@ def xsetbv(cpu: GuestCpu, i: Instruction) -> None:
     if st.rcx & 0xFFFFFFFF:
         raise gp()
     try:
-        st.xcr0 = cr.check_xcr0(st.rdx << 32 & ALL_64 | st.rax & 0xFFFFFFFF)
+        st.xcr0 = cr.check_xcr0(st.rdx << 32 & ALL_64 | st.rax & 0xFFFFFFFF, xstate.user_mask(cpu.model.has))
     except ValueError:
         raise gp() from None
+    cpu.update_mode()
 
 
 @handles(Mnemonic.SWAPGS)

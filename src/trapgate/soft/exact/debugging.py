@@ -1,4 +1,4 @@
-"""Debug registers and breakpoints of the software CPU: what is armed, what an access or an address hits, how a #DB is delivered.
+"""Holds the software CPU's breakpoints: what is armed, what an access or an address hits, how a #DB is delivered.
 
 Breakpoints of guest and debugger never share a slot: the guest's live in DR0-DR7, the debugger's in a list of any length; `armed`
 shows both, and `DebugException.hits` counts by it. Native code finds in two lists what is watched, blocks stop at breakpoints.
@@ -6,7 +6,7 @@ shows both, and `DebugException.hits` counts by it. Native code finds in two lis
 
 from collections.abc import Sequence
 
-from iced_x86 import Code, Decoder, FlowControl, Instruction, Mnemonic, Register
+from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, Register
 
 from trapgate.arch import debugregs, dr6, vectors
 from trapgate.arch.control import CR4_DE
@@ -22,16 +22,6 @@ from trapgate.vcpu import Breakpoint, GuestDebug, Kind, Owner
 # SYSCALL masked by SFMASK traps only once SYSRET has brought TF back, and that at once.
 TF_AFTER = (Mnemonic.SYSCALL, Mnemonic.SYSRET, Mnemonic.SYSRETQ, Mnemonic.INT, Mnemonic.INT3, Mnemonic.INTO)
 _DR = {getattr(Register, f"DR{n}"): n for n in range(16)}
-
-
-def _instruction(raw: bytes) -> Instruction:
-    return Decoder(64, raw).decode()
-
-
-# What native functions hand over when their case is not plain, by the number they leave in `exit_detail`.
-NATIVE_FALLBACKS = [_instruction(raw) for raw in (b"\x48\xcf", b"\x0f\x05", b"\x48\x0f\x07", b"\xcc")]
-INT3_FALLBACK = 0xFFFF0003
-assert [i.code for i in NATIVE_FALLBACKS] == [Code.IRETQ, Code.SYSCALL, Code.SYSRETQ, Code.INT3]
 
 
 # --- arming

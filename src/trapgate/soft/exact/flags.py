@@ -1,4 +1,4 @@
-"""RFLAGS where translated code does not settle it: CPL > IOPL, virtual-8086 mode, VME and PVI; STAC and CLAC.
+"""Sets RFLAGS where translated code does not settle it: CPL > IOPL, virtual-8086 mode, VME and PVI; STAC and CLAC.
 
 Sources: SDM vol. 2, CLI, STI, PUSHF, POPF; SDM vol. 3, 20.3 and 20.4.
 """

@@ -1,4 +1,4 @@
-"""These instructions move several words on the stack: PUSHA, POPA, and ENTER with its levels (SDM vol. 2 under each name)."""
+"""Executes ENTER with its levels, which moves several words on the stack (SDM vol. 2, ENTER)."""
 
 from iced_x86 import Instruction, Mnemonic
 
@@ -6,30 +6,6 @@ from trapgate.soft.exact.operands import write_part
 from trapgate.soft.exact.stack import Stack
 from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
-
-_PUSHED = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
-
-
-@handles(Mnemonic.PUSHA, Mnemonic.PUSHAD)
-def pusha(cpu: GuestCpu, i: Instruction) -> None:
-    """PUSHA: eight registers, rSP as it was."""
-    size = 2 if i.mnemonic == Mnemonic.PUSHA else 4
-    stack = Stack.current(cpu)
-    for name in _PUSHED:
-        stack.push(getattr(cpu.state, name), size)
-    stack.commit()
-
-
-@handles(Mnemonic.POPA, Mnemonic.POPAD)
-def popa(cpu: GuestCpu, i: Instruction) -> None:
-    """POPA: eight registers, the stored rSP is dropped."""
-    size = 2 if i.mnemonic == Mnemonic.POPA else 4
-    stack = Stack.current(cpu)
-    values = [(name, stack.pop(size)) for name in reversed(_PUSHED)]
-    for name, value in values:
-        if name != "rsp":
-            write_part(cpu, name, 8 * size, value)
-    stack.commit()
 
 
 @handles(Mnemonic.ENTER)

@@ -1,8 +1,9 @@
-"""Every file that registers instructions executed by Python: importing this one fills `instructions.HANDLERS`."""
+"""Imports every file that registers instructions executed by Python, and so fills `instructions.HANDLERS`."""
 
 from trapgate.soft.exact import (
     bcd,
     careful,
+    careful_avx,
     control,
     cpuid,
     flags,
@@ -15,9 +16,10 @@ from trapgate.soft.exact import (
     tables,
     transfers,
     traps,
+    vectors,
 )
 
 __all__ = [
-    "bcd", "careful", "control", "cpuid", "flags", "fpstate", "frames", "msr", "portio", "random", "returns", "tables", "transfers",
-    "traps",
+    "bcd", "careful", "careful_avx", "control", "cpuid", "flags", "fpstate", "frames", "msr", "portio", "random", "returns",
+    "tables", "transfers", "traps", "vectors",
 ]  # fmt: skip

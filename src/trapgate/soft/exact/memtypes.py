@@ -1,4 +1,4 @@
-"""The memory types of this CPU: what its PAT and MTRRs say, laid out for the page walk."""
+"""Lays out the memory types of this CPU, what its PAT and MTRRs say, for the page walk."""
 
 from trapgate.arch import memtypes, msrs
 from trapgate.isa.state import MTRR_RULES

@@ -1,8 +1,10 @@
-"""MMX state in the FXSAVE image: what an MMX instruction makes of the x87 registers (SDM vol. 1, 9.5.1; APM vol. 1, 5.10)."""
+"""Keeps MMX state in the FXSAVE image: what an MMX instruction makes of the x87 registers (SDM vol. 1, 9.5.1; APM vol. 1, 5.10)."""
 
+from trapgate.arch import xstate
+from trapgate.arch.xstate import ST0
 from trapgate.soft.state.core import SoftCore
 
-FSW, FTW, ST0 = 2, 4, 32  # offsets in the FXSAVE image (SDM vol. 1, table 10-2)
+FSW, FTW = xstate.FSW.offset, xstate.FTW.offset
 ALL_VALID = 0xFF
 
 

@@ -1,4 +1,4 @@
-"""RDMSR, WRMSR, and the time-stamp counter: what each MSR of the model does on this CPU.
+"""Executes RDMSR and WRMSR, and keeps the time-stamp counter: what each MSR of the model does on this CPU.
 
 `read_msr` and `write_msr` serve guest and debugger: MsrError when the model has no such MSR or it refuses the value.
 Sources: SDM vol. 4, 2.1; SDM vol. 3, 18.17 (TSC), 11.5.4 (APIC base); APM vol. 2, appendix A.
@@ -11,7 +11,7 @@ from iced_x86 import Instruction, Mnemonic
 from trapgate.arch import control, msrs
 from trapgate.arch.models import CpuModel
 from trapgate.soft.exact import memtypes
-from trapgate.soft.exact.operands import ALL_64, gp, require_cpl0, ud, write_register
+from trapgate.soft.exact.operands import ALL_64, gp, require_cpl0, ud
 from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
 
@@ -67,6 +67,7 @@ def write_msr(cpu: GuestCpu, index: int, value: int) -> None:
         if cpu.lapic is None:
             raise msrs.MsrError(f"no local APIC, so no MSR {index:#x}", missing=True)
         cpu.lapic.write_msr(index, value)
+        cpu.forget_cpuid()
         return
     stored = _msr(cpu, index).stored(value)
     if stored is None:
@@ -158,14 +159,6 @@ def rdtscp(cpu: GuestCpu, i: Instruction) -> None:
         raise ud()
     rdtsc(cpu, i)
     cpu.state.rcx = cpu.state.tsc_aux & 0xFFFFFFFF
-
-
-@handles(Mnemonic.RDPID)
-def rdpid(cpu: GuestCpu, i: Instruction) -> None:
-    """RDPID: a register = TSC_AUX."""
-    if not cpu.model.has("rdpid"):
-        raise ud()
-    write_register(cpu, i.op0_register, cpu.state.tsc_aux & 0xFFFFFFFF)
 
 
 @handles(Mnemonic.RDPMC)

@@ -1,4 +1,4 @@
-"""Operands of a decoded instruction, from Python: registers, immediates, and memory through segments in every mode."""
+"""Reaches operands of a decoded instruction from Python: registers, immediates, and memory through segments in every mode."""
 
 import ctypes
 
@@ -8,7 +8,6 @@ from trapgate.arch import paging, vectors
 from trapgate.arch.alignment import alignment
 from trapgate.arch.segments import ATTR_DB, TYPE_CODE, TYPE_EXPAND_DOWN, TYPE_READABLE, TYPE_WRITABLE
 from trapgate.isa import modes
-from trapgate.isa import state as s
 from trapgate.isa.state import UNUSABLE
 from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
@@ -78,7 +77,8 @@ def write_part(cpu: SoftCore, name: str, bits: int, value: int) -> None:
     setattr(cpu.state, name, value & (0xFFFFFFFF if bits == 32 else ALL_64))
 
 
-def _address_bits(i: Instruction) -> int:
+def offset_bits(i: Instruction) -> int:
+    """The address size of the memory operand."""
     for register in (i.memory_base, i.memory_index):
         if register in GENERAL and GENERAL[register][1] > 8:
             return GENERAL[register][1]
@@ -100,7 +100,7 @@ def effective_offset(cpu: SoftCore, i: Instruction) -> int:
         value += read_register(cpu, base)
     if index in GENERAL:
         value += read_register(cpu, index) * i.memory_index_scale
-    return value & (1 << _address_bits(i)) - 1
+    return value & (1 << offset_bits(i)) - 1
 
 
 def linear_address(cpu: SoftCore, segment: str, offset: int, size: int, write: bool) -> int:
@@ -114,6 +114,8 @@ def linear_address(cpu: SoftCore, segment: str, offset: int, size: int, write: b
     if is_64(cpu):
         base = getattr(st, f"{segment}_base") if segment in ("fs", "gs") else 0
         address = (base + offset) & ALL_64
+        if cpu.model.amd and not paging.is_canonical(offset):  # as measured: the base does not mend it
+            raise fault
         if not paging.is_canonical(address) or not paging.is_canonical((address + size - 1) & ALL_64):
             raise fault
         return int(address)
@@ -144,18 +146,16 @@ def within(cpu: SoftCore, limit: int, attributes: int, offset: int, size: int) -
 
 def effective_address(cpu: SoftCore, i: Instruction, size: int, write: bool = False, ahead: int = 0) -> int:
     """The linear address of the memory operand, checked for `size` bytes that lie `ahead` bytes behind its start."""
-    offset = (effective_offset(cpu, i) + ahead) & (1 << _address_bits(i)) - 1
+    offset = (effective_offset(cpu, i) + ahead) & (1 << offset_bits(i)) - 1
     address = linear_address(cpu, SEGMENT_NAME[i.memory_segment], offset, size, write)
-    refuse_unaligned(cpu, address, size, write)
+    refuse_unaligned(cpu, address, size)
     return address
 
 
-def refuse_unaligned(cpu: SoftCore, address: int, size: int, write: bool) -> None:
-    """GuestFault #AC(0) for an access of the running mode that is not aligned where it must be; on AMD's CPUs #PF comes first."""
+def refuse_unaligned(cpu: SoftCore, address: int, size: int) -> None:
+    """GuestFault #AC(0) for an access of the running mode that is not aligned where it must be; it comes before #PF."""
     mode = cpu.state.mode
-    if mode & modes.AC and mode & modes.CPL == modes.CPL and address % alignment(size):
-        if cpu.model.amd:
-            cpu.pieces(address, size, cpu.rights() | (s.ACCESS_WRITE if write else 0))
+    if mode & modes.AC and mode & modes.CPL == modes.CPL and address % alignment(size, cpu.model.amd):
         raise GuestFault(vectors.AC, 0)
 
 
@@ -164,7 +164,7 @@ def string_address(cpu: SoftCore, i: Instruction, n: int, size: int, write: bool
     name, bits, fixed = STRING[i.op_kind(n)]
     offset = getattr(cpu.state, name) & (1 << bits) - 1
     address = linear_address(cpu, "es" if fixed else SEGMENT_NAME[i.memory_segment], offset, size, write)
-    refuse_unaligned(cpu, address, size, write)
+    refuse_unaligned(cpu, address, size)
     return address
 
 

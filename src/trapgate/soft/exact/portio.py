@@ -1,4 +1,4 @@
-"""IN, OUT, INS and OUTS: the privilege check with the TSS's I/O bitmap, and the exits that the machine answers.
+"""Executes IN, OUT, INS and OUTS: the privilege check with the TSS's I/O bitmap, and the exits that the machine answers.
 
 One element of a repeated INS or OUTS is one execution: `next_rip` stays on the instruction until rCX is 0, so interrupts get in.
 Sources: SDM vol. 1, 19.5; SDM vol. 2, IN, OUT, INS, OUTS.
@@ -12,10 +12,11 @@ from trapgate.arch.segments import SystemType
 from trapgate.exits import Exit, PortRead, PortWrite
 from trapgate.isa import modes
 from trapgate.isa import state as s
-from trapgate.soft.exact.operands import STRING, gp, operand_size, read_operand, string_address, write_part, write_register
+from trapgate.soft.exact.operands import STRING, gp, operand_size, read_operand, string_address, write_part
 from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.guest_cpu import GuestCpu
 from trapgate.soft.state.instructions import handles
+from trapgate.soft.state.underway import ToAccumulator, ToMemory
 
 IO_MAP_BASE = 0x66
 
@@ -38,16 +39,29 @@ def _port(cpu: SoftCore, i: Instruction, n: int) -> int:
     return read_operand(cpu, i, n, 1) if i.op_kind(n) == OpKind.IMMEDIATE8 else int(cpu.state.rdx & 0xFFFF)
 
 
+def accumulate(cpu: SoftCore, size: int, value: int) -> None:
+    """AL, AX or EAX = what IN has read; a write to EAX clears the upper half (SDM vol. 1, 3.4.1.1)."""
+    if size == 4:
+        cpu.state.rax = value
+    else:
+        mask = (1 << 8 * size) - 1
+        cpu.state.rax = cpu.state.rax & ~mask | value & mask
+
+
+def answered(cpu: SoftCore, where: ToAccumulator | ToMemory, value: int) -> None:
+    """The machine has answered IN or INS."""
+    if isinstance(where, ToAccumulator):
+        accumulate(cpu, where.size, value)
+    else:
+        cpu.write(where.address, where.size, value, where.rights)
+
+
 @handles(Mnemonic.IN)
 def in_(cpu: GuestCpu, i: Instruction) -> Exit | None:
     """IN AL/AX/EAX, port: the accumulator is written when the machine answers."""
-    size, port, register = operand_size(i, 0), _port(cpu, i, 1), i.op0_register
+    size, port = operand_size(i, 0), _port(cpu, i, 1)
     check_ports(cpu, port, size)
-
-    def store(value: int) -> None:
-        write_register(cpu, register, value & (1 << 8 * size) - 1)
-
-    cpu.pending_read = store
+    cpu.pending_read = ToAccumulator(size)
     return PortRead(port, size)
 
 
@@ -91,12 +105,7 @@ def ins(cpu: GuestCpu, i: Instruction) -> Exit | None:
     check_ports(cpu, port, size)
     at = string_address(cpu, i, 0, size, write=True)
     cpu.pieces(at, size, cpu.rights() | s.ACCESS_WRITE)
-    rights = cpu.rights()
-
-    def store(value: int) -> None:
-        cpu.write(at, size, value, rights)
-
-    cpu.pending_read = store
+    cpu.pending_read = ToMemory(at, size, cpu.rights())
     element.advance()
     return PortRead(port, size)
 

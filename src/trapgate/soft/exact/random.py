@@ -1,4 +1,4 @@
-"""RDRAND and RDSEED: the host's random numbers, or those of a deterministic run (SDM vol. 2 under each name)."""
+"""Executes RDRAND and RDSEED: the host's random numbers, or those of a deterministic run (SDM vol. 2 under each name)."""
 
 import os
 from collections.abc import Callable

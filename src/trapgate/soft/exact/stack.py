@@ -1,7 +1,6 @@
 """Pushes and pops from Python, on the present stack or on one that an inner level is about to get. Nothing moves until `commit`."""
 
 from trapgate.arch import paging, vectors
-from trapgate.arch.segments import ATTR_DB, ATTR_L
 from trapgate.isa import modes
 from trapgate.isa import state as s
 from trapgate.soft.exact.operands import ALL_64, is_64, refuse_unaligned, within, write_part
@@ -28,17 +27,11 @@ class Stack:
         bits = 32 if st.mode & modes.STACK32 else 16
         return cls(cpu, st.rsp, bits, st.ss_base, st.ss_limit, st.ss_attributes, error, rights)
 
-    @classmethod
-    def inner(cls, cpu: SoftCore, pointer: int, base: int, limit: int, attributes: int, error: int, cpl: int) -> "Stack":
-        """A stack of another privilege level, loaded from a descriptor; accesses have the rights of that level."""
-        rights = s.ACCESS_USER if cpl == 3 else 0
-        return cls(cpu, pointer, 32 if attributes & ATTR_DB else 16, base, limit, attributes, error, rights)
-
     def _linear(self, offset: int, size: int, write: bool = False) -> int:
         """The linear address after every check but paging; alignment counts where the rights are those of the running mode."""
         address = self._in_segment(offset, size)
         if self.rights is None:
-            refuse_unaligned(self.cpu, address, size, write)
+            refuse_unaligned(self.cpu, address, size)
         return address
 
     def _in_segment(self, offset: int, size: int) -> int:
@@ -85,10 +78,3 @@ class Stack:
     def commit(self) -> None:
         """The stack pointer of the CPU becomes this one, in the width of this stack."""
         write_part(self.cpu, "rsp", self.bits, self.pointer)
-
-
-def stack_bits(cpu: SoftCore, cs_attributes: int, ss_attributes: int) -> int:
-    """The width of the stack pointer under this code and stack segment."""
-    if cpu.state.efer & 1 << 10 and cs_attributes & ATTR_L:
-        return 64
-    return 32 if ss_attributes & ATTR_DB else 16

@@ -9,6 +9,7 @@ from iced_x86 import MemorySizeExt, Mnemonic, OpKind, Register
 from trapgate.arch import vectors
 from trapgate.arch.paging import is_canonical
 from trapgate.isa import modes
+from trapgate.isa import state as s
 from trapgate.soft.decode import decoding
 from trapgate.soft.exact.operands import effective_offset, is_64, read_register
 from trapgate.soft.state.core import NOWHERE
@@ -60,6 +61,8 @@ def refuse_wrap(cpu: GuestCpu, address: int, size: int) -> None:
     if address + size <= FOUR_GIB or address >= FOUR_GIB or not cpu.model.amd or not st.mode & modes.FLAT:
         return
     i = decoding.decoder(cpu.model, modes.code_bits(st.mode), cpu.read_virtual(cpu.linear(st.rip), 15), st.rip).decode()
+    if i.mnemonic == Mnemonic.FSTP and size == 10 and address + 8 <= FOUR_GIB:
+        cpu.pieces(address, 8, cpu.rights() | s.ACCESS_WRITE)  # it stores these first (as measured)
     explicit = [i.op_kind(n) for n in range(i.op_count) if i.op_kind(n) >= OpKind.MEMORY_SEG_SI]
     segment = "ss" if not explicit else SEGMENT_NAME[i.memory_segment]
     if OpKind.MEMORY in explicit and i.is_stack_instruction:  # PUSH and POP of memory, CALL: which of the two is it?

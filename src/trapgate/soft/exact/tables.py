@@ -1,17 +1,16 @@
-"""Instructions on segment registers and descriptor tables: MOV and POP Sreg, LDS, LGDT, LLDT, LTR, LAR, LSL, VERR, ARPL.
+"""Executes what moves segment registers and descriptor tables: MOV and POP Sreg, LDS, LGDT, LLDT, LTR, LAR, LSL, VERR, ARPL.
 
 Sources: SDM vol. 2 under each name; SDM vol. 3, 5.10 (pointer validation), 2.4 (table registers), 3.3 of APM vol. 2 (UMIP).
 """
 
 from collections.abc import Callable
 
-from iced_x86 import Code, Instruction, Mnemonic, OpKind
+from iced_x86 import Instruction, Mnemonic, OpKind
 
-from trapgate.arch import paging, vectors
+from trapgate.arch import vectors
 from trapgate.arch.control import CR4_UMIP, EFER_LMA
 from trapgate.arch.flags import ZF
-from trapgate.arch.segments import SystemType
-from trapgate.isa.state import UNUSABLE
+from trapgate.soft.exact.descriptors import Entry, fetch_system, find, is_null, read
 from trapgate.soft.exact.operands import (
     effective_address,
     gp,
@@ -24,7 +23,8 @@ from trapgate.soft.exact.operands import (
     ud,
     write_operand,
 )  # fmt: skip
-from trapgate.soft.exact.segments import Loaded, decode, fetch_system, find, is_null, load_segment, put_segment
+from trapgate.soft.exact.rules import settle
+from trapgate.soft.exact.segments import load_segment
 from trapgate.soft.exact.stack import Stack
 from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
@@ -53,14 +53,6 @@ def move_to_segment(cpu: SoftCore, i: Instruction) -> None:
 def move_from_segment(cpu: SoftCore, i: Instruction) -> None:
     """MOV r/m, Sreg: 16 bits to memory, zero-extended into a register."""
     write_operand(cpu, i, 0, read_operand(cpu, i, 1), 2 if is_memory(i, 0) else None)
-
-
-@handles(Mnemonic.PUSH)
-def push(cpu: GuestCpu, i: Instruction) -> None:
-    """PUSH Sreg (and any other register, as a reference)."""
-    stack = Stack.current(cpu)
-    stack.push(read_operand(cpu, i, 0), -i.stack_pointer_increment)
-    stack.commit()
 
 
 @handles(Mnemonic.POP)
@@ -98,22 +90,6 @@ for _name in ("ds", "es", "fs", "gs", "ss"):
     handles(getattr(Mnemonic, f"L{_name.upper()}"))(_load_far(_name))
 
 
-def _load_table(table: str) -> Callable[[GuestCpu, Instruction], None]:
-    def handler(cpu: GuestCpu, i: Instruction) -> None:
-        require_cpl0(cpu)
-        wide = is_64(cpu)
-        limit = cpu.read(effective_address(cpu, i, 2), 2)
-        base = cpu.read(effective_address(cpu, i, 8 if wide else 4, ahead=2), 8 if wide else 4)
-        if i.code in (Code.LGDT_M1632_16, Code.LIDT_M1632_16):
-            base &= 0xFFFFFF
-        if wide and not paging.is_canonical(base):
-            raise gp()
-        setattr(cpu.state, f"{table}_base", base)
-        setattr(cpu.state, f"{table}_limit", limit)
-
-    return handler
-
-
 def require_umip(cpu: SoftCore) -> None:
     """#GP(0) outside CPL 0 while CR4.UMIP is set: SGDT, SIDT, SLDT, STR, SMSW."""
     if cpu.state.cr4 & CR4_UMIP and cpu.state.cpl:
@@ -131,8 +107,6 @@ def _store_table(table: str) -> Callable[[GuestCpu, Instruction], None]:
     return handler
 
 
-handles(Mnemonic.LGDT)(_load_table("gdt"))
-handles(Mnemonic.LIDT)(_load_table("idt"))
 handles(Mnemonic.SGDT)(_store_table("gdt"))
 handles(Mnemonic.SIDT)(_store_table("idt"))
 
@@ -155,45 +129,12 @@ handles(Mnemonic.SLDT)(_store_selector("ldtr"))
 handles(Mnemonic.STR)(_store_selector("tr"))
 
 
-@handles(Mnemonic.LLDT)
-def lldt(cpu: GuestCpu, i: Instruction) -> None:
-    """LLDT: a null selector makes the LDT unusable."""
+@handles(Mnemonic.LLDT, Mnemonic.LTR)
+def load_table_register(cpu: GuestCpu, i: Instruction) -> None:
+    """LLDT and LTR, by their rules (`isa.rules.tables`)."""
     _require_protected(cpu)
     require_cpl0(cpu)
-    selector = read_operand(cpu, i, 0, 2)
-    if is_null(selector):
-        put_segment(cpu, "ldtr", selector, cpu.state.ldtr_base, cpu.state.ldtr_limit, UNUSABLE)
-        return
-    found = _system_segment(cpu, selector, (SystemType.LDT,))
-    put_segment(cpu, "ldtr", selector, found.base, found.limit, found.attributes)
-
-
-@handles(Mnemonic.LTR)
-def ltr(cpu: GuestCpu, i: Instruction) -> None:
-    """LTR: the TSS is marked busy in its descriptor and in TR."""
-    _require_protected(cpu)
-    require_cpl0(cpu)
-    selector = read_operand(cpu, i, 0, 2)
-    if is_null(selector):
-        raise gp()
-    kinds = (SystemType.TSS,) if cpu.state.efer & EFER_LMA else (SystemType.TSS, SystemType.TSS16)
-    found = _system_segment(cpu, selector, kinds)
-    cpu.write(found.address + 5, 1, found.raw >> 40 & 0xFF | 2, 0)
-    put_segment(cpu, "tr", selector, found.base, found.limit, found.attributes | 2)
-
-
-def _system_segment(cpu: SoftCore, selector: int, kinds: tuple[SystemType, ...]) -> Loaded:
-    error = selector & 0xFFFC
-    if selector & 4:
-        raise gp(error)
-    found = fetch_system(cpu, selector)
-    if not found.system or found.type not in kinds:
-        raise gp(error)
-    if not found.present:
-        raise GuestFault(vectors.NP, error)
-    if not paging.is_canonical(found.base):
-        raise gp(error)
-    return found
+    settle(cpu, "load_ldt" if i.mnemonic == Mnemonic.LLDT else "load_task", read_operand(cpu, i, 0, 2))
 
 
 _LAR_LEGACY = {1, 2, 3, 4, 5, 9, 11, 12}
@@ -202,14 +143,14 @@ _LSL_LEGACY = {1, 2, 3, 9, 11}
 _LSL_LONG = {2, 9, 11}
 
 
-def _visible(cpu: SoftCore, selector: int, legacy: set[int], long: set[int]) -> Loaded | None:
+def _visible(cpu: SoftCore, selector: int, legacy: set[int], long: set[int]) -> Entry | None:
     """The descriptor when LAR, LSL, VERR or VERW may look at it: inside its table, of a valid type, of sufficient privilege."""
     address = find(cpu, selector)
     if is_null(selector) or address is None:
         return None
     long_mode = bool(cpu.state.efer & EFER_LMA)
-    found = decode(selector, address, cpu.read(address, 8, 0))
-    if found.system:
+    found = read(cpu, selector, address)
+    if not found.s:
         if found.type not in (long if long_mode else legacy):
             return None
         if long_mode:
@@ -248,7 +189,7 @@ def lsl(cpu: GuestCpu, i: Instruction) -> None:
     _require_protected(cpu)
     found = _visible(cpu, read_operand(cpu, i, 1, 2), _LSL_LEGACY, _LSL_LONG)
     if found:
-        write_operand(cpu, i, 0, found.limit)
+        write_operand(cpu, i, 0, found.byte_limit)
     set_flag(cpu, ZF, found is not None)
 
 
@@ -260,7 +201,7 @@ def verify(cpu: GuestCpu, i: Instruction) -> None:
     if i.mnemonic == Mnemonic.VERW:
         fine = found is not None and found.writable
     else:
-        fine = found is not None and (not found.code or bool(found.attributes & 2))
+        fine = found is not None and found.readable
     set_flag(cpu, ZF, fine)
 
 

@@ -1,6 +1,6 @@
-"""Instructions that interrupt or stop: INT n, INT3, INTO, INT1, UD, BOUND, HLT, and those that this CPU does not have."""
+"""Executes what interrupts or stops: INT n, INT3, INTO, INT1, UD, BOUND, HLT, and instructions that this CPU does not have."""
 
-from iced_x86 import Instruction, Mnemonic
+from iced_x86 import Decoder, Instruction, Mnemonic
 
 from trapgate.arch import vectors
 from trapgate.arch.flags import OF
@@ -29,6 +29,10 @@ def into(cpu: GuestCpu, i: Instruction) -> None:
     """INTO: #OF when OF is set."""
     if cpu.state.get_rflags() & OF:
         software_interrupt(cpu, vectors.OF, checked_iopl=False)
+
+
+TRAPPING = {vectors.BP: Decoder(32, b"\xcc").decode(), vectors.OF: Decoder(32, b"\xce").decode()}
+"""The instructions with a vector of their own that trap, by it."""
 
 
 def trap_of(cpu: GuestCpu, i: Instruction) -> int:

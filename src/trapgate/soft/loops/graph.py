@@ -6,7 +6,6 @@ there the compiled loop goes on for whatever is out of line.
 
 import ctypes
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 from trapgate.isa import modes
 from trapgate.isa.families.branch import head_name
@@ -16,6 +15,7 @@ from trapgate.soft.blocks.core import TranslatingCore
 from trapgate.soft.decode import decoding
 from trapgate.soft.decode.template import Builder, Rip, Template
 from trapgate.stencil.graph import Edge, Node, Step, Way, around
+from trapgate.values import dataclass, replace
 
 MOST_BLOCKS = 12  # of one graph
 _PAGE = ~(PAGE_SIZE - 1)

@@ -21,6 +21,7 @@ from trapgate.soft.loops.kept import KnownLoops
 from trapgate.soft.state.fault import GuestFault
 from trapgate.soft.state.view import CpuState
 from trapgate.stencil.graph import Loop, Node, NotALoop
+from trapgate.values import dataclass
 
 INTERVAL = 0.004  # s between samples
 IDLE = 16  # times longer while none is taken
@@ -33,8 +34,9 @@ Key = tuple[int, int]  # RIP, mode
 
 
 class HotLoops:
-    """Watches one core from now on; `close` ends the threads. `known`: loops of earlier runs, and of this one.
+    """Watches a core from now on, or the one of several that share blocks whose turn it is; `close` ends the threads.
 
+    `known`: loops of earlier runs, and of this one.
     `failed` gets what goes wrong on its threads. HostError when the host has no more threads.
     """
 
@@ -46,11 +48,16 @@ class HotLoops:
         self._ready: queue.SimpleQueue[tuple[Graph, Loop, int]] = queue.SimpleQueue()
         self._looked_at = self._generation = 0
         closing = threading.Event()
-        self._sampler = Helper("trapgate samples", partial(_sample, core.state, interval, closing), failed)
+        self._sampled = _Sampled(core.state)
+        self._sampler = Helper("trapgate samples", partial(_sample, self._sampled, interval, closing), failed)
         compile_ = partial(_compile, self.known, self._wanted, self._ready, closing)
         self._compiler = Helper("trapgate loops", compile_, failed)
         self._end = weakref.finalize(self, _end, closing, self._wanted)  # the threads do not keep a core alive
         self._sampler.start()
+
+    def follow(self, core: TranslatingCore) -> None:
+        """It is this one's turn."""
+        self._core, self._sampled.state = core, core.state
 
     def close(self) -> None:
         """End the threads."""
@@ -106,9 +113,17 @@ def _end(closing: threading.Event, wanted: "queue.SimpleQueue[Graph | None]") ->
     wanted.put(None)
 
 
-def _sample(state: CpuState, interval: float, closing: threading.Event) -> None:
+@dataclass(slots=True)
+class _Sampled:
+    """Whose code runs."""
+
+    state: CpuState
+
+
+def _sample(sampled: _Sampled, interval: float, closing: threading.Event) -> None:
     wait = interval
     while not closing.wait(wait):
+        state = sampled.state
         wait = interval * (IDLE if state.request == HOT else 1)
         if not state.request:
             state.request = HOT  # a kick that comes in between is not lost: `_kicked` says so as well

@@ -1,16 +1,17 @@
-"""Compiled loops in the code buffer: the head of a loop's first block becomes a jump to it.
+"""Installs compiled loops in the code buffer: the head of a loop's first block becomes a jump to it.
 
 It is put back when any block of the loop is dropped, because its bytes change or a breakpoint is set there.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from trapgate.isa.native.placing import ENTRY
 from trapgate.soft.blocks.core import TranslatingCore
 from trapgate.soft.blocks.placed import Block
 from trapgate.soft.loops.graph import Graph, placed
 from trapgate.stencil.graph import Loop
+from trapgate.values import dataclass
 
 MODE_LOOP = 1 << 31  # in the key of a block of a loop: nobody looks for it
 JUMP = 5  # bytes

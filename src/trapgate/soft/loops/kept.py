@@ -1,4 +1,4 @@
-"""Compiled loops that are met again, in this run or a later one: found by what they are made of, not by where they lie.
+"""Keeps compiled loops for when they are met again, in this run or a later one: found by what they are made of, not where they lie.
 
 A run that meets only loops it knows never loads LLVM. What turned out to be no loop is kept as well.
 """

@@ -1,4 +1,4 @@
-"""What the software CPU asks of its local APIC (`devices.lapic` is one)."""
+"""States what the software CPU asks of its local APIC (`devices.lapic` is one)."""
 
 from typing import Protocol
 

@@ -1,12 +1,12 @@
-"""Breakpoints as the software CPU holds them: the debugger's, and those of both as accesses are tested."""
+"""Holds breakpoints for the software CPU: the debugger's, and those of both as accesses are tested."""
 
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
 from operator import itemgetter
 
 from trapgate.mapping import Mapping
+from trapgate.values import dataclass
 from trapgate.vcpu import Breakpoint, Kind
 
 LAST = (1 << 64) - 1

@@ -1,4 +1,4 @@
-"""Where translated code lies: one memfd seen twice, once writable, once executable, never both; native functions at its start."""
+"""Holds translated code: one memfd seen twice, once writable, once executable, never both; native functions at its start."""
 
 import ctypes
 import errno

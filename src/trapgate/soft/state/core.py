@@ -1,4 +1,4 @@
-"""Instructions written in Python work on this class: the state, guest memory by linear address, the mode, the native functions."""
+"""Gives instructions written in Python what they work on: the state, memory by linear address, the mode, the native functions."""
 
 import ctypes
 
@@ -6,11 +6,13 @@ from trapgate.arch.control import EFER_LMA
 from trapgate.arch.models import CpuModel
 from trapgate.isa import modes
 from trapgate.isa import state as s
+from trapgate.isa.rules.catalog import RULES
 from trapgate.isa.state import LAYOUT
 from trapgate.mapping import Mapping
 from trapgate.memory import Ram
 from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.msrs import MsrStore
 from trapgate.soft.state.view import CpuState
 
 NOWHERE = (1 << 64) - 1
@@ -29,13 +31,17 @@ class SoftCore:
         self._flush_jumps = code.function("flush_jumps", 0, 1)
         self._flush_page = code.function("flush_page", 0, 1)
         self._protect = code.function("protect", 0, 1)
+        self.rules = {name: code.function(name, 64, count) for name, (_, count) in RULES.items()}
+        """The rules in native code; `exact.rules` says when they are enough."""
         self.pending_hits = 0  # data and I/O breakpoints that the instruction or delivery under way has hit, bits by `Vcpu.armed`
-        self.msrs: dict[int, int] = {}  # by index: those that are storage and nothing else; `reset` fills it
+        self.msrs = MsrStore(self.state)
         st = self.state
         table = b"".join(address.to_bytes(8, "little") for _, address in sorted(code.entries.items()))
         st.native_table[: len(table)] = table
-        st.tlb[:] = b"\xff" * len(st.tlb)  # TLB_INVALID: a zero would be the tag of page 0, and `flush` leaves unused entries alone
+        tlb = LAYOUT["tlb"]  # TLB_INVALID: a zero would be the tag of page 0, and `flush` leaves unused entries alone
+        ctypes.memset(self.address + tlb.offset, 0xFF, tlb.size)
         st.ram_base, st.ram_low_end, st.ram_high_end = ram.host_base, ram.low_end, ram.high_end
+        st.dirty_pages = ram.dirty_base
 
     # --- linear memory
 
@@ -122,6 +128,11 @@ class SoftCore:
             self.ram.write(physical, data)
 
     # --- mode
+
+    def forget_cpuid(self) -> None:
+        """What CPUID has answered holds no more: something that it shows has changed."""
+        answers = LAYOUT["cpuid_answers"]
+        ctypes.memset(self.address + answers.offset, 0xFF, answers.size)
 
     def update_mode(self) -> None:
         """Work out `mode` (and what hangs on CPL) after CR0, CR4, EFER, RFLAGS, CS, SS or another segment changed."""

@@ -1,4 +1,4 @@
-"""A fault of the guest on its way through Python code.
+"""Carries a fault of the guest through Python code.
 
 Faults are values everywhere else; inside one instruction that is written in Python they unwind as an exception, because every one
 of its memory accesses may fault: it is caught at exactly one place (`SoftVcpu`), and delivered.

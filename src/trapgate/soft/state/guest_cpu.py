@@ -1,7 +1,6 @@
-"""The CPU as an instruction written in Python sees it: handlers take this class, and lie below the one that fulfils it."""
+"""States how an instruction written in Python sees the CPU: handlers take this class, and lie below the one that fulfils it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
@@ -12,6 +11,7 @@ from trapgate.soft.state.armed import Armed, Watch, WatchList
 from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.soft.state.story import new_history
 from trapgate.soft.state.timing import TimedCore
+from trapgate.soft.state.underway import ToAccumulator, ToMemory
 from trapgate.vcpu import Breakpoint, GuestDebug
 
 
@@ -27,8 +27,8 @@ class GuestCpu(TimedCore, ABC):
         self.watches: tuple[Watch, ...] = ()
         self.watched_reads, self.watched_writes = WatchList("what reads hit"), WatchList("what stores hit")
         self.last_debug = GuestDebug(False, False, False, False)
-        self.pending_read: Callable[[int], None] | None = None
-        """What takes the answer of a port read that the machine has been asked for."""
+        self.pending_read: ToAccumulator | ToMemory | None = None
+        """Where the answer of a port goes that the machine has been asked for."""
         self.history = new_history()
 
     @property

@@ -1,4 +1,4 @@
-"""The instructions that Python executes: a table from iced-x86 mnemonic to handler, filled by the files that import `handles`.
+"""Registers the instructions that Python executes: from iced-x86 mnemonic to handler, filled by the files that import `handles`.
 
 A handler gets the CPU and the decoded instruction. `state.rip` is on the instruction and `state.next_rip` behind it; a handler
 that jumps changes `state.next_rip`; one that faults raises GuestFault (and must not have changed anything yet). What it returns,

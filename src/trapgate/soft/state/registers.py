@@ -1,4 +1,4 @@
-"""Where iced-x86's registers lie in the CPU state."""
+"""Says where iced-x86's registers lie in the CPU state."""
 
 from iced_x86 import Register
 

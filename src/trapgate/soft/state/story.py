@@ -1,11 +1,11 @@
 """Reports a triple fault: the last exceptions and the registers, one line each."""
 
 from collections import deque
-from dataclasses import dataclass
 
 from trapgate.arch import flags, vectors
 from trapgate.isa.state import UNUSABLE
 from trapgate.soft.state.core import SoftCore
+from trapgate.values import dataclass
 
 HISTORY = 8
 

@@ -1,6 +1,8 @@
-"""Time as the software CPU sees it: the time-stamp counter, and the instruction clock's account."""
+"""Tells time to the software CPU: the time-stamp counter, and the instruction clock's account."""
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
@@ -8,6 +10,7 @@ from trapgate.memory import Ram
 from trapgate.soft.state.apic import LocalApic
 from trapgate.soft.state.codebuffer import CodeBuffer
 from trapgate.soft.state.core import NOWHERE, SoftCore
+from trapgate.soft.state.fault import GuestFault
 
 NO_BUDGET = 1 << 62
 
@@ -59,13 +62,44 @@ class TimedCore(SoftCore):
         """Instructions executed so far (only counted with the instruction clock)."""
         return self._executed + self._granted - self.left()
 
+    def count_from(self, executed: int) -> None:
+        """So many instructions have been executed; no budget is given."""
+        self._executed, self._granted, self.state.budget, self.state.ahead = executed, 0, NO_BUDGET, 0
+
     def budget(self, instructions: int) -> None:
         """`run` returns Interrupted after so many more instructions, or a block's worth sooner."""
         self._executed = self.executed()
         self._granted = min(instructions, NO_BUDGET)
-        self.state.budget = self._granted
+        self.state.budget, self.state.ahead = self._granted, 0
+
+    def forget_pages(self) -> None:
+        """Know no page any more: what is written from now on is dirty in `memory.Ram`."""
+        self.flush_all()
 
     def left(self) -> int:
         """Instructions that the budget still holds; 0 without one."""
-        left = self.state.budget
+        left = self.state.budget + self.state.ahead & NOWHERE
         return int(left - (1 << 64) if left >> 63 else left) if self._granted else 0
+
+    def leave_block(self) -> None:
+        """Translated code does not go on where it left: what lies ahead in that block has not been executed."""
+        st = self.state
+        st.budget += st.ahead
+        st.ahead = 0
+
+    def count(self, instructions: int) -> None:
+        """Amid a run, so many were executed that no block has counted, or (negative) will be counted once more."""
+        self.state.budget -= instructions
+
+    def executed_one(self) -> None:
+        """Between two runs, an interrupt was delivered: it counts as an instruction."""
+        self._executed += 1
+
+    @contextlib.contextmanager
+    def counting_faults(self) -> Iterator[None]:
+        """A fault that an instruction meets before its block has counted it counts as one."""
+        try:
+            yield
+        except GuestFault:
+            self.count(1)
+            raise

@@ -1,4 +1,4 @@
-"""The CPU state as Python sees it: a ctypes view of the struct that translated code works on (`isa.state` says what lies where)."""
+"""Shows Python the CPU state: a ctypes view of the struct that translated code works on (`isa.state` says what lies where)."""
 
 import ctypes
 from typing import TYPE_CHECKING, Any

@@ -1,0 +1,1 @@
+"""Tells which instruction of which program locks the bus: in words that Linux said, in programs as they lie on disk."""

@@ -1,0 +1,81 @@
+/* Programs that lock the bus, or do not, each by its first argument. The library is this file with -DLIBRARY. */
+#include <stdint.h>
+#ifdef LIBRARY
+static uint64_t exchange(void *at, uint64_t value)
+{
+    __asm__ volatile("xchg %0, (%1)" : "+r"(value) : "r"(at) : "memory");  /* library line */
+    return value;
+}
+
+uint64_t swap(void *at, uint64_t value)
+{
+    return exchange(at, value) + 1;
+}
+#else
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+uint64_t swap(void *at, uint64_t value);
+
+struct record {
+    char name[62];
+    uint32_t counter;
+} __attribute__((packed, aligned(64)));
+
+struct record shared;
+
+static void count(int times)
+{
+    while (times--)
+        __asm__ volatile("lock addl $1, %0" : "+m"(shared.counter));  /* counting line */
+}
+
+static void *counting(void *nothing)
+{
+    count(5);
+    return nothing;
+}
+
+int main(int argc, char **argv)
+{
+    const char *what = argv[1];
+    printf("%s\n", what);
+    fflush(stdout);
+    if (!strcmp(what, "lock")) {
+        count(10);
+        return 5;
+    }
+    if (!strcmp(what, "library")) {
+        char *heap = aligned_alloc(64, 128);
+        swap(heap + 59, 1);
+    } else if (!strcmp(what, "fork")) {
+        count(1);
+        if (!fork())
+            execl(argv[0], argv[0], "lock", (char *)0);
+        wait(0);
+    } else if (!strcmp(what, "race")) {
+        int child = fork();
+        count(200000);
+        if (child)
+            wait(0);
+    } else if (!strcmp(what, "threads")) {
+        pthread_t threads[3];
+        for (int n = 0; n < 3; n++)
+            pthread_create(&threads[n], 0, counting, 0);
+        for (int n = 0; n < 3; n++)
+            pthread_join(threads[n], 0);
+    } else if (!strcmp(what, "within")) {
+        swap(shared.name, 1);
+        kill(getpid(), SIGTERM);
+    } else if (!strcmp(what, "forever")) {
+        count(3);
+        pause();
+    }
+    return 0;
+}
+#endif
