@@ -35,14 +35,9 @@ class Processor:
         """The CPU model of the same vendor; None when there is none of that vendor."""
         return MODELS.get(self.vendor)
 
-    @property
-    def before_zen4(self) -> bool:
-        """Whether it is one of AMD's older ones, which no CPU model stands for."""
-        return self.vendor == "amd" and "avx512f" not in self.features
-
     def judges(self, instruction: Instruction, faults: bool) -> bool:
-        """Whether the model of its vendor is held to what it does: MASKMOVQ that faults has entered MMX state before Zen 4."""
-        return not (self.before_zen4 and faults and instruction.mnemonic == Mnemonic.MASKMOVQ)
+        """Whether the model of its vendor is held to what it does: where MASKMOVQ faults, some of AMD's have entered MMX state."""
+        return not (self.vendor == "amd" and faults and instruction.mnemonic == Mnemonic.MASKMOVQ)
 
     def __str__(self) -> str:
         where = ", virtual" if "hypervisor" in self.features else ""

@@ -49,4 +49,4 @@ def test_the_host_cpu(host: HostCpu, rule: Rule) -> None:
     processor = host_processor()
     if rule.needs and rule.needs not in processor.features:
         pytest.skip(f"the host CPU has no {rule.needs}")
-    assert answer(rule, host.run(rule.code, rule.state)) == rule.answer(processor)
+    assert answer(rule, host.run(rule.code, rule.state)) in rule.answers(processor)

@@ -38,8 +38,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. `needs`: the host's feature without which it cannot judge; `tags`: the abridged x87 tag word; `before_zen4`: AMD's
-    answer was Intel's in Zen 3, which no CPU model stands for."""
+    """One rule. `needs`: the host's feature without which it cannot judge; `tags`: the abridged x87 tag word; `amd_varies`: the
+    answer of some of AMD's CPUs is Intel's, which no CPU model stands for."""
 
     name: str
     code: bytes
@@ -53,12 +53,13 @@ class Rule:
     st0: int = 0
     memory: dict[int, bytes] = field(default_factory=dict)
     needs: str = ""
-    before_zen4: bool = False
+    amd_varies: bool = False
 
-    def answer(self, processor: Processor) -> Answer:
-        """What a processor leaves behind."""
-        older = self.before_zen4 and processor.before_zen4
-        return self.amd if processor.vendor == "amd" and not older else self.intel
+    def answers(self, processor: Processor) -> tuple[Answer, ...]:
+        """What a processor may leave behind."""
+        if processor.vendor != "amd":
+            return (self.intel,)
+        return (self.amd, self.intel) if self.amd_varies else (self.amd,)
 
     @property
     def state(self) -> State:
@@ -121,7 +122,7 @@ def _mmx_stores() -> list[Rule]:
                 fcw=fcw,
                 fsw=0x2800,
                 tags=0x81,
-                before_zen4=True,
+                amd_varies=True,
             )
             for fcw in (0x37F, 0x37E)
         ),

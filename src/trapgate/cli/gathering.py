@@ -55,6 +55,14 @@ class Gathered:
                 self._much = True
                 self._backlog(True)
 
+    def drain(self, given_up: Callable[[], bool] = lambda: True) -> None:
+        """Wait until the sink has taken all that was written, `PATIENCE` at most if nobody wants to wait any longer."""
+        end = time.monotonic() + PATIENCE
+        while self._some.is_set() and self._thread is not None and self._thread.is_alive():
+            if given_up() and time.monotonic() > end:
+                break
+            time.sleep(DELAY)
+
     def close(self, given_up: Callable[[], bool] = lambda: True) -> bool:
         """Hand on what waits; False when some of it is lost, which is after `PATIENCE` if nobody wants to wait any longer.
 
@@ -62,11 +70,7 @@ class Gathered:
         """
         if self._closed is None:
             self._ending.set()
-            end = time.monotonic() + PATIENCE
-            while self._some.is_set() and self._thread is not None and self._thread.is_alive():
-                if given_up() and time.monotonic() > end:
-                    break
-                time.sleep(DELAY)
+            self.drain(given_up)
             with self._lock:
                 self._closed = not self._some.is_set()
                 self._some.set()

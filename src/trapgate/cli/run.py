@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -126,7 +126,7 @@ def _set_up(request: Request, stack: contextlib.ExitStack) -> _Run:
     if profiler is not None:
         guest.began = profiler.follow
     recording = _recording(machine, request, guest.code, report, stack)
-    runner = _runner(machine, request, guest, profiler, recording, report, stack)
+    runner = _runner(machine, request, guest, profiler, recording, (output, console, reports), report, stack)
     terminal = Terminal(
         on_input=lambda data: machine.post(lambda: machine.feed(data)),
         on_quit=runner.quit,
@@ -287,6 +287,7 @@ def _runner(
     guest: Guest,
     profiler: "Profiler | None",
     recording: "Recording | None",
+    outputs: Iterable[Gathered],
     report: Callable[[str], None],
     stack: contextlib.ExitStack,
 ) -> Runner:
@@ -317,6 +318,7 @@ def _runner(
             recording=recording,
             file=request.save or "",
             seen=seen,
+            ending=partial(_drain, outputs),
             architecture=request.gdb_arch,
             code=guest.code,
             tell=report,
@@ -333,6 +335,11 @@ def _runner(
     if is_exposed(host.address):
         tell("whoever can connect there, from other hosts too, owns the guest; --gdb unix:PATH is for you alone")
     return Runner(host.run, lambda: host.post(host.target.kill))
+
+
+def _drain(outputs: Iterable[Gathered]) -> None:
+    for output in outputs:
+        output.drain()
 
 
 def _sink(choice: WhereChoice, machine: Machine, terminal: Terminal, stack: contextlib.ExitStack) -> Callable[[bytes], None]:

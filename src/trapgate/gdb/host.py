@@ -41,7 +41,8 @@ class DebugHost:
     With `wait` the guest does not run before a debugger lets it. `reset`, `file`, `architecture`, `code`, `recording`: see
     `MachineTarget`.
     `begins_again` puts a guest that has ended back to its start, and says whether it did: it then goes on, breakpoints kept.
-    `seen` is called on the machine's thread at each stop that a debugger sees. `tell` takes lines for the user, on any thread.
+    `seen` is called on the machine's thread at each stop that a debugger sees, `ending` before it hears that the guest has ended,
+    whereupon gdb may end this process. `tell` takes lines for the user, on any thread.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class DebugHost:
         reset: Callable[[], int] | None = None,
         file: str = "",
         seen: Callable[[], None] | None = None,
+        ending: Callable[[], None] = lambda: None,
         architecture: Architecture | None = None,
         code: int = 0,
         recording: "Recording | None" = None,
@@ -60,7 +62,7 @@ class DebugHost:
         begins_again: Callable[[MachineExit], bool] = lambda end: False,
     ) -> None:
         self._machine, self._begins_again = machine, begins_again
-        self._seen = seen or (lambda: None)
+        self._seen, self._ending = seen or (lambda: None), ending
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._looked = False
         self._end: MachineExit | None = None  # of a guest that a debugger may start again
@@ -151,6 +153,7 @@ class DebugHost:
                     return None
                 stop = StepDone()
             elif not look_first:
+                self._ending()
                 self._stub.stopped(Killed() if stop.kind is ExitKind.FAULT else Exited(stop.status & 0xFF))
                 if not self._stub.outlived:
                     return stop

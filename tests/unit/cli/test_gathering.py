@@ -119,6 +119,24 @@ def test_a_sink_that_takes_nothing_does_not_hold_up_who_gives_up(reader: Reader,
     assert reader.text == b"x"
 
 
+def test_who_drains_goes_on_when_all_is_taken(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "PATIENCE", 0.05)
+    output = Gathered()
+    output.lead_to(reader)
+    for text in (b"one", b"two"):
+        output.write(text)
+        output.drain()
+        assert reader.text.endswith(text)
+    reader.free.clear()
+    output.write(b"three")
+    output.drain()  # nobody takes it: this ends all the same
+    assert reader.text == b"onetwo"
+    reader.free.set()
+    output.drain()
+    assert reader.text == b"onetwothree"
+    output.close()
+
+
 def test_a_sink_that_fails_says_so() -> None:
     failures: list[BaseException] = []
 
