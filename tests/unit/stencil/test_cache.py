@@ -1,6 +1,8 @@
 """The cache holds code that will be executed: what is damaged, foreign or half-written is never handed out."""
 
+import ctypes
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from trapgate.hostcall import HostError
-from trapgate.stencil.cache import KEPT, LITTER, Cache, CacheError, WrongContent, default_directory, pack, unpack
+from trapgate.mapping import Mapping
+from trapgate.stencil.cache import KEPT, LARGE_PAGE, LITTER, Cache, CacheError, WrongContent, default_directory, pack, unpack
 
 
 @pytest.fixture
@@ -233,3 +236,26 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("pwd.getpwuid", nobody)
     assert default_directory() == Path(f"/tmp/trapgate-{os.geteuid()}")
+
+
+def test_a_large_file_lies_in_the_large_pages_that_guest_ram_gets(cache: Cache) -> None:
+    """Linux itself says where it would put some (`THPeligible` in /proc/PID/smaps): nowhere where the host has none."""
+    ram = Mapping(2 * LARGE_PAGE, "RAM")
+    ram.prefer_large_pages()
+    cache.store("kind-1", bytes(3 * LARGE_PAGE - 5))
+    found = cache.load("kind-1")
+    assert found is not None
+    assert len(found) == 3 * LARGE_PAGE - 5
+    address = ctypes.addressof(ctypes.c_char.from_buffer(found.obj))
+    assert _large_pages(address) == _large_pages(ram.address)
+
+
+def _large_pages(address: int) -> str:
+    """The line of smaps that tells whether memory at an address is eligible for large pages."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(bounds[1], 16) <= address < int(bounds[2], 16)
+        elif inside and line.startswith("THPeligible"):
+            return line
+    raise AssertionError("this host's kernel does not tell")
