@@ -16,8 +16,10 @@ from trapgate.devices.virtio.net import MOST_FRAME, MOST_WAITING, NetworkPort
 from trapgate.errors import TrapgateError
 from trapgate.hostcall import Helper, asking
 
-ADDRESS, GATEWAY, NETMASK_BITS = "10.0.2.15", "10.0.2.2", 24
-"""Of the guest, by DHCP; of the host as the guest sees it: what it sends there arrives at the host's loopback."""
+ADDRESS, GATEWAY, RESOLVER, NETMASK_BITS = "10.0.2.15", "10.0.2.2", "10.0.2.3", 24
+"""Of the guest, by DHCP; of the host as the guest sees it: what it sends there arrives at the host's loopback; of a server of
+names: questions go on to the first that the host asks."""
+MTU = 65520  # bytes of a packet, as it tells by DHCP
 STARTING = 200  # ms in which passt would have ended, if it cannot do its work
 ENDING = 2.0  # seconds for it to end when nobody has its socket any more
 MOST_PENDING = 4 << 20  # bytes that it has not taken yet: what the guest sends then is lost
@@ -59,7 +61,7 @@ class Passt:
         self._thread.start()
 
     def _started(self, theirs: socket.socket) -> "subprocess.Popen[bytes]":
-        words = ("-a", ADDRESS, "-g", GATEWAY, "-n", str(NETMASK_BITS), "-F", str(theirs.fileno()))
+        words = ("-a", ADDRESS, "-g", GATEWAY, "-n", str(NETMASK_BITS), "--dns-forward", RESOLVER, "-F", str(theirs.fileno()))
         try:
             process = subprocess.Popen(
                 ["passt", "-f", "-q", "-e", *words],

@@ -57,5 +57,5 @@ class Look:
 
 
 file, *program = sys.argv[1:]
-choice = execution.Choice(tuple(program), "/", (), 1 << 30, 1, 100, None, False)
+choice = execution.Choice(tuple(program), "/", (), 1 << 30, 1, False, 100, None, False)
 sys.exit(execution.run(choice, Look(Path(file))))

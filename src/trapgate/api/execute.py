@@ -7,14 +7,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 from trapgate.build import Hearing
 from trapgate.devices.virtio.fs import virtio_fs
 from trapgate.exec import caller, messages, source
 from trapgate.exec.errors import GuestFailed
 from trapgate.exec.guest import Guest, Listeners, Setup
-from trapgate.exec.messages import LIMITS, Port, Report, Request
+from trapgate.exec.messages import LIMITS, Network, Port, Report, Request
+from trapgate.exec.network import network
 from trapgate.fuse.share import Share
+from trapgate.passt import Passt
 from trapgate.stencil.cache import Cache
 from trapgate.values import dataclass
 
@@ -38,6 +41,7 @@ def execute(
     environment: Mapping[str, str] | None = None,
     memory: int = 1 << 30,
     cpus: int = 1,
+    net: Literal["user"] | None = None,
     kernel: str | None = None,
     timeout: float | None = None,
     hearing: Hearing = Hearing(),  # noqa: B008  (it is frozen)
@@ -45,9 +49,9 @@ def execute(
     """Run a program of this host, with its arguments, in a guest that sees the host's files below `share`; wait for its end.
 
     What it writes is gone with it, but below `writes`. `directory` and `environment` are those of this process where they are not
-    given; `memory` is in bytes. `kernel` as for `trapgate exec --kernel`. OSError: the program cannot be executed;
-    TimeoutError: it has not ended after so many seconds. A TrapgateError: ShareError; ExecError, no kernel can be had; GuestFailed,
-    the guest broke, not the program; what `Machine` raises.
+    given; `memory` is in bytes. With `net` it reaches this host's network, through passt. `kernel` as for `trapgate exec --kernel`.
+    OSError: the program cannot be executed; TimeoutError: it has not ended after so many seconds. A TrapgateError: ShareError;
+    NetworkError; ExecError, no kernel can be had; GuestFailed, the guest broke, not the program; what `Machine` raises.
     """
     out = {Port.STDOUT: bytearray(), Port.STDERR: bytearray()}
     with ExitStack() as stack:
@@ -58,14 +62,18 @@ def execute(
         for one in shares:
             stack.callback(one.close)
         listeners = Listeners({port: data.extend for port, data in out.items()})
-        setup = Setup(source.find(kernel, Cache(), _quiet), memory, cpus, shares=tuple(map(virtio_fs, shares)))
+        found = source.find(kernel, Cache(), _quiet)
+        passt = None if net is None else Passt(hearing.note)
+        if passt is not None:
+            stack.callback(passt.close)
+        setup = Setup(found, memory, cpus, shares=tuple(map(virtio_fs, shares)), network=None if passt is None else passt.port)
         guest = Guest(setup, listeners, hearing)
         stack.callback(guest.close)
         guest.prepare()
         guest.boot(_quiet)
         guest.ports[Port.STDIN].feed(input)
         guest.ports[Port.STDIN].end()
-        end = _ended(guest, _request(program, directory, environment, writes), timeout)
+        end = _ended(guest, _request(program, directory, environment, writes, network() if net else None), timeout)
     match end:
         case messages.NotStarted(number):
             raise OSError(number, os.strerror(number), os.fsdecode(program[0]))
@@ -108,6 +116,7 @@ def _request(
     directory: str | Path | None,
     environment: Mapping[str, str] | None,
     writes: Sequence[str | Path],
+    reached: Network | None,
 ) -> Request:
     variables = (
         os.environb if environment is None else {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
@@ -124,4 +133,5 @@ def _request(
         limits=[resource.getrlimit(number) for number in range(LIMITS)],
         ignored=caller.ignored(),
         writes=[os.fsencode(os.path.realpath(path)) for path in writes],
+        network=reached,
     )

@@ -31,8 +31,10 @@ from trapgate.exec import caller, messages, source
 from trapgate.exec.errors import GuestFailed
 from trapgate.exec.guest import Guest, Listeners, Setup
 from trapgate.exec.messages import LIMITS, Port, Report, Request, Where
+from trapgate.exec.network import network
 from trapgate.hostcall import Helper, HostError, held_back
 from trapgate.machine import Machine
+from trapgate.passt import Passt
 from trapgate.sandbox.confine import confine
 from trapgate.sandbox.landlock import KEEP, READ, WRITABLE
 from trapgate.sandbox.policy import Needs
@@ -54,6 +56,7 @@ class Choice:
     writes: tuple[str, ...]
     memory: int
     cpus: int
+    net: bool
     timeout: float | None
     kernel: str | None
     sandbox: bool
@@ -139,6 +142,15 @@ def _shares(choice: Choice, stack: contextlib.ExitStack) -> tuple[Maker, ...]:
     return tuple(map(virtio_fs, opened(shares, stack)))
 
 
+def _passt(choice: Choice, stack: contextlib.ExitStack) -> Passt | None:
+    """What leads to the host's network, if the program is to reach it; until `stack` closes it. NetworkError."""
+    if not choice.net:
+        return None
+    passt = Passt(tell)
+    stack.callback(passt.close)
+    return passt
+
+
 def _settled(end: Report | int, choice: Choice) -> int:
     """The exit status that says how it ended."""
     match end:
@@ -183,9 +195,12 @@ class _Run:
         resource.setrlimit(resource.RLIMIT_CORE, (0, self._limits[resource.RLIMIT_CORE][1]))  # a core is the program's
         shares = _shares(choice, stack)
         found = source.find(choice.kernel, Cache(), progress)
+        passt = _passt(choice, stack)
         listeners = Listeners({port: one.write for port, one in self._outputs.items()}, self._told)
         bus_locks = Mode.OFF if finder is None else Mode.REPORT
-        setup = Setup(found, choice.memory, choice.cpus, shares=shares, bus_locks=bus_locks)
+        setup = Setup(
+            found, choice.memory, choice.cpus, shares=shares, bus_locks=bus_locks, network=None if passt is None else passt.port
+        )
         with Compiling() as compiling:
             self._guest = Guest(setup, listeners, Hearing(compiling, tell_once))
         stack.callback(self._guest.close)
@@ -251,6 +266,7 @@ class _Run:
             writes=[os.fsencode(os.path.realpath(path)) for path in self._choice.writes],
             size=self._passage.size,
             modes=self._passage.modes,
+            network=network() if self._choice.net else None,
         )
 
     def _lead_outputs(self) -> None:

@@ -16,7 +16,7 @@ EXEC_HELP = """Run a program of this host in a Linux guest on the software CPU, 
 
 The guest has the host's files, read-only, and a layer in memory over them: what the program writes is gone when it ends, but below
 each --write. It has this process's user, groups, directory, environment, umask, limits, standard streams and terminal. There is
-no network but the loopback.
+no network but the loopback, or with --net user the host's, through passt: its own loopback is 10.0.2.2.
 
 The first use fetches Debian's kernel, boots it and keeps the booted machine (trapgate cache show), which takes some seconds; from
 then on the program runs within a second.
@@ -62,6 +62,11 @@ _GUEST = (
         help="Number of vCPUs, which take turns on one of the host's.",
     ),
     click.option(
+        "--net",
+        type=click.Choice(["user"]),
+        help="The program reaches this host's network, through passt; this host's loopback is 10.0.2.2.",
+    ),
+    click.option(
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="S",
@@ -87,6 +92,7 @@ def sets_up_a_guest(command: Callable[..., int]) -> Callable[..., int]:
         writes: tuple[str, ...],
         memory: int,
         cpus: int,
+        net: str | None,
         timeout: float | None,
         kernel: str | None,
         no_sandbox: bool,
@@ -94,7 +100,7 @@ def sets_up_a_guest(command: Callable[..., int]) -> Callable[..., int]:
     ) -> int:
         from trapgate.cli.exec import Choice
 
-        return command(Choice((), share, writes, memory, cpus, timeout, kernel, not no_sandbox), **more)
+        return command(Choice((), share, writes, memory, cpus, net is not None, timeout, kernel, not no_sandbox), **more)
 
     for one in reversed(_GUEST):
         chosen = one(chosen)

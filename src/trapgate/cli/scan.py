@@ -66,6 +66,7 @@ def options_of(guest: execution.Choice) -> tuple[str, ...]:
     options = ["--share", guest.share, "--memory", f"{guest.memory >> 10}K", "--cpus", str(guest.cpus)]
     for path in guest.writes:
         options += ["--write", path]
+    options += ["--net", "user"] if guest.net else []
     options += [] if guest.timeout is None else ["--timeout", str(guest.timeout)]
     options += [] if guest.kernel is None else ["--kernel", guest.kernel]
     return (*options, *([] if guest.sandbox else ["--no-sandbox"]))

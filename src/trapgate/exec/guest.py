@@ -16,6 +16,7 @@ from trapgate.config import MachineConfig
 from trapgate.debug.buslock import Mode
 from trapgate.devices.parts import Maker, Stateless, Wiring
 from trapgate.devices.virtio.console import ConsolePort, virtio_console
+from trapgate.devices.virtio.net import NetworkPort, virtio_net
 from trapgate.exec import messages
 from trapgate.exec.errors import GuestFailed
 from trapgate.exec.kernel import Kernel, Progress
@@ -43,7 +44,10 @@ ENDS = (messages.Exited, messages.Killed, messages.NotStarted, messages.Failed)
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the guest is: `memory` in bytes, `cpu` as `CpuModel.parse` reads it, `shares` to be the devices of the host's files."""
+    """What the guest is: `memory` in bytes, `cpu` as `CpuModel.parse` reads it, `shares` to be the devices of the host's files.
+
+    `network`: where frames go and come from, if the guest has a network.
+    """
 
     kernel: KernelSource
     memory: int = 1 << 30
@@ -51,6 +55,7 @@ class Setup:
     cpu: str = MachineConfig().cpu
     shares: tuple[Maker, ...] = ()
     bus_locks: Mode = Mode.OFF
+    network: NetworkPort | None = None
 
 
 def _nothing(*anything: object) -> None:
@@ -81,14 +86,16 @@ class Guest:
         self._end: Report | None = None
         outputs = {**listeners.outputs, Port.CONTROL: self._told}
         self.ports = {port: ConsolePort(outputs.get(port, _nothing), port.name.lower()) for port in Port}
-        devices = virtio_console(ConsolePort(_nothing), *self.ports.values()), self._bell, *setup.shares
+        devices = [virtio_console(ConsolePort(_nothing), *self.ports.values()), self._bell, *setup.shares]
+        if setup.network is not None:
+            devices.append(virtio_net(setup.network))
         self.machine = make_machine(
             MachineConfig(
                 memory=setup.memory,
                 cpus=setup.cpus,
                 cpu=setup.cpu,
                 serial=self._printed,
-                devices=devices,
+                devices=tuple(devices),
                 bus_locks=setup.bus_locks,
             ),
             "soft",
@@ -116,6 +123,7 @@ class Guest:
             str(self._setup.cpus),
             self._setup.cpu,
             str(len(self._setup.shares)),
+            str(self._setup.network is not None),
             COMMAND_LINE,
             digest(ROOMS),
             hashlib.sha256(INIT.read_bytes()).hexdigest(),

@@ -13,7 +13,7 @@ from trapgate.values import dataclass
 
 SERIES = "6.12"
 """Of Debian's kernels: the one that the guest takes."""
-DRIVERS = ("virtio_mmio", "virtio_console", "fuse", "virtiofs", "overlay")
+DRIVERS = ("virtio_mmio", "virtio_console", "fuse", "virtiofs", "overlay", "virtio_net")
 """What the guest takes. Those of which there is no file are built in, or there is no such kernel to be had."""
 _IMAGE = re.compile(r"boot/vmlinuz-.*|usr/lib/modules/[^/]*/vmlinuz")
 _MODULE = re.compile(r"(?:usr/)?lib/modules/[^/]*/kernel/.*?([^/]+)\.ko(?:\.xz)?")

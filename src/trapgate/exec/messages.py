@@ -1,6 +1,7 @@
 """Says in bytes what passes between the host and the guest's first program: our half of guests/init/talk.h. No I/O."""
 
 import os
+import socket
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
@@ -13,7 +14,7 @@ LIMITS = 16  # resources with a limit
 MOST_GROUPS = 1024
 LONGEST = 8 << 20  # bytes of a request
 TERMIOS = 36  # bytes of struct termios as the kernel has it: four words of modes, the line discipline, 19 characters
-_REQUEST = struct.Struct(f"<4Q{2 * LIMITS}Q{ENTROPY}s11I4H{TERMIOS}sQ")
+_REQUEST = struct.Struct(f"<4Q{2 * LIMITS}Q{ENTROPY}s11I4H{TERMIOS}sQ4s4s4sI")
 _ORDER = struct.Struct("<2I")
 _REPORT = struct.Struct("<3I")
 _USED = struct.Struct("<Q")
@@ -49,6 +50,17 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """What the guest's network device is set to: IPv4 addresses in words; `resolver` is for /etc/resolv.conf, empty: as it is."""
+
+    address: str
+    netmask: str
+    gateway: str
+    mtu: int
+    resolver: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What to run, and as whom. Strings are bytes without a NUL.
 
@@ -72,10 +84,12 @@ class Request:
     writes: Sequence[bytes] = ()
     size: Size = Size(24, 80)
     modes: bytes = bytes(TERMIOS)
+    network: Network | None = None
 
     def encode(self, now: int) -> bytes:
         """The message, `now` in ns since 1970. ExecError: it is too long."""
-        texts = [self.host, self.directory, *self.writes, *self.arguments, *self.environment]
+        network = self.network or Network("0.0.0.0", "0.0.0.0", "0.0.0.0", 0, b"")
+        texts = [self.host, network.resolver, self.directory, *self.writes, *self.arguments, *self.environment]
         assert all(b"\0" not in text for text in texts), "a NUL in a string of the kernel's"
         assert len(self.limits) == LIMITS, len(self.limits)
         groups = list(self.groups)[:MOST_GROUPS]
@@ -104,6 +118,8 @@ class Request:
             0,
             self.modes,
             _mask(self.blocked),
+            *map(socket.inet_aton, (network.address, network.netmask, network.gateway)),
+            network.mtu,
         )
         return head + behind
 

@@ -1,15 +1,16 @@
 """Finds the guest's kernel: in a file that the user names, in our cache, or where Debian's is to be had."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from trapgate.exec.errors import ExecError
-from trapgate.exec.kernel import SERIES, Kernel, Progress, of_file
+from trapgate.exec.kernel import DRIVERS, SERIES, Kernel, Progress, of_file
 from trapgate.stencil.cache import Cache, WrongContent, pack, unpack
 from trapgate.values import dataclass
 
-KEY = f"kernels-debian-{SERIES}"
-"""Of Debian's kernel in the cache."""
+KEY = f"kernels-debian-{SERIES}-{hashlib.sha256(' '.join(DRIVERS).encode()).hexdigest()[:8]}"
+"""Of Debian's kernel in the cache, with its modules."""
 
 
 @dataclass(frozen=True, slots=True)

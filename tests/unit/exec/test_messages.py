@@ -16,6 +16,7 @@ from trapgate.exec.messages import (
     Exited,
     Failed,
     Killed,
+    Network,
     Nonsense,
     NotStarted,
     Port,
@@ -38,7 +39,7 @@ int printf(const char *, ...);
 int main(void)
 {
     AT(length); AT(seconds); AT(ignored); AT(limits); AT(entropy); AT(uid); AT(groups); AT(streams); AT(share); AT(size);
-    AT(modes); AT(blocked);
+    AT(modes); AT(blocked); AT(address); AT(netmask); AT(gateway); AT(mtu);
     printf("%%zu %%zu %%zu ", sizeof(struct request), sizeof(struct order), sizeof(struct report));
     printf("%%d %%d %%d %%d %%d ", CONTROL, STDIN, STDOUT, STDERR, TERMINAL);
     printf("%%d %%d %%d %%d ", TO_PORT, TO_TERMINAL, TO_NULL, TO_STDOUT);
@@ -62,9 +63,9 @@ def test_both_halves_agree(tmp_path: Path) -> None:
     (tmp_path / "ask.c").write_text(ASKED % TALK)
     subprocess.run(["gcc", "-w", "-o", tmp_path / "ask", tmp_path / "ask.c"], check=True)
     told = subprocess.run([tmp_path / "ask"], capture_output=True, check=True, text=True).stdout
-    offsets = "0 8 24 32 288 352 364 380 392 396 404 440"
-    assert told.split() == [*offsets.split(), "448", "8", "12", *"12345", *"0123", *"1234", *"1234567"]
-    assert messages._REQUEST.size == 448
+    offsets = "0 8 24 32 288 352 364 380 392 396 404 440 448 452 456 460"
+    assert told.split() == [*offsets.split(), "464", "8", "12", *"12345", *"0123", *"1234", *"1234567"]
+    assert messages._REQUEST.size == 464
     assert [int(one) for one in Port] == [1, 2, 3, 4, 5]
     assert [int(one) for one in (Where.PORT, Where.TERMINAL, Where.NOWHERE, Where.STDOUT)] == [0, 1, 2, 3]
 
@@ -79,8 +80,17 @@ def test_a_request_as_it_lies_in_memory() -> None:
     assert struct.unpack_from("<4Q", made, 32) == (0, (1 << 64) - 1, 1, (1 << 64) - 1)
     assert struct.unpack_from("<11I", made, 352) == (1000, 100, 0o22, 2, 1, 2, 1, 2, 0, 3, 1)
     assert struct.unpack_from("<4H36sQ", made, 396) == (33, 99, 0, 0, bytes(range(36)), 1 << 9)
-    assert made[448:] == struct.pack("<2I", 100, 27) + b"h\0/d\0/w\0a\0b c\0X=1\0"
+    assert made[448:464] == bytes(16)
+    assert made[464:] == struct.pack("<2I", 100, 27) + b"h\0\0/d\0/w\0a\0b c\0X=1\0"
     assert made[288:352] != request().encode(0)[288:352]  # entropy
+
+
+def test_a_request_with_a_network() -> None:
+    network = Network("10.0.2.15", "255.255.255.0", "10.0.2.2", 65520, b"nameserver 10.0.2.3\n")
+    made = request(network=network).encode(0)
+    assert made[448:460] == bytes([10, 0, 2, 15, 255, 255, 255, 0, 10, 0, 2, 2])
+    assert struct.unpack_from("<I", made, 460) == (65520,)
+    assert made[464 + 8 :].startswith(b"h\0nameserver 10.0.2.3\n\0/d\0")
 
 
 def test_a_request_that_is_too_long() -> None:

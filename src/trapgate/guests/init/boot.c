@@ -36,7 +36,7 @@ static void open_ports(void)
 
 static void raise_loopback(void)
 {
-    struct ifreq request = {"lo", IFF_UP, {0}};
+    struct ifreq request = {"lo", {IFF_UP}};
     long socket = CALL(SYS_socket, AF_INET, SOCK_DGRAM, 0, 0, 0);
     if (socket >= 0) {
         CALL(SYS_ioctl, socket, SIOCSIFFLAGS, &request, 0, 0);

@@ -20,6 +20,8 @@ u32 length_of(const char *text);
 void boot(char **modules);                              /* boot.c: up to where the machine is kept */
 struct request *receive(void);                          /* request.c */
 void settle(struct request *request);                   /* settle.c: clock, entropy, files */
+void connect(struct request *request);                  /* network.c: the way to the host's network */
+void write_resolver(const char *text);                  /* the same: how names are found there */
 int start(struct request *request, struct flow *flows, int *terminal); /* start.c: the program; its process */
 u32 serve(int child, struct flow *flows, int terminal); /* serve.c: until it has ended */
 

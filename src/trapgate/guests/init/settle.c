@@ -35,7 +35,7 @@ static void move(const char *from, const char *to)
 }
 
 /* The host's files, a layer in memory over them, and the kernel's own file systems in it, become all that there is. */
-static char *share_files(struct request *request, char *text)
+static void share_files(struct request *request, char *text, const char *resolver)
 {
     static const char layers[] = "lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work,xino=on,index=on";
     static char tag[] = "write0";
@@ -48,12 +48,13 @@ static char *share_files(struct request *request, char *text)
     must("the new root", CALL(SYS_mount, ".", "/", 0, MS_MOVE, 0));
     must("the new root", CALL(SYS_chroot, ".", 0, 0, 0, 0));
     must("/", CALL(SYS_chdir, "/", 0, 0, 0, 0));
+    if (*resolver)
+        write_resolver(resolver);           /* into the layer: what is mounted below is the host's */
     for (u32 number = 0; number < request->writes; number++) {
         tag[sizeof tag - 2] = '0' + number;
         must(text, CALL(SYS_mount, tag, text, "virtiofs", 0, 0));
         text += length_of(text) + 1;
     }
-    return text;
 }
 
 void settle(struct request *request)
@@ -62,7 +63,10 @@ void settle(struct request *request)
     stir(request);
     char *name = (char *)(request + 1) + sizeof(u32) * request->groups;
     CALL(SYS_sethostname, name, length_of(name), 0, 0, 0);
-    char *directory = name + length_of(name) + 1;
+    char *resolver = name + length_of(name) + 1;
+    char *directory = resolver + length_of(resolver) + 1;
+    if (request->address)
+        connect(request);
     if (request->share)
-        share_files(request, directory + length_of(directory) + 1);
+        share_files(request, directory + length_of(directory) + 1, resolver);
 }

@@ -12,7 +12,8 @@ static struct started unpacked(struct request *request)
 {
     struct started found;
     char *text = (char *)(request + 1) + sizeof(u32) * request->groups;
-    text += length_of(text) + 1;
+    text += length_of(text) + 1;        /* the host's name */
+    text += length_of(text) + 1;        /* the resolver */
     found.directory = text;
     for (u32 number = 0; number <= request->writes; number++)
         text += length_of(text) + 1;

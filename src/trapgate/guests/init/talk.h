@@ -14,8 +14,8 @@ enum { TO_PORT, TO_TERMINAL, TO_NULL, TO_STDOUT, TO_NOTHING };
 
 enum { ENTROPY = 64, MOST_GROUPS = 1024 };
 
-/* The request: this, then groups (u32 each), then strings, each with its NUL: host name, directory, `writes` times a directory,
-   the program's arguments, its environment. */
+/* The request: this, then groups (u32 each), then strings, each with its NUL: host name, what /etc/resolv.conf is to hold, directory,
+   `writes` times a directory, the program's arguments, its environment. */
 struct request {
     u64 length;                         /* of all of it */
     u64 seconds, nanoseconds;           /* the time of day */
@@ -29,6 +29,8 @@ struct request {
     struct winsize size;
     struct termios modes;
     u64 blocked;                        /* signals that it begins with blocked */
+    u32 address, netmask, gateway;      /* of the network device, in the order of networks; an address of 0: there is none */
+    u32 mtu;
 };
 
 /* Later messages of the host: two words. */
