@@ -3,11 +3,13 @@
 import errno
 import fcntl
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
+from trapgate.diskformats import format_of
 from trapgate.errors import TrapgateError
 from trapgate.hostcall import HostError, asking
 from trapgate.state import U64, Length, State, require
@@ -33,12 +35,15 @@ class DiskState(State):
 class Disk:
     """A raw image. With `snapshot` the file stays as it is, and what is written is forgotten with the disk.
 
+    An image of another format is refused by its name, but with `raw`: a guest may have written anything into the sectors of a disk.
     It has `least` bytes at least: behind the end of a smaller file are zeros, and what is written there makes it longer.
-    DiskError: there is no such file, or another process has it in use. The file is locked (flock) as long as it is open. Methods
-    raise HostError.
+    DiskError: there is no such file, it is not raw, or another process has it in use. The file is locked (flock) as long as it is
+    open. Methods raise HostError.
     """
 
-    def __init__(self, path: str | Path, *, read_only: bool = False, snapshot: bool = False, least: int = 0) -> None:
+    def __init__(
+        self, path: str | Path, *, read_only: bool = False, snapshot: bool = False, raw: bool = False, least: int = 0
+    ) -> None:
         self.name, self.read_only = os.fspath(path), read_only
         self._overlay: dict[int, bytearray] | None = {} if snapshot else None
         changing = not read_only and not snapshot
@@ -49,6 +54,8 @@ class Disk:
         try:
             self._lock(changing)
             self._stored = os.lseek(self._descriptor, 0, os.SEEK_END)
+            if not raw:
+                self._refuse_other_formats()
             self.size = max(self._stored, least) // SECTOR * SECTOR
         except BaseException:
             os.close(self._descriptor)
@@ -62,6 +69,13 @@ class Disk:
             fcntl.flock(self._descriptor, (fcntl.LOCK_EX if changing else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DiskError(f"{self.name}: another program has it in use") from error
+
+    def _refuse_other_formats(self) -> None:
+        with asking(f"access to {self.name}"):
+            found = format_of(lambda offset, length: os.pread(self._descriptor, length, offset), self._stored)
+        if found is not None:
+            words = ("qemu-img", "convert", "-f", found.word, "-O", "raw", self.name, f"{os.path.splitext(self.name)[0]}.raw")
+            raise DiskError(f"{self.name}: a {found.name} disk image; disks are raw here: {shlex.join(words)}")
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

@@ -74,6 +74,12 @@ def bzimage(setup_sectors: int = 1, protected: int = 4096) -> bytearray:
     return image
 
 
+def test_a_disk_image_that_is_not_raw(tmp_path: Path) -> None:
+    (tmp_path / "d.qcow2").write_bytes(b"QFI\xfb\0\0\0\x03".ljust(1 << 16, b"\0"))
+    image = boot_sector(tmp_path, HELLO)
+    refused(trapgate(image, "--disk", str(tmp_path / "d.qcow2")), "a qcow2 disk image", "qemu-img convert -f qcow2 -O raw")
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [

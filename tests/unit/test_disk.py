@@ -31,6 +31,43 @@ def test_what_is_no_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("at", "magic", "told"),
+    [
+        (
+            0,
+            b"QFI\xfb\0\0\0\x03",
+            "a qcow2 disk image; disks are raw here: qemu-img convert -f qcow2 -O raw 'an image.img' 'an image.raw'",
+        ),
+        (0, b"QFI\xfb\0\0\0\x01", "a qcow disk image; .* -f qcow -O"),
+        (0, b"KDMV", "a VMDK disk image; .* -f vmdk -O"),
+        (0, b"# Disk DescriptorFile\nversion=1", "a VMDK .* -f vmdk -O"),
+        (0x40, b"\x7f\x10\xda\xbe", "a VDI disk image; .* -f vdi -O"),
+        (0, b"conectix", "a VHD disk image; .* -f vpc -O"),
+        (-512, b"conectix", "a VHD disk image; .* -f vpc -O"),
+        (0, b"vhdxfile", "a VHDX disk image; .* -f vhdx -O"),
+        (-512, b"koly", "a DMG disk image; .* -f dmg -O"),
+        (0, b"QED\0", "a QED disk image; .* -f qed -O"),
+    ],
+)
+def test_what_is_not_raw_is_named(at: int, magic: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = bytearray(SIZE)
+    at %= SIZE
+    content[at : at + len(magic)] = magic
+    Path("an image.img").write_bytes(content)
+    for more in ({}, {"read_only": True}, {"snapshot": True}):
+        with pytest.raises(DiskError, match=f"^an image.img: {told}"):
+            Disk("an image.img", **more)
+    Disk("an image.img", raw=True).close()
+
+
+def test_files_that_end_within_a_magic_are_raw(tmp_path: Path) -> None:
+    for content in (b"", b"QFI", b"vhdxfil", bytes(0x40) + b"\x7f\x10", b"conecti".ljust(511, b"\0")):
+        (tmp_path / "d").write_bytes(content)
+        Disk(tmp_path / "d").close()
+
+
+@pytest.mark.parametrize(
     ("mine", "theirs", "shared"),
     [
         ({}, {}, False),

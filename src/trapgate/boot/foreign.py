@@ -1,16 +1,17 @@
 """Names files that people hand over and that cannot be started here, each with what to do instead.
 
 Sources: Multiboot2 Specification 2.0, 3.1; PE format (Microsoft), sections 2 to 4; UEFI 2.10, 5 (GPT); Platform Initialization 1.7,
-volume 3, 3.2.1 (firmware volumes); the signatures of file(1) as their makers publish them.
+volume 3, 3.2.1 (firmware volumes); the signatures of file(1) as their makers publish them. Disk images: diskformats.py.
 """
 
 import struct
 
 from trapgate.boot.image import Image
 from trapgate.boot.regions import FIRMWARE_START
+from trapgate.diskformats import format_of
 
 _KERNEL = "leave out IMAGE and write --disk FILE, and firmware starts what it holds, or give the kernel that it holds"
-_RAW = "make a raw image of it (qemu-img convert -O raw), then --disk FILE without an IMAGE starts what it holds"
+_RAW = "then --disk FILE without an IMAGE starts what it holds"
 _UNPACK = "if a kernel is in it, unpack it first"
 _FIRMWARE = "write --firmware FILE, and --disk FILE for what it starts; or give the kernel, or a flat real-mode binary"
 
@@ -31,12 +32,6 @@ MAGICS = (  # (offset, magic, what it is and what to do)
     (0, b"\xd0\x0d\xfe\xed", "a device tree or a U-Boot FIT image: extract the kernel from it"),
     (0x38, b"ARM\x64", "a Linux kernel for AArch64, not for x86"),
     (0x38, b"RSC\x05", "a Linux kernel for RISC-V, not for x86"),
-    (0, b"QFI\xfb", f"a qcow2 disk image: {_RAW}"),
-    (0, b"KDMV", f"a VMDK disk image: {_RAW}"),
-    (0, b"# Disk DescriptorFile", f"the description of a VMDK disk image: {_RAW}"),
-    (0, b"conectix", f"a VHD disk image: {_RAW}"),
-    (0, b"vhdxfile", f"a VHDX disk image: {_RAW}"),
-    (0x40, b"\x7f\x10\xda\xbe", f"a VDI disk image: {_RAW}"),
     (0x8001, b"CD001", f"a CD image: {_KERNEL}"),
     (0x200, b"EFI PART", f"a disk image with a GUID partition table: {_KERNEL}"),
     (0, b"hsqs", "a squashfs file system, not a kernel"),
@@ -88,13 +83,14 @@ def name(image: Image) -> str | None:
     """What a file is that no protocol knows, with what to do; None when nothing tells. The caller has looked for kernels."""
     if is_multiboot2(image):
         return MULTIBOOT2_TOLD
+    disk = format_of(lambda offset, length: bytes(image.data[offset : offset + length]), len(image))
+    if disk is not None:
+        return f"a {disk.name} disk image: make a raw image of it (qemu-img convert -f {disk.word} -O raw), {_RAW}"
     for offset, magic, what in MAGICS:
         if image.has(offset, magic):
             return what
     if image.has(0, b"MZ"):
         return _portable_executable(image)
-    if len(image) % SECTOR == 0 and len(image) > SECTOR and image.has(len(image) - SECTOR, b"conectix"):
-        return f"a VHD disk image: {_RAW}"
     if is_firmware(image):
         return f"PC firmware: {_FIRMWARE}"
     return _disk(image) if image.has(510, b"\x55\xaa") else None

@@ -131,18 +131,19 @@ class Where(click.ParamType[WhereChoice]):
 
 @dataclass(frozen=True, slots=True)
 class DiskChoice:
-    """A disk image, and whether it is only read, or what is written is forgotten at the end."""
+    """A disk image, and whether it is only read, what is written is forgotten at the end, or it is raw whatever it looks like."""
 
     path: str
     read_only: bool = False
     snapshot: bool = False
+    raw: bool = False
 
 
 class DiskImage(click.ParamType[DiskChoice]):
-    """FILE, with ,ro or ,snapshot or both after it."""
+    """FILE, with any of ,ro ,snapshot ,raw after it."""
 
     name = "disk"
-    _words = ("ro", "snapshot")
+    _words = ("ro", "snapshot", "raw")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> DiskChoice:
         """The choice; a usage error for a word that is none. A comma that is none of ours belongs to the file's name."""
@@ -154,7 +155,7 @@ class DiskImage(click.ParamType[DiskChoice]):
             words.add(found[2])
         if not path:
             self.fail(f"{value!r} names no file", param, ctx)
-        return DiskChoice(path, "ro" in words, "snapshot" in words)
+        return DiskChoice(path, *(word in words for word in self._words))
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
         """The shell's files."""

@@ -159,7 +159,7 @@ def _devices(request: Request, clock: ClockKind, stack: contextlib.ExitStack) ->
     makers = []
     least = firmware.CYLINDER if request.firmware else 0
     for choice in request.disks:
-        disk = Disk(choice.path, read_only=choice.read_only, snapshot=choice.snapshot, least=least)
+        disk = Disk(choice.path, read_only=choice.read_only, snapshot=choice.snapshot, raw=choice.raw, least=least)
         stack.callback(disk.close)
         makers.append(virtio_blk(disk))
     if request.shares:

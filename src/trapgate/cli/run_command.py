@@ -88,9 +88,10 @@ Exit status:
     "--disk",
     "disks",
     type=DiskImage(),
-    metavar="FILE[,ro][,snapshot]",
+    metavar="FILE[,ro][,snapshot][,raw]",
     multiple=True,
-    help="A raw disk image, as a virtio block device; may be repeated, in order. ro: read only; snapshot: FILE stays as it is.",
+    help="A raw disk image, as a virtio block device; may be repeated, in order. ro: read only; snapshot: FILE stays as it is; "
+    "raw: it is one, though it looks like another format.",
 )
 @click.option(
     "--share",

@@ -99,6 +99,7 @@ def test_bus_locks_refused(text: str) -> None:
         ("a.img,ro", DiskChoice("a.img", read_only=True)),
         ("a.img,snapshot", DiskChoice("a.img", snapshot=True)),
         ("a.img,snapshot,ro,ro", DiskChoice("a.img", read_only=True, snapshot=True)),
+        ("a.img,raw,ro", DiskChoice("a.img", read_only=True, raw=True)),
         ("a,ro,b.img", DiskChoice("a,ro,b.img")),
         ("./ro", DiskChoice("./ro")),
     ],
