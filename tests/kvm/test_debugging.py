@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvm.guest import CASE, CHIPS, DR6, HANDLERS, IDT, KVM, PD, Guest
+from kvm.guest import CASE, CHIPS, DATA, DR6, HANDLERS, IDT, KVM, PD, Guest
 from silicon.assemble import assemble
 from trapgate.arch.debugregs import DR6_BLD, DR6_BS
 from trapgate.debug.slots import SlotsError
@@ -304,3 +304,27 @@ def test_an_interrupt_on_a_breakpoint_does_not_bring_it_back(kind: str) -> None:
     guest.vcpu.interrupt(0x40)
     assert isinstance(guest.machine.resume(), MachineExit)
     assert [(one.vector, one.rip, one.rflags & TF) for one in guest.log] == [(0x40, at, 0)]
+
+
+@pytest.mark.parametrize("how", ["beside a breakpoint", "stepped"])
+def test_under_rf_the_guests_own_breakpoint_on_an_emulated_instruction_is_passed(how: str) -> None:
+    """KVM emulates OUTS, and looks for breakpoints before it without a look at RF (SDM vol. 3, 18.3.1.1)."""
+    access = "nop\n1: outsb\nnop"
+    returns = f"inc dword ptr [{DATA}]\nor dword ptr [rsp+16], 0x10000\niretq"
+    guest = Guest(f"lea rax, [rip+1f]\nmov dr0, rax\nmov eax, 0x402\nmov dr7, rax\n{access}")
+    if not (found := probe.iret()).holds:
+        pytest.skip(f"this host's KVM does not run IRET: {found.seen}")
+    guest.machine.ram.write(0xE000, assemble(returns))
+    guest.machine.ram.write_int(IDT + 16, 2, 0xE000)
+    guest.machine.ram.write_int(IDT + 16 + 6, 2, 0)
+    guest.vcpu.set("rsi", DATA + 8)
+    guest.vcpu.set("rdx", 0x80)
+    armed = guest.starts[4]
+    guest.machine.vcpu.arm([], [armed])
+    assert guest.machine.resume() == SoftwareHit(armed)  # on hosts where it would lie idle for a while, it is armed by now
+    guest.vcpu.arm([ours(guest.starts[-5])] if how == "beside a breakpoint" else [], [])
+    stops = guest.run(step=how == "stepped")
+    assert [rip for stop, rip in stops if isinstance(stop, BreakpointHit)] == (
+        [guest.starts[-5]] if how == "beside a breakpoint" else []
+    )
+    assert guest.machine.ram.read_int(DATA, 4) == 1

@@ -29,8 +29,11 @@ ROWS = (
         ),
     ),
     Row("one access reports one data breakpoint, though two match (SDM vol. 3, 18.2.3)", ("two Bn", "REP MOVSB, both")),
-    Row("a data breakpoint amid REP waits for its last iteration (SDM vol. 3, 18.3.1.2)", ("REP, data", "REP MOVSB, both")),
     Row("a single step behind REP's last iteration finds RIP on it once more (SDM vol. 3, 18.3.1.4)", ("REP with TF",)),
+    Row(
+        "a data breakpoint behind REP's last iteration finds RIP on it, and RF set (SDM vol. 3, 18.3.1.2)",
+        ("REP, data, the last one",),
+    ),
     Row(
         "a single-step trap tells of a breakpoint on the next instruction, whatever RF is (SDM vol. 3, 18.3.1.1)",
         ("BS, then Bn exec under RF",),

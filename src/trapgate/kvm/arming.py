@@ -111,7 +111,8 @@ class Arming(Answering):
             self.planted.plant(but=self.skip)
             self._tell(abi.DEBUG_ENABLE | abi.DEBUG_SOFTWARE)
             return
-        guest = self.guest_breakpoints()
+        guest, resumed = self.guest_breakpoints(), self._resumed() if step else None
+        guest = tuple(one for one in guest if one.kind is not Kind.EXEC or one.address != resumed)
         mine = tuple(one for one in self.debugger if not (step and one.kind is Kind.EXEC and one.address == self.skip))
         spare = [one.entry for one in nets] if step or nets else list(self.software)
         self._plan, self._planned, taken = self._fit(guest, mine, spare)
@@ -127,6 +128,11 @@ class Arming(Answering):
         if self.chips is not None and (step or nets) and not interrupts:
             control |= abi.DEBUG_BLOCK_IRQ
         self._tell(control, self._plan.addresses, dr7, again=step)
+
+    def _resumed(self) -> int | None:
+        """Where RF holds back the guest's own breakpoints on the next instruction; KVM, where it emulates that, does not."""
+        registers = self.registers
+        return registers.linear(registers.rip) if registers.general.rflags & RF else None
 
     def _tell(self, control: int, addresses: Addresses = NO_ADDRESSES, dr7: int = 0, *, again: bool = False) -> None:
         """KVM_SET_GUEST_DEBUG, unless KVM knows; a step must be told `again` each time."""

@@ -1,7 +1,9 @@
 """Makes #DB and #BP exits of KVM DebugException and SoftwareBreakpoint, and gives back to the guest what is the guest's."""
 
+from trapgate.arch import dr6
 from trapgate.arch.control import CR4_DE
 from trapgate.arch.debugregs import DR6_BD, DR6_BLD, DR6_BS, DR7_GD, covered
+from trapgate.arch.flags import RF
 from trapgate.arch.msrs import DEBUGCTL
 from trapgate.exits import Exit, Interrupted, SoftwareBreakpoint
 from trapgate.kvm import abi, convert, stepping
@@ -38,9 +40,12 @@ class Debugging(Steps):
         meaning = convert.debug_meaning(debug.dr6, at)
         step = self.step_under_way
         if meaning.causes & DR6_BD and not self.registers.debug.dr7 & DR7_GD:
-            return self._debug_register_access()
+            return self._run_alone(detect=False)
         listed = self._completed(meaning.causes, self._plan.hits(meaning.matched))
-        hits = self._by_armed(listed)
+        found = self._by_armed(listed)
+        hits = self._not_resumed(found)
+        if found and not hits and not meaning.causes:
+            return self._run_alone()
         exec_here = any(one.kind is Kind.EXEC and listed >> n & 1 for n, one in enumerate(self._planned))
         if meaning.icebp:
             return self._icebp(meaning.on_it)
@@ -72,6 +77,15 @@ class Debugging(Steps):
         execution |= -1 << len(self._planned)  # nets, software breakpoints
         return listed & ~execution if causes & (DR6_BS | DR6_BLD) or listed & ~execution else listed
 
+    def _not_resumed(self, hits: int) -> int:
+        """The hits less the guest's own of execution, where RF holds them back (SDM vol. 3, 18.3.1.1).
+
+        No CPU reports those. KVM does, of an instruction that it emulates, and would each time that it is tried.
+        """
+        if not hits or not self.registers.general.rflags & RF:
+            return hits
+        return hits & ~sum(1 << n for n, one in enumerate(self.guest_breakpoints()) if one.kind is Kind.EXEC)
+
     def note_port(self) -> None:
         """KVM has exited for an IN or OUT, so that no CPU has looked whether somebody has a breakpoint on the port."""
         io = self.shared.exit.io
@@ -83,13 +97,10 @@ class Debugging(Steps):
     def port_trap(self) -> Exit | None:
         """The #DB of breakpoints on the port behind an IN or OUT, with the guest's own single step."""
         self.settle()
-        if self.unread:  # it is a repeated one, and goes on
+        if self.unread and not self._told_of_step():  # it is a repeated one, and goes on
             return None
-        events, causes = self.fd.events(), 0
-        if events.exception_nr == DB and (events.exception_pending or events.exception_injected):  # KVM's, for TF
-            causes = DR6_BS
-            events.exception_pending = events.exception_injected = events.exception_has_payload = 0
-            self.fd.set_events(events)
+        causes = DR6_BS if self.unread or self._take_step() else 0
+        self.unread = False
         registers = self.registers
         code = self.read_virtual(registers.linear(registers.rip), stepping.MAX_INSTRUCTION)
         instruction = stepping.decode(code, registers.bits, registers.rip)
@@ -98,6 +109,23 @@ class Debugging(Steps):
         self._resumes = stepping.repeats(instruction) and registers.general.rcx != 0
         return event
 
+    def _told_of_step(self) -> bool:
+        """Whether KVM has exited for the guest's own single step: newer ones do, beside hardware breakpoints of the debugger's."""
+        shared = self.shared
+        if shared.exit_reason != abi.EXIT_DEBUG or shared.exit.debug.exception != DB:
+            return False
+        causes, matched = dr6.from_raw(shared.exit.debug.dr6 & 0xFFFF_FFFF)
+        return bool(causes & DR6_BS) and not self._completed(causes, self._plan.hits(matched))
+
+    def _take_step(self) -> bool:
+        """Whether KVM has queued the guest's own single-step trap; it has no longer."""
+        events = self.fd.events()
+        if events.exception_nr != DB or not (events.exception_pending or events.exception_injected):
+            return False
+        events.exception_pending = events.exception_injected = events.exception_has_payload = 0
+        self.fd.set_events(events)
+        return True
+
     def _by_armed(self, listed: int) -> int:
         """From bits of the list that the debug registers were shared out by, to bits of `armed` as it is now."""
         if not listed:
@@ -105,14 +133,16 @@ class Debugging(Steps):
         found = [one for n, one in enumerate(self._planned) if listed >> n & 1]
         return sum(1 << n for n, one in enumerate((*self.guest_breakpoints(), *self.debugger)) if one in found)
 
-    def _debug_register_access(self) -> Exit | None:
-        """The guest's MOV to or from a debug register, caught by our own DR7.GD: it runs alone, without GD."""
+    def _run_alone(self, detect: bool = True) -> Exit | None:
+        """The instruction at RIP, which something holds back that nobody has asked for: it runs as a step, which leaves that out.
+
+        A breakpoint of the guest's under RF, or our own DR7.GD before its MOV to or from a debug register: that without `detect`.
+        """
         if self.step_under_way is not None:
-            nets = self._nets
-            self.configure(step=True, detect=False, nets=nets)
+            self.configure(step=True, detect=detect, nets=self._nets)
             self.unread = self.enter()
         else:
-            self.unread = self.begin_step(detect=False)
+            self.unread = self.begin_step(detect)
         return None
 
     def _icebp(self, on_it: bool) -> Exit | None:

@@ -86,6 +86,46 @@ def test_the_breakpoint_itself_comes_next(monkeypatch: ANY) -> None:
     assert not delivered(cpu, fd, got.guest).general.rflags & RF  # SDM vol. 3, 18.3.1.1: an instruction breakpoint pushes RF = 0
 
 
+def test_under_rf_the_guests_own_breakpoint_is_none(monkeypatch: ANY) -> None:
+    """KVM looks for breakpoints before it emulates an instruction, and not at RF: it runs alone, without them."""
+    cpu, fd = vcpu(monkeypatch)
+    own(fd, 0, Kind.EXEC, CODE)
+    cpu.arm([Breakpoint(Owner.DEBUGGER, 5, Kind.EXEC, CODE + 0x100, 1)], [])
+
+    def through(one: FakeVcpuFd) -> None:
+        assert CODE not in one.guest_debug[-1][1]
+        debug_exit(BS, CODE + 1)(one)
+
+    def armed_again(one: FakeVcpuFd) -> None:
+        assert CODE in one.guest_debug[-1][1]
+        one.shared.exit_reason = abi.EXIT_INTR
+
+    fd.script += [debug_exit(NONE | 1, CODE, rflags=2 | RF), through, armed_again]
+    assert cpu.run() == Interrupted()
+
+
+def test_under_rf_a_step_leaves_the_guests_own_breakpoint_out(monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch)
+    own(fd, 0, Kind.EXEC, CODE)
+    fd.general.rflags |= RF
+
+    def through(one: FakeVcpuFd) -> None:
+        assert CODE not in one.guest_debug[-1][1]
+        debug_exit(BS, CODE + 1)(one)
+
+    fd.script.append(through)
+    cpu.step(True)
+    assert verdict(cpu, cpu.run(), True) == Verdict(Share(DR6_BS), Share())
+
+
+def test_under_rf_the_debuggers_breakpoint_still_stops(monkeypatch: ANY) -> None:
+    cpu, fd = vcpu(monkeypatch)
+    own(fd, 0, Kind.EXEC, CODE)
+    cpu.arm([Breakpoint(Owner.DEBUGGER, 5, Kind.EXEC, CODE, 1)], [])
+    fd.script.append(debug_exit(NONE | 1, CODE, rflags=2 | RF))
+    assert verdict(cpu, cpu.run()) == Verdict(Share(0, 1 << 5), Share())
+
+
 # --- what KVM still has to deliver when a kick has ended its run
 
 
@@ -177,6 +217,25 @@ def test_a_breakpoint_on_a_port_traps_behind_the_instruction(vendor: str, tf: bo
     assert verdict(cpu, event) == Verdict(Share(), Share(DR6_BS if tf else 0, 4))
     assert fd.general.rip == CODE + 2
     assert not fd.state.exception_pending  # it comes with ours
+
+
+@VENDORS
+@pytest.mark.parametrize("matched", [0, 1])
+def test_a_host_that_tells_of_the_guests_own_step_behind_out(vendor: str, matched: int, monkeypatch: ANY) -> None:
+    """Beside hardware breakpoints of the debugger's, Linux 7.3 does, where others queue it: it is one trap with the port's."""
+    cpu, fd = vcpu(monkeypatch, vendor, b"\xe6\x80" + b"\x90" * 8)
+    own(fd, 2, Kind.IO, PORT)
+    cpu.arm([Breakpoint(Owner.DEBUGGER, 5, Kind.EXEC, CODE + 2, 1)], [])
+    fd.script.append(out())
+    assert cpu.run() == PortWrite(PORT, 1, 0)
+
+    def completed() -> bool:
+        debug_exit(BS | matched << 1, CODE + 2, rflags=2 | TF)(fd)  # DR1 is the debugger's, on the next instruction
+        del fd.run
+        return True
+
+    fd.run = completed  # type: ignore[method-assign]
+    assert verdict(cpu, cpu.run()) == Verdict(Share(), Share(DR6_BS, 4))
 
 
 @pytest.mark.parametrize("change", [{"port": PORT + 1}, {"de": False}, {"kind": Kind.WRITE}])
