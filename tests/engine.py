@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from trapgate.cpustate import CpuState
 from trapgate.engine import Surroundings
+from trapgate.state import State
 from trapgate.vcpu import EngineError, Vcpu
 
 
@@ -28,6 +29,8 @@ class TestEngine:
 
 class Unkept:
     """A vCPU whose state nobody keeps."""
+
+    underway = State
 
     def save(self) -> CpuState:
         """It has none to say."""

@@ -1,7 +1,8 @@
 """Declares the state of a CPU at rest: its registers as the manuals have them, and what waits; the same for every engine.
 
 Between two runs a CPU may be amid an instruction, a step or a delivery; what an engine must know of that is a state of its own
-(`CpuState.underway`), which only the same engine takes back. Translations are no part of a state, nor is what a debugger has asked.
+(`CpuState.underway`), which only the same engine takes back, unless it is `Between`. Translations are no part of a state, nor is
+what a debugger has asked.
 """
 
 from typing import Annotated
@@ -33,6 +34,11 @@ class SegmentState(State):
     limit: U32
     attributes: Annotated[int, Mask(ATTRIBUTES)]
     unusable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Between(State):
+    """A CPU between two instructions, with nothing in flight: every engine can go on from there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,10 @@ S = TypeVar("S", bound=State)
 Known = Mapping[str, type[State]]
 
 
+class UnknownState(StateError):
+    """A state of a class that the reader has not asked for, where any might be."""
+
+
 def encode(state: State) -> bytes:
     """A state as bytes; equal states give equal bytes."""
     return json.dumps(_written(state), separators=(",", ":")).encode()
@@ -60,7 +64,7 @@ def _read(value: Any, kind: Kind, where: str, known: Known) -> Any:
         case Nested():
             one = _named(value, kind, known) or kind.type
             if one is State:
-                raise StateError(f"{where}: {_class_of(value)} is of no device or engine that is here")
+                raise UnknownState(f"{where}: {_class_of(value)} is of no device or engine that is here")
             return one(**_fields(value, one, where, known))
         case Sequence() if isinstance(value, list):
             each = kind.kinds(len(value))

@@ -7,6 +7,7 @@ from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
 from trapgate.devices.interrupts import Interrupts
 from trapgate.devices.lapic import LocalApic
+from trapgate.devices.pit import Pit
 from trapgate.memory import Ram
 from trapgate.values import dataclass
 from trapgate.vcpu import Devices, Vcpu
@@ -21,6 +22,7 @@ class Surroundings:
     clock: Clock
     lapic: LocalApic
     interrupts: Interrupts
+    pit: Pit
     devices: Devices
     """Who answers accesses amid a run of the vCPU, where the engine can ask."""
     counting: bool

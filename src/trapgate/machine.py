@@ -18,6 +18,7 @@ from trapgate.devices.board import Board, BoardState, standard
 from trapgate.devices.dma import Dma
 from trapgate.devices.lapic import LocalApic
 from trapgate.devices.parts import Surface, Switches
+from trapgate.devices.pit import Pit
 from trapgate.devices.pmtimer import AcpiPm
 from trapgate.devices.rtc import Rtc
 from trapgate.devices.uart import Uart
@@ -238,6 +239,7 @@ class Machine:
             clock=self.clock,
             lapic=processor.lapic,
             interrupts=self.board.interrupts,
+            pit=self.board.part(Pit),
             devices=processor,
             counting=self._counting,
             bus_locks=self.config.bus_locks is not Mode.OFF,

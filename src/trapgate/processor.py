@@ -148,7 +148,7 @@ class Processor:
             initialized=self._initialized,
             started=self._started,
             spins=self.spins,
-            halted=self.halted,
+            halted=self.halted or self.vcpu.waits,
             held=self.held,
             attention=self._attention,
             stopped_on=self._stopped_on,
@@ -158,7 +158,8 @@ class Processor:
     def load(self, state: ProcessorState) -> None:
         """What it is about."""
         self.waiting, self._initialized, self._started = state.waiting, state.initialized, state.started
-        self.halted, self.held, self._attention, self.spins = state.halted, state.held, state.attention, state.spins
+        self.halted = state.halted and not self.vcpu.wait()
+        self.held, self._attention, self.spins = state.held, state.attention, state.spins
         self._stopped_on = state.stopped_on
         self._queued = Share(*astuple(state.queued)) if state.queued else None
 

@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
-from trapgate.cpustate import model_text
-from trapgate.encoding import decode, encode
+from trapgate.cpustate import Between, model_text
+from trapgate.encoding import UnknownState, decode, encode
 from trapgate.errors import TrapgateError
 from trapgate.hostcall import NotAFile, open_file
 from trapgate.machine import ClockKind, Machine, MachineConfig, MachineState
@@ -52,7 +52,8 @@ class About(State):
     @classmethod
     def of(cls, machine: Machine) -> "About":
         """What this one is."""
-        return cls(machine.config.memory, machine.config.cpus, model_text(machine.model), machine.config.clock.value)
+        cpu = model_text(machine.processors[0].vcpu.model)  # less what the host cannot give
+        return cls(machine.config.memory, machine.config.cpus, cpu, machine.config.clock.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,8 @@ def restore(machine: Machine, path: str | Path) -> None:
             if getattr(was, name) != getattr(mine, name):
                 raise SnapshotError(f"{path}: its machine has {name} {getattr(was, name)}, this one {getattr(mine, name)}")
         try:
-            saved = decode(state, MachineState, machine.save().classes())
+            amid = {one.vcpu.underway for one in machine.processors}
+            saved = decode(state, MachineState, machine.save().classes() | amid | {Between})
             if plain:
                 parts = _plain_parts(file, decode(table, PlainsState).parts, machine.ram)
                 machine.load(saved)
@@ -144,6 +146,8 @@ def restore(machine: Machine, path: str | Path) -> None:
                 return
             extents = tuple(_unpacked(file, decode(table, PiecesState).pieces))
             machine.load(saved, RamState(was.memory, extents))
+        except UnknownState as error:
+            raise SnapshotError(f"{path}: {error}; it may be of another engine: --engine") from error
         except StateError as error:
             raise SnapshotError(f"{path}: {error}") from error
 

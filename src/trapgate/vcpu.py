@@ -5,9 +5,11 @@ from dataclasses import field
 from enum import IntEnum
 from typing import Literal, Protocol
 
+from trapgate.arch.models import CpuModel
 from trapgate.cpustate import CpuState
 from trapgate.errors import TrapgateError
 from trapgate.exits import Exit
+from trapgate.state import State
 from trapgate.values import dataclass
 
 RFLAGS_FIXED = 1 << 1  # reads as 1
@@ -162,6 +164,14 @@ class Observer(Protocol):
 class Vcpu(Protocol):
     """One virtual CPU. Not thread-safe but for `kick`."""
 
+    model: CpuModel
+    """What it is: the model that was asked for, less what the host cannot give."""
+
+    @property
+    def underway(self) -> type[State]:
+        """What `CpuState.underway` may be besides `Between`."""
+        ...
+
     def run(self) -> Exit:
         """Execute until something happens that the CPU cannot settle alone."""
         ...
@@ -203,6 +213,15 @@ class Vcpu(Protocol):
 
     def nmi(self) -> None:
         """Deliver a non-maskable interrupt at the next boundary."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for an interrupt by itself, after HLT; else `run` returns Halted, and its owner waits."""
+        ...
+
+    def wait(self) -> bool:
+        """Let it wait so; False when it never does."""
         ...
 
     def get(self, register: str) -> int:

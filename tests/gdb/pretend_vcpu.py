@@ -18,7 +18,7 @@ class PretendVcpu(Alone, Uncounted, Unkept, Unobserved):
     """Executes nop; inc rax; mov [rdi],al; mov cl,[rdi]; jmp; hlt; out imm8,al; int1; xlat as a bus lock. All else: shutdown."""
 
     def __init__(self, around: Surroundings) -> None:
-        self.ram = around.ram
+        self.ram, self.model = around.ram, around.model
         self.regs = {register.name: 0 for register in TABLE if register.name != "xcr0"}
         self.regs.update(rip=0x1000, rdi=0x2000, rflags=0x202, cs=8, cs_attributes=0x209B, cr0=0x80000011, efer=0x500)
         self.kicked = threading.Event()
@@ -102,6 +102,11 @@ class PretendVcpu(Alone, Uncounted, Unkept, Unobserved):
 
     def want_interrupt(self, waiting: bool) -> None:
         pass
+
+    waits = False
+
+    def wait(self) -> bool:
+        return False
 
     def nmi(self) -> None:
         pass

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kvm.guest import KVM
 from trapgate.gdb.address import UnixAddress
 from trapgate.gdb.client import Client
 from trapgate.gdb.target import BreakKind
@@ -66,9 +67,28 @@ def test_what_does_not_go_together(tmp_path: Path) -> None:
         (("--restore", str(image), "--memory", "1G"), "leave out"),
         ((), "Missing argument 'IMAGE'"),
         ((str(image), "--restore", str(image)), "leave out IMAGE"),
-        ((str(image), "--engine", "kvm", "--save", "x"), "needs --engine soft"),
     ):
         done = trapgate(*words)
         assert done.returncode in (2, 1, 64, 65, 66), (words, done)
         assert story in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("engine", [pytest.param(name, marks=KVM) for name in ("soft", "kvm")])
+def test_what_was_saved_on_kvm_goes_on_anywhere(engine: str, tmp_path: Path) -> None:
+    image, file = tmp_path / "guest.bin", tmp_path / "saved"
+    image.write_bytes(GUEST)
+    first = trapgate(str(image), "--engine", "kvm", "--memory", "16M", "--save", str(file))
+    assert (first.stdout, first.returncode) == ("A", 1), first.stderr
+    second = trapgate("--restore", str(file), "--engine", engine)
+    assert (second.stdout, second.returncode) == ("B", 1), second.stderr
+
+
+@pytest.mark.parametrize("engine", [pytest.param("kvm", marks=KVM)])
+def test_what_was_saved_on_the_software_cpu_stays_there(engine: str, tmp_path: Path) -> None:
+    image, file = tmp_path / "guest.bin", tmp_path / "saved"
+    image.write_bytes(GUEST)
+    assert trapgate(str(image), "--memory", "16M", "--save", str(file)).returncode == 1
+    done = trapgate("--restore", str(file), "--engine", engine)
+    assert done.returncode == 2
+    assert "another engine" in done.stderr or "its machine has cpu" in done.stderr

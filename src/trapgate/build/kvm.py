@@ -2,6 +2,7 @@
 
 from trapgate.arch.models import DEFAULT_MODEL
 from trapgate.build.hearing import Hearing
+from trapgate.build.kvm_chips import KernelInterrupts, KernelPit
 from trapgate.debug import slots
 from trapgate.engine import Surroundings
 from trapgate.kvm.core import host_is_amd
@@ -51,7 +52,8 @@ class KvmEngine:
                 "--bus-locks: this host's KVM or CPU has no bus-lock exits (KVM_CAP_X86_BUS_LOCK_EXIT); use --engine soft"
             )
         if vcpu.chips is not None:
-            around.interrupts.lead_to(vcpu.chips.drive)
+            around.interrupts.lead_to(KernelInterrupts(vcpu, vcpu.chips, around.clock))
+            around.pit.elsewhere = KernelPit(vcpu.chips, around.clock)
         if lost := [name for name in vcpu.lost_features if name not in OF_THE_APIC]:
             self._hearing.note(f"CPU features that this host's KVM cannot give: {', '.join(lost)}")
         vcpu.note = around.report

@@ -243,8 +243,6 @@ def run(
         firmware = _firmware(firmware, disks)
     elif firmware is not None:
         raise click.UsageError("--firmware starts what a disk holds, instead of an IMAGE: leave out one of them")
-    if save is not None and engine != "soft":
-        raise click.UsageError("--save keeps our own CPU; it needs --engine soft")
     if gdb_arch is not None and gdb is None:
         raise click.UsageError("--gdb-arch says what gdb is told; it needs --gdb")
     if wait and gdb is None:
@@ -369,7 +367,7 @@ def replay(file: str, gdb: "Address | None", record_limit: int, no_sandbox: bool
 def _alone_with_restore() -> None:
     """With --restore the file says what the machine is. UsageError for what would say so as well."""
     context = click.get_current_context()
-    decided = ("image", "firmware", "initrd", "modules", "command_line", "load_at", "memory", "cpus", "cpu", "engine", "clock")
+    decided = ("image", "firmware", "initrd", "modules", "command_line", "load_at", "memory", "cpus", "cpu", "clock")
     for one in context.command.params:
         given = context.get_parameter_source(one.name or "") is click.core.ParameterSource.COMMANDLINE
         if one.name in decided and given and context.params[one.name]:

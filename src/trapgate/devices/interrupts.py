@@ -1,6 +1,6 @@
 """Leads interrupt lines to the vCPUs: ISA line n goes to the 8259s and to the I/O APIC, IRQ 0 to its pin 2 (MADT override)."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from trapgate.arch.layout import GSI_COUNT, PIT_GSI, PIT_IRQ
 from trapgate.arch.models import CpuModel
@@ -11,7 +11,7 @@ from trapgate.devices.lapic import LocalApic
 from trapgate.devices.lapic_registers import AMD_VERSION, APIC_BASE, ENABLE, INTEL_VERSION, LocalApicState
 from trapgate.devices.lines import Line
 from trapgate.devices.pic import PicPair, PicPairState
-from trapgate.state import State, StateError, require
+from trapgate.state import State, require
 from trapgate.values import dataclass
 
 
@@ -22,6 +22,22 @@ class InterruptsState(State):
     pic: PicPairState
     ioapic: IoApicState
     lapics: tuple[LocalApicState, ...]
+
+
+class Elsewhere(Protocol):
+    """Another set of the same chips, in the host's kernel. EngineError where it cannot say its state, or take one."""
+
+    def drive(self, gsi: int, level: bool) -> None:
+        """Drive a line."""
+        ...
+
+    def save(self) -> InterruptsState:
+        """What ours would say."""
+        ...
+
+    def load(self, state: InterruptsState) -> None:
+        """Be so. StateError, and nothing is changed: these cannot."""
+        ...
 
 
 class Interrupts:
@@ -39,29 +55,31 @@ class Interrupts:
             )
             for number in range(cpus)
         ]  # fmt: skip
-        self._elsewhere: Callable[[int, bool], None] | None = None
+        self._elsewhere: Elsewhere | None = None
 
     def save(self) -> InterruptsState:
-        """All of them. StateError: others serve the vCPUs."""
+        """All of them."""
         if self._elsewhere is not None:
-            raise StateError("the interrupt controllers are the host kernel's, which cannot be saved")
+            return self._elsewhere.save()
         return InterruptsState(self.pic.save(), self.ioapic.save(), tuple(one.save() for one in self.lapics))
 
     def load(self, state: InterruptsState) -> None:
-        """All of them. StateError: there are not as many, one cannot be so, or others serve the vCPUs."""
-        require(self._elsewhere is None, "the interrupt controllers are the host kernel's, which cannot be loaded")
+        """All of them. StateError: there are not as many, or one cannot be so."""
         require(len(state.lapics) == len(self.lapics), f"{len(state.lapics)} local APICs are not {len(self.lapics)}")
         self.pic.check(state.pic)
         for lapic, one in zip(self.lapics, state.lapics, strict=True):
             lapic.check(one)
+        if self._elsewhere is not None:
+            self._elsewhere.load(state)
+            return
         self.pic.load(state.pic)
         self.ioapic.load(state.ioapic)
         for lapic, one in zip(self.lapics, state.lapics, strict=True):
             lapic.load(one)
 
-    def lead_to(self, drive: Callable[[int, bool], None]) -> None:
+    def lead_to(self, elsewhere: Elsewhere) -> None:
         """Another set of the same chips serves the vCPUs from now on: every line leads there, and ours are off."""
-        self._elsewhere = drive
+        self._elsewhere = elsewhere
         for one in self.lapics:
             one.write_msr(APIC_BASE, one.read_msr(APIC_BASE) & ~ENABLE)
 
@@ -76,7 +94,7 @@ class Interrupts:
 
         def drive(level: bool) -> None:
             if self._elsewhere is not None:
-                self._elsewhere(number, level)
+                self._elsewhere.drive(number, level)
                 return
             if number < 16:
                 self.pic.set_line(number, level)

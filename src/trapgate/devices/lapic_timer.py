@@ -27,6 +27,16 @@ class ApicTimerState(State):
     timer: TimerState | None
 
 
+def length(count: int, divide: int, hz: int) -> int:
+    """The ns that a count takes. `divide`: the divide configuration register, whose bits 3, 1, 0 encode 2, 4, ... 128, 1."""
+    return -(-count * divisor(divide) * NS // hz)
+
+
+def divisor(divide: int) -> int:
+    """What the divide configuration register divides by."""
+    return 1 << ((divide & 3 | divide >> 1 & 4) + 1 & 7)
+
+
 class ApicTimer:
     """Calls `fire` each time it expires, whether or not the LVT masks the interrupt.
 
@@ -83,7 +93,7 @@ class ApicTimer:
 
     @property
     def divide(self) -> int:
-        """The divide configuration register: bits 3, 1, 0 encode 2, 4, ... 128, 1."""
+        """The divide configuration register."""
         return self._divide
 
     def set_divide(self, value: int) -> None:
@@ -94,13 +104,8 @@ class ApicTimer:
             self._start = self._clock.now() - self._length(self._initial - left)
             self._arm(self._length(left))
 
-    @property
-    def _divisor(self) -> int:
-        return 1 << ((self._divide & 3 | self._divide >> 1 & 4) + 1 & 7)
-
     def _length(self, count: int) -> int:
-        """The ns that `count` takes."""
-        return -(-count * self._divisor * NS // self._hz)
+        return length(count, self._divide, self._hz)
 
     @property
     def initial(self) -> int:
@@ -120,7 +125,7 @@ class ApicTimer:
         """The current count register."""
         if self._mode not in (ONE_SHOT, PERIODIC) or not self._initial or self._timer is None:
             return 0
-        passed = (self._clock.now() - self._start) * self._hz // NS // self._divisor
+        passed = (self._clock.now() - self._start) * self._hz // NS // divisor(self._divide)
         if self._mode == PERIODIC:
             return self._initial - passed % self._initial
         return max(self._initial - passed, 0)

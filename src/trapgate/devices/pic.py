@@ -52,7 +52,7 @@ class Pic8259(ByteDevice):
     def __init__(self, output: Line = unconnected, *, level_capable: int = 0xFF, master: bool = True) -> None:
         self.output = output
         self._level_capable = level_capable
-        self._master = master
+        self.master = master
         self.elcr = 0
         self.base = 0  # first vector (ICW2)
         self._inputs = 0
@@ -104,6 +104,11 @@ class Pic8259(ByteDevice):
         self._read_isr, self._poll = state.read_isr, state.poll
         self._all_level, self.asserted = state.all_level, state.asserted
 
+    def settled(self) -> PicState:
+        """All of it, with INTR as it follows from the rest."""
+        self.asserted = self.request() is not None
+        return self.save()
+
     # Inputs and output
 
     def set_line(self, number: int, level: bool) -> None:
@@ -141,7 +146,7 @@ class Pic8259(ByteDevice):
         serviced = self.isr
         if self._special_mask:
             serviced &= ~self.imr
-        if self._fully_nested and self._master:
+        if self._fully_nested and self.master:
             serviced &= ~(1 << CASCADE)
         return number if self._rank(number) < self._rank(self._first(serviced)) else None
 

@@ -1,6 +1,6 @@
 """Models the 8254 timer: three channels, all modes, latches and read-back; and port 61h with the gate and output of channel 2."""
 
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from trapgate.arch.layout import PIT_HZ
 from trapgate.clock import Begun, Clock, Timer, TimerState
@@ -93,6 +93,8 @@ class Channel:
         self._write_low, self._read_high = state.write_low, state.read_high
         self._latched, self._held_status = list(state.latched), state.held_status
         self._timer = self._clock.again(self._timer, state.timer, self._rise)
+        if self._timer is None and self._running:  # saved by a chip that has no timers of ours
+            self._schedule()
 
     # Time
 
@@ -279,22 +281,43 @@ class SystemControl(ByteDevice):
         self._channel.set_gate(bool(value & 1))
 
 
+class Elsewhere(Protocol):
+    """Another timer of the same kind, in the host's kernel."""
+
+    def save(self) -> PitState:
+        """What ours would say."""
+        ...
+
+    def load(self, state: PitState) -> None:
+        """Be so."""
+        ...
+
+
 class Pit(ByteDevice, Part[PitState]):
-    """Ports 40h-43h, and `system_control`. Channel 0 drives the timer interrupt, channel 2 the speaker."""
+    """Ports 40h-43h, and `system_control`. Channel 0 drives the timer interrupt, channel 2 the speaker.
+
+    Where the vCPU has its own at these ports, `elsewhere` is that one, and this one stands still.
+    """
 
     LENGTH = 4
 
     def __init__(self, clock: Clock, line: Line = unconnected) -> None:
         self.channels = (Channel(clock, line), Channel(clock), Channel(clock, gate=False))
         self.system_control = SystemControl(self.channels[2], clock)
+        self.elsewhere: Elsewhere | None = None
 
     def save(self) -> PitState:
         """Channels and port 61h."""
+        if self.elsewhere is not None:
+            return self.elsewhere.save()
         first, second, third = self.channels
         return PitState((first.save(), second.save(), third.save()), self.system_control.written)
 
     def load(self, state: PitState) -> None:
         """Channels and port 61h."""
+        if self.elsewhere is not None:
+            self.elsewhere.load(state)
+            return
         for channel, one in zip(self.channels, state.channels, strict=True):
             channel.load(one)
         self.system_control.written = state.system_control

@@ -25,9 +25,18 @@ class PicState(Structure):
 
 
 class Irqchip(Structure):
-    """kvm_irqchip, as one of the 8259s; the room is an I/O APIC's."""
+    """kvm_irqchip, as one of the 8259s."""
 
     _fields_ = (("chip_id", c_uint32), ("pad", c_uint32), ("pic", PicState), ("room", c_uint8 * 496))
+
+
+class IoApicChip(Structure):
+    """kvm_irqchip, as the I/O APIC."""
+
+    _fields_ = (
+        ("chip_id", c_uint32), ("pad", c_uint32), ("base", c_uint64), ("select", c_uint32), ("identifier", c_uint32),
+        ("lines", c_uint32), ("pad1", c_uint32), ("entries", c_uint64 * 24), ("room", c_uint8 * 296),
+    )  # fmt: skip
 
 
 PIC_MASTER, PIC_SLAVE, IOAPIC = 0, 1, 2  # chip_id
@@ -59,6 +68,7 @@ class PitConfig(Structure):
 
 
 PIT_SPEAKER = 1  # port 61h is KVM's, too
+PIT_SPEAKER_ON = 2  # PitState.flags: bit 1 of port 61h
 
 
 class PitChannel(Structure):
@@ -102,8 +112,8 @@ class ClockData(Structure):
 
 
 SIZES: dict[type[Structure], int] = {
-    IrqLevel: 8, PicState: 16, Irqchip: 520, Route: 48, Routing: 8 + 48 * MAX_ROUTES, PitConfig: 64, PitChannel: 24, PitState: 112,
-    LapicState: 1024, MpState: 4, ClockData: 48,
+    IrqLevel: 8, PicState: 16, Irqchip: 520, IoApicChip: 520, Route: 48, Routing: 8 + 48 * MAX_ROUTES, PitConfig: 64,
+    PitChannel: 24, PitState: 112, LapicState: 1024, MpState: 4, ClockData: 48,
 }  # fmt: skip
 assert all(ctypes.sizeof(kind) == size for kind, size in SIZES.items()), "the host's C ABI is not that of x86-64 Linux"
 

@@ -36,7 +36,9 @@ class Chips:
     """Made before the vCPU, for its local APIC comes with it. `timer_known`: the APIC timer runs at the model's rate."""
 
     def __init__(self, system: System, vm: Vm, model: CpuModel) -> None:
-        self._vm = vm
+        self.vm = vm
+        self.lines = 0
+        """The levels of the lines that devices drive, by GSI."""
         vm.create_irqchip()
         vm.create_pit()
         vm.set_routes(routes())
@@ -49,7 +51,8 @@ class Chips:
 
     def drive(self, gsi: int, level: bool) -> None:
         """A device drives its line."""
-        self._vm.irq_line(gsi, level)
+        self.lines = self.lines & ~(1 << gsi) | level << gsi
+        self.vm.irq_line(gsi, level)
 
     def request(self, vector: int, fd: VcpuFd) -> None:
         """Let the local APIC, which must be enabled, hold an interrupt; for probes, which have no device."""
@@ -62,15 +65,15 @@ class Chips:
 
     def forget_ticks(self) -> None:
         """The guest was stopped for long: a PIT that ticks on shall not make up for all of it at once."""
-        state = self._vm.pit()
+        state = self.vm.pit()
         if state.channels[0].mode in (2, 3):
-            self._vm.set_pit(state)
+            self.vm.set_pit(state)
 
     def waiting(self, fd: VcpuFd) -> list[int]:
         """Vectors of which one is delivered next: what the 8259s ask for, and the highest that the local APIC holds."""
         found: list[int] = []
         for chip in (abi_chips.PIC_MASTER, abi_chips.PIC_SLAVE):
-            pic = self._vm.irqchip(chip).pic
+            pic = self.vm.irqchip(chip).pic
             asked = pic.irr & ~pic.imr & ~(1 << CASCADE if chip == abi_chips.PIC_MASTER else 0)
             asked &= (pic.isr & -pic.isr or 0x100) - 1  # what is in service keeps its equals and lessers out
             found += [pic.irq_base + n for n in range(8) if asked >> n & 1]

@@ -38,7 +38,6 @@ class KvmVcpu(Resting, Alone, Uncounted, Unobserved):
     """A vCPU of the KVM engine."""
 
     _look = False  # whether the kernel's HLT can still end
-    _stood = 0  # how long it had stood still when the guest went on last
     _told_lock = False  # the bus lock that an exit of another kind came with has been told
 
     # --- the loop
@@ -202,6 +201,17 @@ class KvmVcpu(Resting, Alone, Uncounted, Unobserved):
         """While waiting, `run` returns Interrupted as soon as an interrupt could be taken."""
         self.shared.request_interrupt_window = int(waiting)
 
+    @property
+    def waits(self) -> bool:
+        """Whether HLT waits in the kernel."""
+        return self.chips is not None and self.fd.halted()
+
+    def wait(self) -> bool:
+        """Let it wait in the kernel; False: it has no interrupt controllers there."""
+        if self.chips is not None:
+            self.fd.halt()
+        return self.chips is not None
+
     def nmi(self) -> None:
         """A non-maskable interrupt with the next entry."""
         self.fd.nmi()
@@ -279,8 +289,9 @@ class KvmVcpu(Resting, Alone, Uncounted, Unobserved):
 
     def _after_stop(self) -> None:
         """The guest goes on: its clocks where they stood, and its watchdogs are told of the stop (KVM_KVMCLOCK_CTRL)."""
+        self.catch_up()
         stood = self.clock.stood() if self.clock is not None else 0
-        held, self._stood = stood - self._stood, stood
+        held, self.stood = stood - self.stood, stood
         if self.fd.clock_paused():
             self.vm.set_clock(max(self.vm.clock().clock - held, 0))
         if self.chips is not None and held > LONG:

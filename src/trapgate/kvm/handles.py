@@ -103,6 +103,14 @@ class Vm(Handle):
         """Change it."""
         self._with("SET_IRQCHIP", abi_chips.SET_IRQCHIP, value)
 
+    def ioapic(self) -> abi_chips.IoApicChip:
+        """The state of the I/O APIC."""
+        return self._with("GET_IRQCHIP", abi_chips.GET_IRQCHIP, abi_chips.IoApicChip(abi_chips.IOAPIC))
+
+    def set_ioapic(self, value: abi_chips.IoApicChip) -> None:
+        """Change it: lines that are asserted send their messages again."""
+        self._with("SET_IRQCHIP", abi_chips.SET_IRQCHIP, value)
+
     def pit(self) -> abi_chips.PitState:
         """The state of the 8254."""
         return self._with("GET_PIT2", abi_chips.GET_PIT2, abi_chips.PitState())

@@ -8,9 +8,9 @@ from trapgate.arch.msrs import DEBUGCTL
 from trapgate.kvm import abi
 from trapgate.kvm.core import Setup
 from trapgate.kvm.probe_guest import DATA, NOP, Ability, Probe
+from trapgate.kvm.resting import SYSTEM_TIME
 
 LOCK_INC = bytes.fromhex("f0 ff 47 3d")  # LOCK INC DWORD PTR [RDI + 61]: across a line
-SYSTEM_TIME = 0x4B564D01  # MSR: where the guest wants its clock page (Linux, Documentation/virt/kvm/x86/msr.rst)
 MUL, FLAGS, STOPPED = 24, 29, 2  # in that page
 PIC_AND_PIT = bytes.fromhex(
     "b011 e620 b020 e621 b004 e621 b001 e621 b0fe e621"  # the master 8259: vectors 20h-27h, input 0 alone

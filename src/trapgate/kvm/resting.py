@@ -1,48 +1,61 @@
 """Says the state of a vCPU on KVM at rest, and takes it back: what KVM's calls give, as `cpustate` has it.
 
 What an instruction is amid while devices answer it, a step, and a #DB that waits to be injected, KVM does not say: the guest has to
-go on first. Interrupt controllers in the kernel are no part of a CPU.
+go on first. Interrupt controllers in the kernel are no part of a CPU: `build.kvm_chips` keeps those.
 """
 
 import ctypes
+from typing import ClassVar
 
 from trapgate.arch import msrs, xstate
 from trapgate.arch.segments import ATTRIBUTES
 from trapgate.clock import HostClock
-from trapgate.cpustate import CONTROL, GENERAL, SEGMENTS, CpuState, SegmentState, model_text, stored_msrs
+from trapgate.cpustate import CONTROL, GENERAL, SEGMENTS, Between, CpuState, SegmentState, model_text, stored_msrs
 from trapgate.exits import Shutdown
 from trapgate.kvm import abi, convert
 from trapgate.kvm.debugging import Debugging
 from trapgate.kvm.ioctl import KvmError
 from trapgate.kvm.registers import SELECTORS
-from trapgate.state import U8, U32, State, StateError, require
+from trapgate.state import U8, U32, U64, State, StateError, require
 from trapgate.values import dataclass
 from trapgate.vcpu import EngineError
 
+SYSTEM_TIME, WALL_CLOCK = 0x4B564D01, 0x4B564D00  # MSRs of kvmclock (Linux, Documentation/virt/kvm/x86/msr.rst)
 _SHADOWS = {0: 0, 1: 2, 2: 1, 3: 2}  # KVM_X86_SHADOW_INT_MOV_SS is 1, _STI is 2; ours by theirs
 _ALL_64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class KvmState(State):
-    """What is in flight: an exception (vector, error code, whether it is only pending), an interrupt (vector, whether by INT n)."""
+    """What is in flight: an exception (vector, error code, whether it is only pending), an interrupt (vector, whether by INT n).
+
+    `kvmclock`: the MSRs of the system time and the wall clock, and what the clock shows, in ns; None: the guest has none.
+    """
+
+    VERSION: ClassVar[int] = 2
 
     exception: tuple[U8, U32 | None, bool] | None
     interrupt: tuple[U8, bool] | None
     nmi_injected: bool
     halting: bool
+    kvmclock: tuple[U64, U64, U64] | None
+
+
+_NOTHING = KvmState(None, None, False, False, None)
 
 
 class Resting(Debugging):
-    """A vCPU whose state can be kept while no interrupt controller is in the kernel."""
+    """A vCPU whose state can be kept."""
 
+    underway = KvmState
     clock: HostClock | None = None  # the machine's
     dead: Shutdown | None = None
+    stood = 0
+    """How long the clock had stood still when the guest last went on."""
+    _tsc_due: int | None = None  # the offset of the time-stamp counter that was loaded, and is not set yet
 
     def save(self) -> CpuState:
-        """Its state, between two runs whose exits have been answered. EngineError: it is amid something, or not alone."""
-        if self.chips is not None:
-            raise EngineError("the interrupt controllers are in the kernel, and cannot be kept with the CPU; use the engine 'soft'")
+        """Its state, between two runs whose exits have been answered. EngineError: it is amid something."""
         self.settle()
         amid = self.items is not None or self.unread or self._reading is not None or self.step_under_way is not None
         if amid or self.port_hits or self.injection is not None or self.dead is not None:
@@ -53,13 +66,12 @@ class Resting(Debugging):
         """Be as the one saved was. StateError, and nothing is changed: it cannot be so. EngineError as for `save`."""
         before = self.save()
         state.check(self.model)
-        if not isinstance(state.underway, KvmState):
+        if not isinstance(state.underway, KvmState | Between):
             raise StateError(f"a CPU amid {type(state.underway).__name__} is another engine's")
         try:
-            self._put(state, state.underway)
+            self._put(state)
         except (KvmError, ValueError) as error:
-            assert isinstance(before.underway, KvmState)
-            self._put(before, before.underway)
+            self._put(before)
             raise StateError(f"this host's KVM refuses the state: {error}") from error
 
     def _saved(self) -> CpuState:
@@ -82,9 +94,29 @@ class Resting(Debugging):
             nmi_blocked=bool(events.nmi_masked),
             causes=0,
             hits=0,
-            tsc_offset=(self.fd.msr(msrs.TSC) or 0) - self._ticks() & _ALL_64,
-            underway=_in_flight(events, self.halting),
+            tsc_offset=(self.fd.msr(msrs.TSC) or 0) - self._ticks() & _ALL_64 if self._tsc_due is None else self._tsc_due,
+            underway=_in_flight(events, self.halting, self._kvmclock()),
         )
+
+    def catch_up(self) -> None:
+        """The time-stamp counter goes on from guest time, which is loaded after the CPU. Again is harmless."""
+        if self._tsc_due is not None:
+            self.fd.set_msr(msrs.TSC, self._tsc_due + self._ticks() & _ALL_64)
+            self._tsc_due = None
+
+    def _kvmclock(self) -> tuple[int, int, int] | None:
+        used = self.fd.msr(SYSTEM_TIME)
+        return (used, self.fd.msr(WALL_CLOCK) or 0, int(self.vm.clock().clock)) if used else None
+
+    def _put_kvmclock(self, kept: tuple[int, int, int] | None) -> None:
+        """ValueError: this host's KVM has no such clock."""
+        system_time, wall_clock, moment = kept or (0, 0, 0)
+        if kept is None and not self.fd.msr(SYSTEM_TIME):
+            return
+        if not (self.fd.set_msr(WALL_CLOCK, wall_clock) and self.fd.set_msr(SYSTEM_TIME, system_time)):
+            raise ValueError("it has no kvmclock")
+        self.vm.set_clock(moment)
+        self.stood = 0 if self.clock is None else self.clock.stood()
 
     def _ticks(self) -> int:
         """The counter that guest time alone would give."""
@@ -105,8 +137,9 @@ class Resting(Debugging):
         area[xstate.XSTATE_BV : xstate.XSTATE_BV + 8] = mask.to_bytes(8, "little")
         return bytes(area)
 
-    def _put(self, state: CpuState, underway: KvmState) -> None:
+    def _put(self, state: CpuState) -> None:
         """KvmError, ValueError: KVM refuses a part."""
+        underway = state.underway if isinstance(state.underway, KvmState) else _NOTHING
         self.abandon()
         fd, registers = self.fd, self.registers
         fd.set_events(abi.VcpuEvents())
@@ -124,7 +157,7 @@ class Resting(Debugging):
         for index, value in state.msrs:
             if fd.msr(index) not in (None, value) and not fd.set_msr(index, value):
                 raise ValueError(f"MSR {index:#x} cannot hold {value:#x}")
-        fd.set_msr(msrs.TSC, state.tsc_offset + self._ticks() & _ALL_64)
+        self._tsc_due = state.tsc_offset
         debug = abi.DebugRegs()
         debug.db[:] = state.debug[:4]
         debug.dr6, debug.dr7 = state.debug[4:]
@@ -136,6 +169,9 @@ class Resting(Debugging):
         registers.store_general()
         fd.set_events(_events(state, underway))
         registers.forget()
+        self._put_kvmclock(underway.kvmclock)
+        if self.chips is not None:
+            fd.halt(False)
         self.halting, self.known_ready = underway.halting, False
 
     def _put_area(self, area: bytes) -> None:
@@ -155,7 +191,7 @@ def _kept(msr: msrs.Msr, value: int | None) -> int:
     return msr.reset if value is None else value & ~msr.fixed | msr.reset & msr.fixed
 
 
-def _in_flight(events: abi.VcpuEvents, halting: bool) -> KvmState:
+def _in_flight(events: abi.VcpuEvents, halting: bool, kvmclock: tuple[int, int, int] | None) -> KvmState | Between:
     exception = interrupt = None
     if events.exception_injected or events.exception_pending:
         error = int(events.exception_error_code) if events.exception_has_error_code else None
@@ -163,7 +199,8 @@ def _in_flight(events: abi.VcpuEvents, halting: bool) -> KvmState:
     if events.interrupt_injected:
         interrupt = int(events.interrupt_nr), bool(events.interrupt_soft)
     require(not events.smi[0] and not events.exception_has_payload, "a #DB or an SMI is in flight")
-    return KvmState(exception, interrupt, bool(events.nmi_injected), halting)
+    found = KvmState(exception, interrupt, bool(events.nmi_injected), halting, kvmclock)
+    return Between() if found == _NOTHING else found
 
 
 def _events(state: CpuState, underway: KvmState) -> abi.VcpuEvents:

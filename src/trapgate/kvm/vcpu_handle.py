@@ -139,9 +139,10 @@ class VcpuFd(Handle):
         """Whether HLT waits in the kernel (only there with the kernel's local APIC)."""
         return bool(self._with("GET_MP_STATE", abi_chips.GET_MP_STATE, abi_chips.MpState()).mp_state == abi_chips.MP_HALTED)
 
-    def halt(self) -> None:
-        """Let the vCPU wait as HLT does."""
-        self._with("SET_MP_STATE", abi_chips.SET_MP_STATE, abi_chips.MpState(abi_chips.MP_HALTED))
+    def halt(self, halted: bool = True) -> None:
+        """Let the vCPU wait as HLT does, or no longer."""
+        state = abi_chips.MP_HALTED if halted else abi_chips.MP_RUNNABLE
+        self._with("SET_MP_STATE", abi_chips.SET_MP_STATE, abi_chips.MpState(state))
 
     def msr(self, index: int) -> int | None:
         """An MSR; None when KVM has none of this number."""

@@ -115,6 +115,15 @@ class DeliveringCpu(RunningCpu):
         if waiting and self.state.rflags & IF:
             self.state.request = 1
 
+    @property
+    def waits(self) -> bool:
+        """False: `run` returns Halted."""
+        return False
+
+    def wait(self) -> bool:
+        """False, and nothing: its owner waits."""
+        return False
+
     def nmi(self) -> None:
         """A non-maskable interrupt at the next boundary."""
         self._nmi = True

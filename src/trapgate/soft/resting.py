@@ -9,7 +9,18 @@ from typing import Annotated
 from trapgate.arch import msrs, xstate
 from trapgate.arch.flags import RF
 from trapgate.arch.segments import ATTRIBUTES
-from trapgate.cpustate import CAUSES, CONTROL, GENERAL, SEGMENTS, TABLES, CpuState, SegmentState, model_text, stored_msrs
+from trapgate.cpustate import (
+    CAUSES,
+    CONTROL,
+    GENERAL,
+    SEGMENTS,
+    TABLES,
+    Between,
+    CpuState,
+    SegmentState,
+    model_text,
+    stored_msrs,
+)  # fmt: skip
 from trapgate.exits import Shutdown
 from trapgate.isa.state import UNUSABLE
 from trapgate.soft.exact import debugging, memtypes, msr
@@ -78,8 +89,13 @@ class SoftState(State):
     history: Annotated[tuple[tuple[U8, U32 | None, U64, U64 | None], ...], Length(0, HISTORY)]
 
 
+NOTHING = SoftState(0, False, False, None, None, None, None, False, None, ())
+
+
 class RestingCpu(SteppingCpu):
     """A CPU whose state can be kept."""
+
+    underway = SoftState
 
     def save(self) -> CpuState:
         """Its state, between two runs: what `run` returned last has been answered, or the read is still to be."""
@@ -137,7 +153,7 @@ class RestingCpu(SteppingCpu):
 
     def _checked(self, state: CpuState) -> SoftState:
         state.check(self.model)
-        underway = state.underway
+        underway = NOTHING if isinstance(state.underway, Between) else state.underway
         if not isinstance(underway, SoftState):
             raise StateError(f"a CPU amid {type(underway).__name__} is another engine's")
         alone = underway.answers is None or not (underway.step or underway.held or underway.port or underway.halting)

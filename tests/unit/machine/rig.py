@@ -79,6 +79,11 @@ class ScriptedVcpu(Alone, Unkept, Unobserved):
     def want_interrupt(self, waiting: bool) -> None:
         self.wanted = waiting
 
+    waits = False
+
+    def wait(self) -> bool:
+        return False
+
     def nmi(self) -> None:
         self.log.append("nmi")
 
