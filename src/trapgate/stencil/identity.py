@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
@@ -28,10 +29,19 @@ def digest(rooms: tuple[str, ...]) -> str:
 @lru_cache
 def _room(room: str) -> str:
     total = hashlib.sha256()
-    for path in sources((room,)):
-        data = path.read_bytes()
-        total.update(f"{path.relative_to(PACKAGE)} {len(data)} ".encode() + data)
+    for name in _names(room, PACKAGE):
+        data = _read(f"{PACKAGE}/{name}")
+        total.update(f"{name} {len(data)} ".encode() + data)
     return total.hexdigest()
+
+
+def _read(path: str) -> bytes:
+    """A whole file; `open` costs three times as much, and every start reads some 200."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
 
 
 def forget() -> None:
@@ -42,9 +52,17 @@ def forget() -> None:
 
 def sources(rooms: tuple[str, ...], package: Path = PACKAGE) -> list[Path]:
     """Every file of ours in these rooms, in order."""
-    found = [path for room in rooms for path in (package.glob("*") if not room else (package / room).rglob("*"))]
+    return sorted(package / name for room in rooms for name in _names(room, package))
+
+
+def _names(room: str, package: Path) -> list[str]:
+    """The paths in the package of a room's files, in order."""
+    found, cut = list[str](), len(str(package)) + 1
+    for folder, below, files in os.walk(package / room):
+        below[:] = [one for one in below if room and one != "__pycache__"]
+        found += [f"{folder}/{name}"[cut:] for name in files if name.endswith(_CODE)]
     assert found, "a package without files"
-    return sorted(path for path in found if path.suffix in _CODE and "__pycache__" not in path.parts)
+    return sorted(found)
 
 
 def surroundings() -> Iterator[str]:
