@@ -5,6 +5,7 @@ import os
 import re
 import struct
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from elftools.common.exceptions import ELFError
@@ -31,7 +32,7 @@ class Symbols:
     """Functions and labels of executable sections, by address."""
 
     def __init__(self, named: list[tuple[int, str]]) -> None:
-        named = sorted(named)
+        self.named = named = sorted(named)
         self._addresses = [address for address, _ in named]
         self._names = [name for _, name in named]
 
@@ -61,17 +62,20 @@ def read_symbols(path: str) -> Symbols:
         raise SymbolsError(f"{path} holds no symbols that can be read: it is neither a whole ELF file nor a System.map") from error
 
 
-def symbols_of(image: str, given: str | None) -> Symbols:
-    """The symbols of the file that the user gave, or of the image when it has any. SymbolsError when those given cannot be had."""
-    if given is None:
+def symbols_of(image: str, given: Sequence[str]) -> Symbols:
+    """The symbols of the files that the user gave, or of the image when it has any. SymbolsError when those given cannot be had."""
+    if not given:
         try:
             return read_symbols(image)
         except SymbolsError:
             return Symbols([])  # most images are no ELF files
-    symbols = read_symbols(given)
-    if not symbols:
-        raise SymbolsError(f"{given} has been stripped of its symbols")
-    return symbols
+    named = []
+    for path in given:
+        symbols = read_symbols(path)
+        if not symbols:
+            raise SymbolsError(f"{path} has been stripped of its symbols")
+        named += symbols.named
+    return Symbols(named)
 
 
 def _listed(text: bytes) -> list[tuple[int, str]]:

@@ -13,6 +13,6 @@ __attribute__((noinline)) static void bump(volatile unsigned *counter)
 
 void kmain(void)
 {
-    bump(&record.counter);
+    bump(&record.counter); /* CALL */
     __sync_fetch_and_or(&record.counter, 4); /* SECOND */
 }

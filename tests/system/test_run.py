@@ -135,11 +135,30 @@ def test_bus_locks_of_one_privilege_level_with_their_symbols() -> None:
 
 @pytest.mark.skipif(bool(kit.LACKING), reason=kit.LACKING)
 def test_bus_locks_with_their_lines_of_source(tmp_path: Path) -> None:
+    """And who called: by the call frame information of the image's DWARF, which is the only one that it has."""
     said = trapgate("run", kit.program("bus_locks", tmp_path), "--bus-locks", "report").stderr
     source = (kit.HERE / "bus_locks.c").read_text().splitlines()
-    for mark, function in (("FIRST", "bump"), ("SECOND", "kmain")):
-        number = 1 + next(at for at, line in enumerate(source) if mark in line)
+    numbers = {mark: next(at for at, line in enumerate(source, 1) if mark in line) for mark in ("FIRST", "CALL", "SECOND")}
+    for mark, function, callers in (("FIRST", "bump", ("CALL",)), ("SECOND", "kmain", ())):
+        number = numbers[mark]
         assert re.search(rf"bus lock at 0x[0-9a-f]+ \({function}\+0x[0-9a-f]+, bus_locks\.c:{number}\): 4 bytes at 0x", said), said
+        stack = said[said.index(f"bus_locks.c:{number})") :].splitlines()[1:]
+        told = [f"bump at {kit.HERE}/bus_locks.c:{number}"] * bool(callers)
+        told += [f"kmain at {kit.HERE}/bus_locks.c:{numbers[one]}" for one in callers or (mark,)]
+        assert [line.partition("  ")[2][5:] for line in stack[: len(told)]] == told, said
+        assert "rt_main at " in stack[len(told)]
+
+
+@pytest.mark.skipif(bool(kit.LACKING), reason=kit.LACKING)
+def test_bus_locks_of_an_image_without_symbols_have_those_of_another_file(tmp_path: Path) -> None:
+    """A stripped image, and two files: one that is not in the guest, and the image's own symbols."""
+    image = kit.program("bus_locks", tmp_path)
+    other = kit.program("flushes", tmp_path)
+    subprocess.run(["strip", "-o", str(tmp_path / "bare.elf"), image], check=True)
+    run = ("run", str(tmp_path / "bare.elf"), "--bus-locks", "report")
+    assert "bump" not in trapgate(*run).stderr
+    said = trapgate(*run, "--symbols", other, "--symbols", image).stderr
+    assert re.search(r"\(bump\+0x0, bus_locks\.c:\d+\): .*\ntrapgate:   #0  bump at .*\ntrapgate:   #1  kmain at ", said), said
 
 
 def test_bus_locks_are_held_to_a_limit(tmp_path: Path) -> None:

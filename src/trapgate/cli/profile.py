@@ -1,7 +1,7 @@
 """`trapgate run --profile` tells where the time of a run went, as lines for the user."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from trapgate.machine import Machine
 from trapgate.profile import Figures, Profile, Spent
@@ -13,9 +13,9 @@ WORTH_TELLING = 1_000_000_000  # ns of a run until a debugger's stop tells the p
 
 
 class Profiler:
-    """Profiles a machine with the software CPU. `symbols`: a file to take names from, else `image` if it has any. SymbolsError."""
+    """Profiles a machine with the software CPU. `symbols`: files to take names from, else `image` if it has any. SymbolsError."""
 
-    def __init__(self, machine: Machine, image: str, symbols: str | None, tell: Callable[[str], None]) -> None:
+    def __init__(self, machine: Machine, image: str, symbols: Sequence[str], tell: Callable[[str], None]) -> None:
         self._tell, self._told = tell, 0
         self._symbols = symbols_of(image, symbols)
         self._machine = machine

@@ -31,7 +31,7 @@ class Request:
     bus_locks: BusLockChoice
     clock: str
     profile: bool = False
-    symbols: str | None = None
+    symbols: tuple[str, ...] = ()
     load_at: int | None = None
     gdb_arch: "Architecture | None" = None
     sandbox: bool = False

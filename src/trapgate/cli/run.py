@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from trapgate.gdb.address import Address
     from trapgate.record.recording import Recording
 
-PLACES = 4096  # of bus locks, whose names and lines are remembered
 SEED = b"trapgate"  # of the entropy device where runs repeat
 
 
@@ -121,7 +120,9 @@ def _set_up(request: Request, stack: contextlib.ExitStack) -> _Run:
         machine = make_machine(config, request.engine, Hearing(progress, tell_once))
     guest = Guest(machine, request, request.reboots, report)
     if request.bus_locks.mode is not Mode.OFF:
-        machine.bus_locks.describe = _places(request, stack)
+        from trapgate.cli.places import Places  # most runs report no bus locks
+
+        machine.bus_locks.describe = Places(machine, request.image, request.symbols, stack).describe
     profiler = _profiler(machine, request, report, stack)
     if profiler is not None:
         guest.began = profiler.follow
@@ -232,29 +233,6 @@ def _to_stream(stream: TextIO, data: bytes) -> None:
     with contextlib.suppress(OSError, ValueError):
         stream.write(data.decode(errors="replace"))
         stream.flush()
-
-
-def _places(request: Request, stack: contextlib.ExitStack) -> Callable[[int], str]:
-    """Names and lines of source for addresses in reports. SymbolsError when there is no reading the names that the user gave."""
-    from trapgate.finder.program import Program, ProgramError  # most runs report no bus locks
-    from trapgate.symbols import symbols_of
-
-    symbols = symbols_of(request.image, request.symbols)
-    program = None
-    with contextlib.suppress(ProgramError):  # a bzImage, a System.map: they have no lines
-        program = Program(request.symbols or request.image)
-        stack.callback(program.close)
-
-    @lru_cache(PLACES)
-    def describe(address: int) -> str:
-        found = symbols.find(address)
-        name = f"{found[0]}+{found[1]:#x}" if found is not None else ""
-        line = program.line(address) if program is not None and program.code(address, 1) else None
-        if line is not None:
-            return ", ".join(filter(None, (name, f"{os.path.basename(line.path)}:{line.number}")))
-        return name
-
-    return describe
 
 
 def _profiler(machine: Machine, request: Request, report: Callable[[str], None], stack: contextlib.ExitStack) -> "Profiler | None":

@@ -180,8 +180,9 @@ Exit status:
 @click.option(
     "--symbols",
     type=FILE,
+    multiple=True,
     metavar="FILE",
-    help="ELF file or System.map with names for --profile, --bus-locks; else those of IMAGE.",
+    help="ELF file or System.map with names for --profile, --bus-locks; else those of IMAGE. Repeatable: kernel, programs.",
 )
 @click.option(
     "--save",
@@ -222,7 +223,7 @@ def run(
     bus_locks: BusLockChoice,
     clock: str,
     profile: bool,
-    symbols: str | None,
+    symbols: tuple[str, ...],
     save: str | None,
     restore: str | None,
     record: str | None,
@@ -253,7 +254,7 @@ def run(
         raise click.UsageError(f"--cpus {cpus}: several vCPUs are our own CPU's; it needs --engine soft")
     if profile and engine != "soft":
         raise click.UsageError("--profile looks into our own CPU; it needs --engine soft")
-    if symbols is not None and not profile and bus_locks.mode is Mode.OFF:
+    if symbols and not profile and bus_locks.mode is Mode.OFF:
         raise click.UsageError("--symbols gives names to --profile and --bus-locks; add one of them")
     if cpu is not None and (answer := habits.of_value("--cpu", cpu)) is not None:
         raise click.UsageError(answer)

@@ -31,12 +31,21 @@ class Mode(Enum):
     LIMIT = "limit"  # report, and at most so many a second
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An instruction that locked the bus in words: its `place` (symbol, line), and a line each for who called."""
+
+    place: str = ""
+    callers: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class Site:
-    """One locking instruction: how often it locked the bus, and the last operand it did it with."""
+    """One locking instruction: how often it locked the bus, the last operand it did it with, and where it was the first time."""
 
     rip: int
     last: BusLock
+    place: str = ""
     count: int = 0
     reported: int = 0  # how many of `count` the printed lines have told
     last_report: int = 0  # ns of guest time
@@ -72,8 +81,9 @@ class BusLockLog:
     """Counts bus locks by site and decides which of them are told.
 
     `now` gives guest time in ns. `limit` is how many go through in a second in mode LIMIT, 1 to `LIMIT_MOST`. `levels`: the CPLs
-    that count. `describe` turns an address into a place (symbol, line); its result follows RIP in the line. `heard` is told of each
-    that counts, amid the run, with the number of the CPU if there are several, and may have more of the same tallied.
+    that count. `describe` is asked at the first of each site, with the number of the CPU; the place follows RIP in the line, which
+    those who called follow. `heard` is told of each that counts, amid the run, with the number of the CPU if there are several, and
+    may have more of the same tallied.
     """
 
     mode: Mode
@@ -81,7 +91,7 @@ class BusLockLog:
     limit: int = 0
     line_size: int = 64
     levels: tuple[int, ...] = EVERY_LEVEL
-    describe: Callable[[int], str] = lambda address: ""
+    describe: Callable[[BusLock, int], Described] = lambda lock, cpu: Described()
     heard: Callable[[BusLock, int | None], Callable[[int], None] | None] = lambda lock, cpu: None
     _sites: dict[int, Site] = field(default_factory=dict)
     total: int = 0
@@ -102,17 +112,20 @@ class BusLockLog:
         tally = self.heard(lock, cpu)
         now, stop = self.now(), self.mode is Mode.STOP
         hold = self._hold(now) if self.mode is Mode.LIMIT else None
-        site = self._sites.get(lock.rip)
+        site, described = self._sites.get(lock.rip), None
         if site is None:
             if len(self._sites) >= MAX_SITES:
                 self.unlisted += 1
-                return Outcome(self._line(lock, 0, cpu) if stop else None, stop, hold)
-            site = self._sites[lock.rip] = Site(lock.rip, lock)
+                return Outcome(self._line(lock, self.describe(lock, cpu or 0).place, 0, cpu) if stop else None, stop, hold)
+            described = self.describe(lock, cpu or 0)
+            site = self._sites[lock.rip] = Site(lock.rip, lock, described.place)
         site.count += 1
         site.last = lock
         if not stop and site.reported and now - site.last_report < SECOND_NS:
             return Outcome(None, False, hold, tally)
-        line = self._line(lock, site.count - site.reported - 1, cpu)
+        line = self._line(lock, site.place, site.count - site.reported - 1, cpu)
+        if described is not None and not stop:  # a debugger that is stopped at it can see for itself
+            line = "\n".join((line, *described.callers))
         site.reported = site.count
         site.last_report = now
         return Outcome(line, stop, hold, tally)
@@ -148,21 +161,21 @@ class BusLockLog:
             return []
         sites = self.sites()
         lines = [f"{self.total} bus lock{'s' * (self.total != 1)} at {len(sites)} place{'s' * (len(sites) != 1)}"]
-        lines += [f"  {site.count:>8} x {self._place(site.rip)}" for site in sites[:most]]
+        lines += [f"  {site.count:>8} x {_place(site.rip, site.place)}" for site in sites[:most]]
         if len(sites) > most:
             lines.append(f"  and {len(sites) - most} more places")
         if self.unlisted:
             lines.append(f"  and {self.unlisted} at places beyond the first {MAX_SITES}, not listed")
         return lines
 
-    def _place(self, rip: int) -> str:
-        place = self.describe(rip)
-        return f"{rip:#x} ({place})" if place else f"{rip:#x}"
-
-    def _line(self, lock: BusLock, skipped: int, cpu: int | None) -> str:
+    def _line(self, lock: BusLock, place: str, skipped: int, cpu: int | None) -> str:
         by = "" if cpu is None else f", CPU {cpu}"
         more = f"; {skipped} more since the last line" if skipped else ""
         return (
-            f"bus lock at {self._place(lock.rip)}: {lock.size} bytes at {lock.address:#x}, "
+            f"bus lock at {_place(lock.rip, place)}: {lock.size} bytes at {lock.address:#x}, "
             f"{why(lock, self.line_size)}, CPL {lock.cpl}{by}{more}"
         )
+
+
+def _place(rip: int, place: str) -> str:
+    return f"{rip:#x} ({place})" if place else f"{rip:#x}"

@@ -1,7 +1,8 @@
 """Opens on this host what a process of the guest has mapped: the files, and the kernel's own piece of code in each process."""
 
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 
 from trapgate.finder.program import Program, ProgramError, Programs
 from trapgate.finder.stacks.frames import CallFrames
@@ -40,3 +41,18 @@ class Files:
         if id(program) not in self._frames:
             self._frames[id(program)] = CallFrames(program)
         return self._frames[id(program)]
+
+
+class Given(Files):
+    """Programs that the user has given, for a guest whose files are its own: found by a mapped file's name."""
+
+    def __init__(self, programs: Sequence[Program]) -> None:
+        super().__init__(Programs(), lambda path: path)
+        self._given = programs
+
+    def program(self, mapping: Mapping) -> Program:
+        """That of the same name, or the only one: whether it is that is seen by its code. ProgramError."""
+        alike = [one for one in self._given if os.path.basename(one.path) == os.path.basename(mapping.path)]
+        if not alike and len(self._given) != 1:
+            raise ProgramError(f"--symbols names no file for {mapping.path}")
+        return (alike or self._given)[0]

@@ -1,7 +1,7 @@
 """Makes findings of what a watch has seen: which instruction of which function and source line, what it locks, who did it."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from iced_x86 import Instruction
 
@@ -11,14 +11,17 @@ from trapgate.finder.explaining import crosses, source
 from trapgate.finder.files import Files
 from trapgate.finder.findings import Called, Finding, Kind, Process, Site, Stack
 from trapgate.finder.program import Program
+from trapgate.finder.sightings import USER, Sighting
 from trapgate.finder.stacks.walking import Step
-from trapgate.finder.watching import USER, Sighting, Watch
+from trapgate.finder.watching import Watch
 from trapgate.linux.mappings import Mapping
 from trapgate.linux.tasks import Task
 from trapgate.values import replace
 
 KERNEL = 1 << 63  # addresses from here on are the kernel's
 SIGNAL = "<signal handler called>"
+KernelPlace = Callable[[int], tuple[str, str, int]]
+"""(module, or "" for the kernel itself; function; offset in it) of an address of the kernel's."""
 
 
 def found(watch: Watch, files: Files) -> tuple[Finding, ...]:
@@ -38,7 +41,7 @@ def found(watch: Watch, files: Files) -> tuple[Finding, ...]:
         for steps, count in seen.stacks.items():
             for step in steps:
                 if step not in frames:
-                    frames[step] = tuple(called(step, watch))
+                    frames[step] = tuple(called(step, watch.kernel_place))
             counted[tuple(frame for step in steps for frame in frames[step])] += count
     for finding in findings.values():
         finding.stacks = [Stack(told, count) for told, count in stacks[id(finding)].most_common()]
@@ -56,11 +59,11 @@ def _program(task: Task | None) -> int:
     return 0 if task is None else task.process
 
 
-def called(step: Step, watch: Watch) -> Iterator[Called]:
+def called(step: Step, kernel_place: KernelPlace) -> Iterator[Called]:
     """A frame by its names, after those that the compiler has put into it."""
     code = step.code
     if code is None:
-        yield _in_kernel(step, watch) if step.pc >= KERNEL else Called(step.pc, guessed=step.guessed)
+        yield _in_kernel(step, kernel_place) if step.pc >= KERNEL else Called(step.pc, guessed=step.guessed)
         return
     place = code.mapping
     offset = step.pc - place.start + place.offset
@@ -79,8 +82,8 @@ def called(step: Step, watch: Watch) -> Iterator[Called]:
     yield Called(address, place.path, offset, name, address - start, line, guessed=step.guessed)
 
 
-def _in_kernel(step: Step, watch: Watch) -> Called:
-    module, function, offset = watch.kernel_place(step.at)
+def _in_kernel(step: Step, kernel_place: KernelPlace) -> Called:
+    module, function, offset = kernel_place(step.at)
     behind = offset + step.called
     return Called(step.pc, module or "the kernel", 0 if function else behind, function, behind if function else 0)
 

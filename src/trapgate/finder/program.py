@@ -67,6 +67,10 @@ class Program:
         for elf in (self._elf, *self.__dict__.get("_apart", ())):
             elf.stream.close()
 
+    def open_apart(self) -> None:
+        """Open the files beside it that hold what was stripped from it: a sandbox may bar that later."""
+        assert self._apart is not None
+
     def address_of(self, offset: int) -> int | None:
         """The address of a byte of the file; None when it is not loaded."""
         return next((address + offset - at for address, at, size, _ in self.loaded if at <= offset < at + size), None)

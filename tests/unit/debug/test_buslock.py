@@ -3,7 +3,7 @@
 import pytest
 
 from trapgate.debug import buslock
-from trapgate.debug.buslock import BusLockLog, LimitState, Mode, Outcome
+from trapgate.debug.buslock import BusLockLog, Described, LimitState, Mode, Outcome
 from trapgate.encoding import decode, encode
 from trapgate.exits import BusLock
 
@@ -67,7 +67,7 @@ def test_reason(address: int, size: int, line_size: int, split: bool) -> None:
 
 
 def test_places_and_summary() -> None:
-    log = BusLockLog(Mode.REPORT, Hand(), describe=lambda rip: "main.c:7" if rip == 0x401000 else "")
+    log = BusLockLog(Mode.REPORT, Hand(), describe=lambda lock, cpu: Described("main.c:7" if lock.rip == 0x401000 else ""))
     for _ in range(3):
         log.record(SPLIT)
     for n in range(12):
@@ -77,6 +77,26 @@ def test_places_and_summary() -> None:
     assert lines[1].split() == ["3", "x", "0x401000", "(main.c:7)"]
     assert lines[3] == "  and 11 more places"
     assert len(lines) == 4
+
+
+def test_who_called_follows_the_first_line_of_a_site_alone() -> None:
+    hand, asked = Hand(), list[tuple[int, int]]()
+
+    def describe(lock: BusLock, cpu: int) -> Described:
+        asked.append((lock.rip, cpu))
+        return Described("here", ("  by one", "  #0  here"))
+
+    log, stopping = (BusLockLog(mode, hand, describe=describe) for mode in (Mode.REPORT, Mode.STOP))
+    first = log.record(SPLIT, 1).line
+    assert first is not None
+    assert first.splitlines()[1:] == ["  by one", "  #0  here"]
+    hand.moment += buslock.SECOND_NS
+    later = log.record(SPLIT, 0).line
+    assert later is not None
+    assert ("(here)" in later, "\n" in later, asked) == (True, False, [(SPLIT.rip, 1)])
+    stopped = stopping.record(SPLIT).line
+    assert stopped is not None
+    assert "\n" not in stopped
 
 
 def test_sites_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

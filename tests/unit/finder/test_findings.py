@@ -15,7 +15,7 @@ from trapgate.finder.findings import Finding, Kind, Process, Report, Run
 from trapgate.finder.formats import text as words
 from trapgate.finder.naming import found
 from trapgate.finder.program import Programs
-from trapgate.finder.watching import Sighting
+from trapgate.finder.sightings import Sighting
 from trapgate.linux.mappings import Mapping
 from trapgate.linux.tasks import Task
 from unit.finder.programs import LINE, built, functions

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from trapgate.finder.explaining import crosses, crossing, excerpt
 from trapgate.finder.findings import Called, Finding, Process, Report, Stack
 from trapgate.finder.formats.words import place_of, process_name, shown, times
-from trapgate.finder.watching import USER
+from trapgate.finder.sightings import USER
 
 MOST_PROCESSES = 5  # of a finding, in words
 MOST_FRAMES = 24  # of a stack
@@ -78,14 +78,15 @@ def _stacks(stacks: Sequence[Stack]) -> Iterator[str]:
         share = "" if len(stacks) == 1 else f", {one.count} of the first {sum(each.count for each in stacks)} times"
         yield f"  called from{share}:"
         for number, frame in enumerate(one.frames[:MOST_FRAMES]):
-            yield f"    #{number:<3}{_frame(frame)}"
+            yield f"    #{number:<3}{frame_words(frame)}"
         if len(one.frames) > MOST_FRAMES:
             yield f"    and {len(one.frames) - MOST_FRAMES} more"
     if len(stacks) > 1:
         yield f"  and from {len(stacks) - 1} more place{'s' * (len(stacks) > 2)} (--format json has all)"
 
 
-def _frame(frame: Called) -> str:
+def frame_words(frame: Called) -> str:
+    """A frame in one line, as debuggers tell one."""
     if frame.signal:
         return frame.function
     name = shown(frame.function) or f"{frame.address:#x}"

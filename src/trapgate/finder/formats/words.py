@@ -1,5 +1,6 @@
 """Says in words what several formats have in common."""
 
+import codecs
 import os
 
 from trapgate.finder.findings import Called, Finding, Kind, Process, Site
@@ -14,18 +15,22 @@ EXPLAINED = {
     Kind.NOT_WRITE_BACK: "A locked operand lies in memory of another type: every CPU of the machine waits while it is accessed.",
 }
 
+_ESCAPE = codecs.getencoder("unicode_escape")  # found now: reports are written where nothing can be loaded any more
+
+
+def _escaped(one: str) -> str:
+    return _ESCAPE(one, "surrogatepass")[0].decode()
+
 
 def shown(text: str) -> str:
     """Any text in one line, whatever is in it."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text)
+    return "".join(one if one.isprintable() else _escaped(one) for one in text)
 
 
 def plain(text: str) -> str:
     """Any text as what XML and UTF-8 can hold: what is no character of theirs is escaped."""
     return "".join(
-        one
-        if one in "\t\n" or (one.isprintable() and ord(one) <= 0xFFFF) or 0x10000 <= ord(one) < 0x110000
-        else one.encode("unicode_escape", "surrogatepass").decode()
+        one if one in "\t\n" or (one.isprintable() and ord(one) <= 0xFFFF) or 0x10000 <= ord(one) < 0x110000 else _escaped(one)
         for one in text
     )
 
