@@ -77,6 +77,7 @@ __all__ = [
     "execute",
     "saved_config",
     "virtio_blk",
+    "virtio_cd",
     "virtio_console",
     "virtio_fs",
     "virtio_net",

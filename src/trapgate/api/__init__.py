@@ -19,6 +19,7 @@ from trapgate.devices.virtio.console import ConsolePort, virtio_console
 from trapgate.devices.virtio.fs import virtio_fs
 from trapgate.devices.virtio.net import NetworkPort, virtio_net
 from trapgate.devices.virtio.rng import virtio_rng
+from trapgate.devices.virtio.scsi import virtio_cd
 from trapgate.disk import Disk, DiskError
 from trapgate.errors import TrapgateError
 from trapgate.exec.errors import ExecError, GuestFailed
@@ -106,6 +107,7 @@ __all__ = [
     "execute",
     "saved_config",
     "virtio_blk",
+    "virtio_cd",
     "virtio_console",
     "virtio_fs",
     "virtio_net",

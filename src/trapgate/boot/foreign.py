@@ -32,7 +32,11 @@ MAGICS = (  # (offset, magic, what it is and what to do)
     (0, b"\xd0\x0d\xfe\xed", "a device tree or a U-Boot FIT image: extract the kernel from it"),
     (0x38, b"ARM\x64", "a Linux kernel for AArch64, not for x86"),
     (0x38, b"RSC\x05", "a Linux kernel for RISC-V, not for x86"),
-    (0x8001, b"CD001", f"a CD image: {_KERNEL}"),
+    (
+        0x8001,
+        b"CD001",
+        "a CD image: leave out IMAGE and write --cdrom FILE, and firmware starts it, or give the kernel that it holds",
+    ),
     (0x200, b"EFI PART", f"a disk image with a GUID partition table: {_KERNEL}"),
     (0, b"hsqs", "a squashfs file system, not a kernel"),
     (0x438, b"\x53\xef", "an ext2, ext3 or ext4 file system, not a kernel"),

@@ -50,5 +50,7 @@ class Request:
     """Whether the guest has a network, by passt."""
     firmware: bool = False
     """Whether `image` is firmware."""
+    cds: tuple[str, ...] = ()
+    """Files that are discs in drives."""
     reboots: frozenset[ExitKind] = frozenset()
     """Ends behind which the guest begins again."""

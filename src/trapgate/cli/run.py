@@ -151,7 +151,7 @@ def _set_up(request: Request, stack: contextlib.ExitStack) -> _Run:
 
 def _devices(request: Request, clock: ClockKind, stack: contextlib.ExitStack) -> tuple[Maker, ...]:
     """What the user wants on the board, open until `stack` closes it. DiskError, ShareError, NetworkError."""
-    if not (request.disks or request.rng or request.shares or request.net):
+    if not (request.disks or request.cds or request.rng or request.shares or request.net):
         return ()
     from trapgate.devices.virtio.blk import virtio_blk  # most runs have none of them
     from trapgate.devices.virtio.rng import virtio_rng
@@ -163,6 +163,13 @@ def _devices(request: Request, clock: ClockKind, stack: contextlib.ExitStack) ->
         disk = Disk(choice.path, read_only=choice.read_only, snapshot=choice.snapshot, raw=choice.raw, least=least)
         stack.callback(disk.close)
         makers.append(virtio_blk(disk))
+    if request.cds:
+        from trapgate.devices.virtio.scsi import virtio_cd
+
+    for path in request.cds:
+        disc = Disk(path, read_only=True)
+        stack.callback(disc.close)
+        makers.append(virtio_cd(disc))
     if request.shares:
         from trapgate.cli.shares import opened  # as above
         from trapgate.devices.virtio.fs import virtio_fs

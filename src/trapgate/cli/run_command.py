@@ -94,6 +94,14 @@ Exit status:
     "raw: it is one, though it looks like another format.",
 )
 @click.option(
+    "--cdrom",
+    "cds",
+    type=FILE,
+    metavar="FILE",
+    multiple=True,
+    help="The image of a CD or DVD (ISO), in a drive behind a virtio SCSI host; may be repeated. It starts where no --disk does.",
+)
+@click.option(
     "--share",
     "shares",
     type=SharedDirectory(),
@@ -230,6 +238,7 @@ def run(
     record_limit: int,
     no_sandbox: bool,
     disks: tuple[DiskChoice, ...],
+    cds: tuple[str, ...],
     shares: tuple[ShareChoice, ...],
     rng: bool,
     net: str | None,
@@ -241,7 +250,7 @@ def run(
     if restore is not None:
         _alone_with_restore()
     elif image is None:
-        firmware = _firmware(firmware, disks)
+        firmware = _firmware(firmware, bool(disks or cds))
     elif firmware is not None:
         raise click.UsageError("--firmware starts what a disk holds, instead of an IMAGE: leave out one of them")
     if gdb_arch is not None and gdb is None:
@@ -261,7 +270,7 @@ def run(
     if no_reboot and on_triple_fault == "reset":
         raise click.UsageError("--on-triple-fault reset starts the guest again, --no-reboot does not: leave out one of them")
     if record is not None:
-        _can_be_recorded(engine, {"disk": bool(disks), "share": bool(shares), "network": net is not None})
+        _can_be_recorded(engine, {"disk": bool(disks or cds), "share": bool(shares), "network": net is not None})
     from trapgate.cli import run as runner  # the translator is loaded only by the commands that run a guest
     from trapgate.cli.request import Request
 
@@ -293,6 +302,7 @@ def run(
         record,
         record_limit,
         firmware=firmware is not None,
+        cds=cds,
         net=net is not None,
         reboots=_reboots(no_reboot or record is not None, on_triple_fault),
     )
@@ -306,10 +316,10 @@ def _reboots(never: bool, on_triple_fault: str) -> frozenset[ExitKind]:
     return frozenset({ExitKind.RESET} | ({ExitKind.SHUTDOWN} if on_triple_fault == "reset" else set()))
 
 
-def _firmware(given: str | None, disks: tuple[DiskChoice, ...]) -> str:
-    """The firmware that starts what disks hold. UsageError: there is nothing to start. ImageError: this host has none."""
+def _firmware(given: str | None, disks: bool) -> str:
+    """The firmware that starts what there are disks for. UsageError: nothing to start. ImageError: this host has none."""
     if given is None and not disks:
-        raise click.UsageError("Missing argument 'IMAGE', or a --disk for firmware to start.")
+        raise click.UsageError("Missing argument 'IMAGE', or a --disk or --cdrom for firmware to start.")
     for name in ("initrd", "modules", "command_line", "load_at"):
         if click.get_current_context().params[name]:
             raise click.UsageError(

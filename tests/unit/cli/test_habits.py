@@ -28,6 +28,7 @@ def test_an_option_of_qemu(option: str, capsys: pytest.CaptureFixture[str]) -> N
         (["X", "-S"], "--wait"),
         (["X", "-nographic"], "COM1 is your terminal already"),
         (["X", "-hda", "d"], "--disk FILE"),
+        (["-cdrom", "d"], "--cdrom FILE"),
         (["X", "-virtfs", "local,path=d,mount_tag=t,security_model=none"], "--share DIR"),
         (["X", "-append", "console=ttyS0"], "--append TEXT"),
         (["X", "-cpu", "host"], "--cpu MODEL"),
