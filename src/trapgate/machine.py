@@ -5,7 +5,7 @@ All of it runs on the thread that calls `resume` (or `run`); other threads may o
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from trapgate.answering import Accesses, Added, culprit, failed
 from trapgate.arch.models import CpuModel
@@ -23,7 +23,9 @@ from trapgate.devices.pmtimer import AcpiPm
 from trapgate.devices.rtc import Rtc
 from trapgate.devices.uart import Uart
 from trapgate.devices.waker import DeadlineThread, InputThread, Mailbox
+from trapgate.doings import Doing, Interest
 from trapgate.engine import Engine, Surroundings
+from trapgate.history import History as History
 from trapgate.memory import Ram, RamState
 from trapgate.processor import Processor, ProcessorState
 from trapgate.state import State, load_all, require, within
@@ -54,30 +56,6 @@ class MachineState(State):
         return {type(one) for one in within(self)}
 
 
-class History(Protocol):
-    """Who keeps what reaches the guest from outside, and has it come again at the same moment: `record.recording`."""
-
-    def settle(self) -> None:
-        """Between two runs of the vCPU, when every timer that is due has been called, and before interrupts are taken."""
-        ...
-
-    def room(self) -> int:
-        """How many instructions may be executed until `settle` must be called again."""
-        ...
-
-    def feed(self, data: bytes) -> None:
-        """Bytes are to arrive at the serial port."""
-        ...
-
-    def waiting(self) -> int:
-        """How many of them the guest has not been fed yet."""
-        ...
-
-    def says(self) -> bool:
-        """The guest says something: whether it has not been heard before."""
-        ...
-
-
 class Machine:
     """One guest. `resume` runs it until something stops it.
 
@@ -102,6 +80,7 @@ class Machine:
         self._asked: Stop | None = None
         self._limit: int | None = None  # how many instructions are executed when `resume` returns
         self._caught: frozenset[int] = frozenset()
+        self._told: tuple[Interest, Callable[[Doing], None]] = Interest(), lambda doing: None
         self.added = Added()
         """Devices of the owner, and who is told of ports: all that outlasts a power cycle."""
         self._unread = set[str]()  # outputs of which so much waits that the guest must
@@ -158,6 +137,7 @@ class Machine:
             lapic.init = self._reset
         made.connect(self.engine.make(self._surroundings(made)))
         made.catch(self._caught)
+        made.tell_of(*self._told)
         return made
 
     @property
@@ -346,6 +326,12 @@ class Machine:
             one.catch(vectors)
         self._caught = vectors
 
+    def tell_of(self, interest: Interest, heard: Callable[[Doing], None]) -> None:
+        """Tell of what the guest does, amid the run: `heard` may `stop` it. EngineError where that cannot be told."""
+        for one in self.processors:
+            one.tell_of(interest, heard)
+        self._told = interest, heard
+
     def resume(self, step: bool = False, instructions: int | None = None, only: Sequence[int] = ()) -> Stop:
         """Run the guest until something stops it; with `step`, for one instruction, no interrupt taken before it.
 
@@ -409,7 +395,7 @@ class Machine:
                     self._grant(processor)
                     stop = processor.run()
             if stop is not None:
-                return stop
+                return self._said(stop)
 
     def _settle(self) -> Stop | None:
         """All that is to be done between two runs of a vCPU: calls, timers, and whether to stop.
@@ -445,6 +431,14 @@ class Machine:
             return self._ending
         stop, self._asked = self._asked, None
         return stop
+
+    def _said(self, stop: Stop) -> Stop:
+        """What is told of a stop: the step of an instruction that somebody asked to stop at ends with that."""
+        asked = self._asked
+        if not isinstance(stop, StepDone) or asked is None or isinstance(asked, Paused):
+            return stop
+        self._asked = None
+        return asked
 
     def _grant(self, processor: Processor) -> None:
         """Interrupts for the processor that is to run, and how long it may: to the next timer, or the end of its turn."""

@@ -10,8 +10,9 @@ from trapgate.arch.debugregs import DR6_BD, DR6_BLD, DR6_BS, DR6_BT
 from trapgate.arch.flags import IF
 from trapgate.clock import Clock, Moment
 from trapgate.debug.buslock import BusLockLog
-from trapgate.debug.router import Share, route
+from trapgate.debug.router import Share, Verdict, route
 from trapgate.devices.lapic import LocalApic
+from trapgate.doings import Doing, Interest
 from trapgate.exits import (
     BusLock,
     DebugException,
@@ -103,9 +104,12 @@ class Processor:
         self.spins = 0
         """How many of its turns PAUSE has ended, one after the other."""
         self._caught: frozenset[int] = frozenset()
+        self._locks_stop = False  # whatever the log says of bus locks
         self.halted = False
         self.held: int | None = None
         """Bus locks came too fast: the moment until which the guest does not run."""
+        self.verdict: Verdict | None = None
+        """Whose the #DB was that has come last since the debugger let the guest go."""
         self._stepping = False
         self.held_back = False
         """Whether the last step of the debugger's has kept an interrupt from the guest."""
@@ -122,7 +126,7 @@ class Processor:
 
     def begin(self, step: bool) -> Stop | None:
         """The debugger lets the guest go on: what it stopped on does not stop it again. A Stop when that was the step."""
-        self._stepping, self.held_back = step, False
+        self._stepping, self.held_back, self.verdict = step, False, None
         self.vcpu.step(step)
         if self._stopped_on is not None:
             if self._stopped_on == self.vcpu.get("rip"):
@@ -167,6 +171,12 @@ class Processor:
         """Exceptions of these vectors stop the guest before they are delivered. EngineError where that cannot be."""
         self.vcpu.catch(vectors)
         self._caught = vectors
+
+    def tell_of(self, interest: Interest, heard: Callable[[Doing], None]) -> None:
+        """Tell of what the guest does; bus locks stop it. EngineError where that cannot be."""
+        self.vcpu.tell_of(interest, heard)
+        self.vcpu.tell_tallies()
+        self._locks_stop = interest.bus_locks
 
     @property
     def stepping(self) -> bool:
@@ -317,7 +327,7 @@ class Processor:
 
     def _debug(self, event: DebugException) -> Stop | None:
         armed = self.vcpu.armed()
-        verdict = route(event, armed, self.vcpu.guest_debug(), self._stepping)
+        verdict = self.verdict = route(event, armed, self.vcpu.guest_debug(), self._stepping)
         if verdict.guest and not verdict.debugger and vectors.DB in self._caught:
             self._queued = verdict.guest
             return ExceptionRaised(vectors.DB)
@@ -350,10 +360,13 @@ class Processor:
         return SoftwareHit(event.address)
 
     def _bus_lock(self, event: BusLock) -> Stop | None:
-        outcome = self._bus_locks.record(event, self.number if self.lapic.cpus > 1 else None)
+        cpu = self.number if self.lapic.cpus > 1 else None
+        outcome = self._bus_locks.record(event, cpu)
         if outcome.line is not None:
             self._report(outcome.line)
         self.held = outcome.hold
+        if self._locks_stop:
+            return BusLocked(event, outcome.line or self._bus_locks.line(event, cpu))
         if outcome.tally is not None:
             self.vcpu.tally(event.rip, outcome.tally)
         return BusLocked(event, outcome.line or "") if outcome.stop else None

@@ -28,7 +28,7 @@ from trapgate.state import U32, U64, OneOf, Range, State, StateError, require
 from trapgate.turns import MOST
 from trapgate.values import dataclass
 
-MAGIC, PLAIN, VERSION = b"trapgate machine", b"trapgate mapping", 2
+MAGIC, PLAIN, VERSION = b"trapgate machine", b"trapgate mapping", 3
 _HEAD = struct.Struct("<16sIIQQQ")  # MAGIC, VERSION, checksum of the texts, their lengths
 PIECE = 1 << 20  # bytes of RAM at most
 FASTEST = 1  # of zlib's levels

@@ -3,6 +3,7 @@
 from dataclasses import field
 from enum import Enum
 
+from trapgate.doings import Doing
 from trapgate.exits import BusLock
 from trapgate.values import dataclass
 from trapgate.vcpu import Breakpoint
@@ -126,6 +127,7 @@ Stop = (
     | CountDone
     | ExceptionRaised
     | PortAccessed
+    | Doing
     | RecordingBegins
     | RecordingEnds
     | Paused

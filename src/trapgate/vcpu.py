@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from trapgate.arch.models import CpuModel
 from trapgate.cpustate import CpuState
+from trapgate.doings import Doing, Happened, Interest
 from trapgate.errors import TrapgateError
 from trapgate.exits import Exit
 from trapgate.state import State
@@ -284,6 +285,14 @@ class Vcpu(Protocol):
         """
         ...
 
+    def tell_of(self, interest: Interest, heard: Callable[[Doing], None]) -> None:
+        """Tell of what the guest does, amid the run, behind each instruction that does it. EngineError where it cannot be told."""
+        ...
+
+    def recent(self) -> Sequence[Happened]:
+        """The last exceptions and interrupts that were delivered, the oldest first; nothing where an engine does not know them."""
+        ...
+
     def observe(self, observer: Observer) -> None:
         """Tell an observer of all that happens from now on. EngineError where there is nothing to be told."""
         ...
@@ -376,6 +385,15 @@ class Unobserved:
 
     def tell_tallies(self) -> None:
         """There are none."""
+
+    def tell_of(self, interest: Interest, heard: Callable[[Doing], None]) -> None:
+        """The guest does it unseen."""
+        if interest != Interest():
+            raise EngineError("this engine does not see what the guest does; use the engine 'soft' to stop at it")
+
+    def recent(self) -> Sequence[Happened]:
+        """Nothing is known."""
+        return ()
 
     def observe(self, observer: Observer) -> None:
         """There is nothing to be told."""

@@ -4,15 +4,21 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
+from trapgate.arch.models import CpuModel
 from trapgate.arch.registers import AVX, BY_NAME, TABLE
+from trapgate.clock import InstructionClock
+from trapgate.devices.interrupts import Interrupts, InterruptsState
+from trapgate.doings import Cause as Happening
+from trapgate.doings import CpuMode, Happened
 from trapgate.gdb.address import Address, TcpAddress
-from trapgate.gdb.architecture import Architecture, CpuMode
+from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.description import PC
 from trapgate.gdb.events import Events
 from trapgate.gdb.stub import Stub
 from trapgate.gdb.target import (
     SIGINT,
     BreakKind,
+    Cause,
     Exited,
     Killed,
     LastWrite,
@@ -90,6 +96,8 @@ class PretendTarget:
     def get_register(self, thread: int, name: str) -> int | None:
         if name == PC:
             return self.regs[thread - 1]["rip"] + self.code_base
+        if name not in BY_NAME:
+            return None
         return None if name == "k_gs_base" or BY_NAME[name].feature == AVX else self.regs[thread - 1][name]
 
     def set_register(self, thread: int, name: str, value: int) -> None:
@@ -199,6 +207,19 @@ class PretendTarget:
     def write_physical(self, address: int, data: bytes) -> bool:
         self.log.append(f"physical {address:x}: {data.hex()}")
         return address + len(data) <= 0x3000
+
+    @property
+    def why(self) -> Stopped:
+        return Stopped(1, 11, cause=Cause(14, 6, 0xDEAD000))
+
+    def recent(self, thread: int) -> Sequence[Happened]:
+        return [Happened(32, None, CODE, None, Happening.INTERRUPT), Happened(14, 6, STORE_AT, 0xDEAD000)]
+
+    def cpuid(self, thread: int, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        return leaf, subleaf, 0xC, 0xD
+
+    def interrupts(self) -> InterruptsState:
+        return Interrupts(InstructionClock(lambda: 0), CpuModel.parse("x86-64-v3"), cpus=len(self.regs)).save()
 
     def breakpoints(self) -> Iterable[tuple[BreakKind, int, int]]:
         return list(self.armed)

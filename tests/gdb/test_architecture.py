@@ -3,7 +3,8 @@
 import pytest
 
 from gdb.pretend import CODE, PretendTarget
-from trapgate.gdb.architecture import Architecture, CpuMode, alone, choose
+from trapgate.doings import CpuMode
+from trapgate.gdb.architecture import Architecture, alone, choose
 from trapgate.gdb.framing import Packet, Reader, frame
 from trapgate.gdb.session import Session
 from trapgate.gdb.target import Stopped, Why

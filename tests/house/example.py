@@ -14,7 +14,7 @@ from trapgate.arch.models import CpuModel
 from trapgate.isa.state import LAYOUT
 from trapgate.soft.decode.lowering import Lowering
 from trapgate.soft.decode.template import Rip, Template
-from trapgate.soft.state.codebuffer import CodeBuffer
+from trapgate.soft.state.codebuffer import CodeBuffer, table_order
 from trapgate.stencil.stencil import Stencil
 from unit.soft.bench import CODE, Bench, library
 from unit.soft.plain import Native
@@ -22,7 +22,7 @@ from unit.soft.plain import Native
 PAGE = Path(__file__).resolve().parents[2] / "docs/example.md"
 GUEST = bytes.fromhex("014308 ebfb")  # add [rbx+8], eax; jmp back to it
 ADD = GUEST[:3]
-NATIVES = sorted(library().entries)
+NATIVES = table_order(library().entries)
 FIELDS = {one.offset: name for name, one in LAYOUT.items()} | {
     LAYOUT["native_table"].offset + 8 * n: f"to {name}" for n, name in enumerate(NATIVES)
 }

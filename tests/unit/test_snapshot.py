@@ -134,7 +134,7 @@ def test_another_version(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[16] += 1
     file.write_bytes(data)
-    with pytest.raises(SnapshotError, match="of version 3; this trapgate reads version 2"):
+    with pytest.raises(SnapshotError, match="of version 4; this trapgate reads version 3"):
         snapshot.about(file)
 
 

@@ -168,6 +168,10 @@ class BusLockLog:
             lines.append(f"  and {self.unlisted} at places beyond the first {MAX_SITES}, not listed")
         return lines
 
+    def line(self, lock: BusLock, cpu: int | None) -> str:
+        """A bus lock as a line for whoever has asked to stop at each."""
+        return self._line(lock, self.describe(lock, cpu or 0).place, 0, cpu)
+
     def _line(self, lock: BusLock, place: str, skipped: int, cpu: int | None) -> str:
         by = "" if cpu is None else f", CPU {cpu}"
         more = f"; {skipped} more since the last line" if skipped else ""

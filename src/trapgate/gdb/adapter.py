@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING
 
 from trapgate import snapshot
 from trapgate.answering import Watch
-from trapgate.arch.control import CR0_PE, CR0_PG, EFER_LMA
+from trapgate.arch.control import CR0_PG, CR4_OSXSAVE, EFER_LMA
+from trapgate.arch.cpuid import Dynamic, Leaf
+from trapgate.arch.cpuid import leaf as cpuid
 from trapgate.arch.flags import VM
-from trapgate.arch.msrs import MsrError
+from trapgate.arch.msrs import APIC_BASE, APIC_BASE_ENABLE, MsrError
 from trapgate.arch.segments import ATTR_L
+from trapgate.arch.vectors import DB
 from trapgate.debug.breakpoints import BreakpointTable
+from trapgate.devices.interrupts import InterruptsState
+from trapgate.doings import CpuMode, Doing, Happened
 from trapgate.errors import TrapgateError
-from trapgate.gdb.architecture import Architecture, CpuMode, choose
+from trapgate.gdb.architecture import Architecture, choose
 from trapgate.gdb.description import PC
 from trapgate.gdb.events import Events
 from trapgate.gdb.names import RunningNames
-from trapgate.gdb.target import BreakKind, LastWrite, Names, Resume, TargetError, Way, When
+from trapgate.gdb.target import BreakKind, Cause, LastWrite, Names, Resume, Stopped, TargetError, Way, When
 from trapgate.machine import Machine
 from trapgate.memory import RamError
 from trapgate.vcpu import Breakpoint, EngineError, Kind, Vcpu
@@ -92,6 +97,8 @@ class MachineTarget:
         """Whether the guest is to run now."""
         self.actions: Sequence[Resume] = ()
         """What each thread does that does not stand still, the one that steps first; none named: all run."""
+        self.last_stop: Stopped | None = None
+        """What the debugger was told last."""
         self.interrupted = False
         """Whether the debugger asked for the stop that `Machine.pause` brings."""
         self.killed = False
@@ -266,6 +273,35 @@ class MachineTarget:
         yield from ((names[one.kind], one.address, one.length) for one in self._table.hardware())
 
     @property
+    def why(self) -> Stopped:
+        """The last stop; that of a debugger who has just come is none."""
+        return self.last_stop or Stopped(self.last)
+
+    def recent(self, thread: int) -> Sequence[Happened]:
+        """By the engine."""
+        return self._vcpu(thread).recent()
+
+    def cpuid(self, thread: int, leaf: int, subleaf: int) -> Leaf:
+        """By the model."""
+        machine, vcpu = self._machine, self._vcpu(thread)
+        osxsave, enabled = vcpu.get("cr4") & CR4_OSXSAVE, vcpu.read_msr(APIC_BASE) & APIC_BASE_ENABLE
+        shown = Dynamic(thread - FIRST, len(machine.processors), bool(osxsave), bool(enabled), vcpu.get("xcr0"))
+        return cpuid(machine.model, leaf, subleaf, shown)
+
+    def interrupts(self) -> InterruptsState:
+        """By the board."""
+        with _told():
+            return self._machine.board.interrupts.save()
+
+    def cause(self) -> Cause:
+        """What the CPU that ran last says of its last #DB."""
+        verdict = self._machine.turns.running.verdict
+        if verdict is None:
+            return Cause()
+        mine, guest = verdict.debugger, verdict.guest
+        return Cause(DB, mine=(mine.causes, mine.hits), guests=(guest.causes, guest.hits))
+
+    @property
     def events(self) -> Events:
         """As asked last."""
         return self._events
@@ -283,7 +319,17 @@ class MachineTarget:
             self._watches = tuple(Watch(ports, self._machine.stop) for ports in events.ports)
             for watch in self._watches:
                 self._machine.added.watch(watch)
+        if events.interest != self._events.interest:
+            try:
+                self._machine.tell_of(events.interest, self._heard)
+            except EngineError as error:
+                raise TargetError(str(error)) from error
         self._events = events
+
+    def _heard(self, doing: Doing) -> None:
+        """The guest has done it, amid a run."""
+        if self._events.wants(doing):
+            self._machine.stop(doing)
 
     def _arm(self) -> None:
         """Tell the vCPUs, if anything differs from what it knows: gdb lifts and plants all breakpoints around every stop."""
@@ -314,9 +360,7 @@ class MachineTarget:
 
     def _mode(self, thread: int) -> CpuMode:
         """By CR0.PE and EFER.LMA."""
-        if not self._vcpu(thread).get("cr0") & CR0_PE:
-            return CpuMode.REAL
-        return CpuMode.LONG if self._vcpu(thread).get("efer") & EFER_LMA else CpuMode.PROTECTED
+        return CpuMode.of(self._vcpu(thread).get("cr0"), self._vcpu(thread).get("efer"))
 
     def describe(self, thread: int) -> str:
         """Mode and privilege level; and the task of a Linux kernel whose names are known."""

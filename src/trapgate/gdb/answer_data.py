@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from trapgate.arch.registers import Register
+from trapgate.gdb import pages
 from trapgate.gdb.agent import LONGEST, AgentError, any_holds
 from trapgate.gdb.context import MALFORMED, OK, UNMAPPED, Context, Malformed, data_of_hex, number, numbers, on_wire, split
 from trapgate.gdb.description import PC, size
@@ -39,7 +40,7 @@ def _in_g(context: Context) -> tuple[Register, ...]:
 def _register(context: Context, number: int) -> Register:
     """The register of a number; Malformed when the client knows none such."""
     if number >= len(context.layout.registers):
-        raise Malformed("no such register")
+        raise Malformed(f"there is no register {number}: their numbers go from 0 to {len(context.layout.registers) - 1}")
     return context.layout.registers[number]
 
 
@@ -114,18 +115,26 @@ def _read(context: Context, address: int, length: int) -> bytes:
         return b""
 
 
+def _unmapped(context: Context, address: int, length: int = 1) -> bytes:
+    """Why nothing can be read at an address, or not all of a range be written."""
+    if context.physical:
+        return context.failure(UNMAPPED, f"no RAM is at guest-physical {address:#x}")
+    there = len(context.target.read_memory(context.thread(), address, length)) if length > 1 else 0
+    return context.failure(UNMAPPED, pages.reason(context.target, context.thread(), address + there))
+
+
 def read_memory(context: Context, arguments: list[int]) -> bytes:
     """m address,length: what is there of it, in hex; E14 when nothing is."""
     address, length = arguments
     data = _read(context, address, min(length, _LONGEST_HEX_READ)) if length else b""
-    return data.hex().encode() if data or not length else UNMAPPED
+    return data.hex().encode() if data or not length else _unmapped(context, address)
 
 
 def read_binary(context: Context, arguments: list[int]) -> bytes:
     """x address,length: as m, in binary after a `b`."""
     address, length = arguments
     data = _read(context, address, min(length, _LONGEST_BINARY_READ)) if length else b""
-    return b"b" + data if data or not length else UNMAPPED
+    return b"b" + data if data or not length else _unmapped(context, address)
 
 
 def _parse_write(text: bytes) -> tuple[int, int, bytes]:
@@ -154,12 +163,14 @@ def write_memory(context: Context, arguments: tuple[int, bytes]) -> bytes:
     """M and X: all of it or, with E14, nothing."""
     address, data = arguments
     if address + len(data) > _ADDRESSES:
-        return UNMAPPED
+        return context.failure(UNMAPPED, "addresses have 64 bits")
     if not data:
         return OK
     if context.physical:
-        return OK if context.target.write_physical(address, data) else UNMAPPED
-    return OK if context.target.write_memory(context.thread(), address, data) else UNMAPPED
+        written = context.target.write_physical(address, data)
+    else:
+        written = context.target.write_memory(context.thread(), address, data)
+    return OK if written else _unmapped(context, address, len(data))
 
 
 def parse_search(text: bytes) -> tuple[int, int, bytes]:
@@ -178,7 +189,7 @@ def search_memory(context: Context, arguments: tuple[int, int, bytes]) -> bytes:
     address, length, pattern = arguments
     end, before, enough = min(address + length, _ADDRESSES), b"", address + MOST_SEARCHED
     if address < end and not _read(context, address, 1):
-        return UNMAPPED
+        return _unmapped(context, address)
     while address < end:
         wanted = min(_SEARCHED, end - address)
         data = _read(context, address, wanted)

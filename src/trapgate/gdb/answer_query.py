@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from xml.sax.saxutils import quoteattr
 
+from trapgate.gdb import siginfo
 from trapgate.gdb.context import OK, Context, Malformed, data_of_hex, number, split, thread_id
 from trapgate.gdb.description import target_xml
 from trapgate.gdb.framing import PAYLOAD_SIZE
 from trapgate.gdb.monitor import MonitorError, execute
-from trapgate.gdb.target import TargetError
+from trapgate.gdb.target import Stopped, TargetError
 
 _THREADS_IN_A_REPLY = 256
 
@@ -28,6 +29,12 @@ def suffixes(context: Context, arguments: None) -> bytes:
     """QThreadSuffixSupported: not so; but only lldb asks."""
     context.lldb = True
     return b""
+
+
+def error_strings(context: Context, arguments: None) -> bytes:
+    """QEnableErrorStrings, of lldb's: errors have their text behind them."""
+    context.error_strings = True
+    return OK
 
 
 def select_general(context: Context, thread: int) -> bytes:
@@ -127,6 +134,12 @@ def threads(context: Context, annex: str) -> bytes | None:
         for thread in context.target.threads()
     ]
     return "\n".join(['<?xml version="1.0"?>', "<threads>", *lines, "</threads>"]).encode()
+
+
+def signal_details(context: Context, annex: str) -> bytes | None:
+    """siginfo: the last stop as a siginfo_t."""
+    stop = context.last_stop
+    return None if annex or not isinstance(stop, Stopped) else siginfo.raw(stop)
 
 
 def _text(words: str) -> str:

@@ -2,6 +2,8 @@
 
 from enum import Enum
 
+from trapgate.doings import CpuMode
+
 
 class Architecture(Enum):
     """The descriptions that there are; the values are the words of `--gdb-arch`.
@@ -14,14 +16,6 @@ class Architecture(Enum):
     I386 = "i386"
     X86_64 = "x86-64"
     ANY = "any"
-
-
-class CpuMode(Enum):
-    """The mode of a CPU as far as the choice goes; LONG is EFER.LMA, compatibility mode included."""
-
-    REAL = "real"
-    PROTECTED = "protected"
-    LONG = "long"
 
 
 def choose(code: int, mode: CpuMode) -> Architecture:

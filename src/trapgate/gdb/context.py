@@ -61,6 +61,8 @@ class Context:
     described: Architecture | None = None
     """What the client has been told that the guest is."""
     lldb: bool = False
+    error_strings: bool = False
+    """Whether the client reads the text of an error behind its number (lldb)."""
     _layout: Layout | None = None
 
     def describe(self) -> Architecture:
@@ -129,8 +131,11 @@ class Context:
         self.state = State.ENDED if self.extended else State.DISCONNECTED
 
     def failure(self, code: bytes, text: str) -> bytes:
-        """An error reply; with its text when the client said that it can read one."""
-        return b"E." + text.encode("ascii", "replace") if "error-message" in self.features else code
+        """An error reply; with its text when the client said that it can read one, gdb's way or lldb's."""
+        words = text.encode("ascii", "replace")
+        if self.error_strings:
+            return code + b";" + words.hex().encode()
+        return b"E." + words if "error-message" in self.features else code
 
 
 def on_wire(register: Register, value: int) -> bytes:

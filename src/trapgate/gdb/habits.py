@@ -9,6 +9,7 @@ SAME = {
     "system_powerdown": "power-button",
     "gva2gpa": "translate",
     "info cpus": "info vcpus",
+    "info pic": "info irq",
     "info registers -a": "info registers",
 }
 """QEMU's words, and the command of `monitor` that does the same; what follows is the same, too."""
@@ -22,8 +23,7 @@ _NO_FILES = "no file of the host is read or written here"
 
 OTHERS = {
     "info tlb": "'monitor info mem' shows what is mapped, 'monitor translate ADDRESS' where one address leads",
-    "info lapic": f"the local APIC {_SEE}; 'monitor msr APIC_BASE' tells where it is",
-    **dict.fromkeys(("info pic", "info irq", "info pit", "info ioapic"), f"the state of devices {_SEE}"),
+    "info pit": f"the state of devices {_SEE}",
     **dict.fromkeys(
         ("info mtree", "info qtree", "info qom-tree", "info pci", "info block", "info network", "info usb", "info chardev"),
         f"the devices are fixed: COM1 at 3f8, a debug console at e9, exit ports at f4 and 501, timers and APICs; {_FIXED}",

@@ -4,12 +4,14 @@ import queue
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from trapgate.arch.vectors import DB
+from trapgate.doings import BreakpointMet, ControlWritten, ModeSwitched, MsrAccessed, SystemCalled
 from trapgate.gdb import events
 from trapgate.gdb.adapter import FIRST, MachineTarget
 from trapgate.gdb.address import Address
 from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.stub import Stub
-from trapgate.gdb.target import SIGABRT, SIGINT, SIGSEGV, SIGTRAP, Exited, Killed, Stopped, Why
+from trapgate.gdb.target import SIGABRT, SIGINT, SIGSEGV, SIGTRAP, Cause, Exited, Killed, Stopped, Why
 from trapgate.machine import Machine
 from trapgate.stops import (
     BreakpointHit,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from trapgate.record.recording import Recording
 
 _WHY = {Kind.EXEC: Why.HARDWARE, Kind.WRITE: Why.WRITE, Kind.READ: Why.READ, Kind.ACCESS: Why.ACCESS}
+_NONE = Cause()
 _LOOK_FIRST = {ExitKind.SHUTDOWN: SIGSEGV, ExitKind.DEAD: SIGABRT}  # ends that a debugger wants to see before they happen
 
 
@@ -171,7 +174,8 @@ class DebugHost:
         if self._stub.attached:
             target.going = False
             self._seen()
-            self._stub.stopped(describe(stop, target.last))
+            target.last_stop = describe(stop, target.last, target.cause())
+            self._stub.stopped(target.last_stop)
         elif isinstance(stop, BusLocked):
             return MachineExit(ExitKind.STOPPED, 1, stop.line)
         elif isinstance(stop, DeviceFault):
@@ -181,15 +185,15 @@ class DebugHost:
         return None
 
 
-def describe(stop: Stop, thread: int) -> Stopped:
-    """A machine's stop in a debugger's words; `thread` ran last.
+def describe(stop: Stop, thread: int, debug: Cause = _NONE) -> Stopped:
+    """A machine's stop in a debugger's words; `thread` ran last, and `debug` is what its CPU says of a #DB.
 
     A watchpoint is told rather than an execution breakpoint, if both matched.
     """
     match stop:
         case BreakpointHit(hits=hits):
             one = max(hits, key=lambda hit: hit.kind is not Kind.EXEC)
-            return Stopped(thread, why=_WHY[one.kind], address=one.address)
+            return Stopped(thread, why=_WHY[one.kind], address=one.address, cause=debug)
         case SoftwareHit():
             return Stopped(thread, why=Why.SOFTWARE)
         case Paused():
@@ -199,8 +203,11 @@ def describe(stop: Stop, thread: int) -> Stopped:
         case DeviceFault(story=story):
             return Stopped(thread, SIGABRT, text=story)
         case ExceptionRaised(vector=vector):
-            return Stopped(thread, events.signal_of(vector), text=events.words(stop))
-        case PortAccessed():
+            cause = debug if vector == DB else Cause(vector, stop.error, stop.address)
+            return Stopped(thread, events.signal_of(vector), text=events.words(stop), cause=cause)
+        case StepDone():
+            return Stopped(thread, cause=debug)
+        case PortAccessed() | ControlWritten() | ModeSwitched() | MsrAccessed() | SystemCalled() | BreakpointMet():
             return Stopped(thread, text=events.words(stop))
         case MachineExit(kind=kind, story=story):
             text = f"{story or kind.value}\nthe machine ends when you continue"

@@ -1,55 +1,18 @@
 """Answers `monitor` commands: what a debugger may ask of the machine beyond gdb's own words. No shell, no file it could name."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
+from collections.abc import Iterator
 
 from trapgate import screen
-from trapgate.arch import msrs
 from trapgate.arch.control import CR0_PG
 from trapgate.arch.registers import OURS, TABLE, Group
-from trapgate.arch.vectors import VECTORS
-from trapgate.gdb import events, habits, mappings
+from trapgate.gdb import chips, events, habits, mappings, pages, siginfo, stopping, tables
+from trapgate.gdb.command import Command as Command
+from trapgate.gdb.command import MonitorError as MonitorError
 from trapgate.gdb.target import BreakKind, Target, TargetError
-from trapgate.values import dataclass, replace
 
 _LONGEST_DUMP = 4096
 _MOST_RANGES = 2000
-_MSRS: dict[str, int] = {
-    name.lower(): getattr(msrs, name)
-    for name in (
-        *("TSC", "APIC_BASE", "TEST_CTRL", "SYSENTER_CS", "SYSENTER_ESP", "SYSENTER_EIP", "MISC_ENABLE", "DEBUGCTL", "PAT"),
-        *("EFER", "STAR", "LSTAR", "CSTAR", "SFMASK", "FS_BASE", "GS_BASE", "KERNEL_GS_BASE", "TSC_AUX"),
-    )
-}
-
-
-_EXCEPTIONS = 32
 _START, _END = -1, -2  # of a recording
-_VECTORS = {name: one.number for one in VECTORS.values() for name in (one.mnemonic.lower(), one.mnemonic.lower().lstrip("#"))}
-
-
-class MonitorError(Exception):
-    """A command that cannot be understood; one line for the user."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command: its words, then names of arguments (in brackets when optional)."""
-
-    words: str
-    arguments: str
-    help: str
-    run: Callable[[Target, int, list[int]], Iterator[str]]
-    offered: Callable[[Target], bool] = lambda target: True
-    names: Mapping[str, int] = field(default_factory=dict)
-    """Words that may stand for numbers."""
-    decimal: bool = False
-    """Whether its numbers are decimal."""
-
-    def accepts(self, count: int) -> bool:
-        """Whether it can have so many arguments."""
-        names = self.arguments.split()
-        return sum(not name.startswith("[") for name in names) <= count <= len(names)
 
 
 def _help(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
@@ -131,6 +94,30 @@ def _translate(target: Target, thread: int, arguments: list[int]) -> Iterator[st
     yield f"{arguments[0]:#x} " + ("is not mapped" if physical is None else f"is guest-physical {physical:#x}")
 
 
+def _pages(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    yield from pages.told(target, thread, arguments[0])
+
+
+def _last(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    known = target.recent(thread)
+    shown = known[-arguments[0] :] if arguments and arguments[0] else known
+    for one in shown:
+        yield str(one)
+    if not known:
+        yield "no exception or interrupt was delivered so far, or the engine does not know them"
+
+
+def _why(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    yield from siginfo.told(target.why)
+
+
+def _cpuid(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    if max(arguments) >> 32:
+        raise MonitorError("leaves and subleaves have 32 bits")
+    answer = target.cpuid(thread, arguments[0], arguments[1] if len(arguments) > 1 else 0)
+    yield "  ".join(f"{name} {value:08x}" for name, value in zip(("eax", "ebx", "ecx", "edx"), answer, strict=True))
+
+
 def _physical(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     address, length = arguments[0], arguments[1] if len(arguments) > 1 else 64
     if length > _LONGEST_DUMP:
@@ -140,41 +127,6 @@ def _physical(target: Target, thread: int, arguments: list[int]) -> Iterator[str
         line = data[at : at + 16]
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line)
         yield f"{address + at:#014x}  {line.hex(' '):<47}  {text}"
-
-
-def _stop_on_exception(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
-    vectors = arguments or list(range(_EXCEPTIONS))
-    if not 0 <= vectors[0] < _EXCEPTIONS:
-        raise MonitorError(f"exceptions have vectors up to {_EXCEPTIONS - 1:x}; interrupts of devices are not stopped on")
-    target.stop_on(replace(target.events, vectors=target.events.vectors | set(vectors)))
-    yield from _stops_on(target, thread, [])
-
-
-def _stop_on_port(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
-    first, last = arguments[0], arguments[-1]
-    if not first <= last <= 0xFFFF:
-        raise MonitorError("ports go from 0 to ffff, the lower one first")
-    ports = (*target.events.ports, range(first, last + 1))
-    if len(ports) > events.MOST_PORTS:
-        raise MonitorError(f"at most {events.MOST_PORTS} ranges of ports; monitor stop-on nothing forgets them")
-    target.stop_on(replace(target.events, ports=ports))
-    yield from _stops_on(target, thread, [])
-
-
-def _stop_on_nothing(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
-    target.stop_on(events.Events())
-    yield from _stops_on(target, thread, [])
-
-
-def _stops_on(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
-    now = target.events
-    if now.vectors:
-        every = "every exception" if len(now.vectors) == _EXCEPTIONS else " ".join(map(events.vector_name, sorted(now.vectors)))
-        yield f"stops before the delivery of: {every}"
-    for ports in now.ports:
-        yield f"stops after an access to: port {ports.start:x}" + (f" to {ports.stop - 1:x}" if len(ports) > 1 else "")
-    if now == events.Events():
-        yield "stops on breakpoints alone"
 
 
 def _kernel(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
@@ -251,20 +203,21 @@ COMMANDS: tuple[Command, ...] = (
     Command("info system", "", "segments, control and debug registers, tables", _system),
     Command("info vcpus", "", "mode and privilege level of each vCPU", _vcpus),
     Command("info mem", "", "what the page tables map: from, up to, size; user, read, write, execute", _mappings),
+    Command("info gdt", "", "descriptors of the GDT", tables.gdt),
+    Command("info idt", "[VECTOR]", "gates of the IDT, in real mode vectors of the IVT", tables.idt),
+    Command("info tss", "", "TR, and the stacks that its TSS names", tables.tss),
+    Command("info lapic", "", "the local APIC of the chosen vCPU", chips.lapic),
+    Command("info ioapic", "", "what the pins of the I/O APIC bring about", chips.ioapic),
+    Command("info irq", "", "the 8259s, and what waits at each local APIC", chips.irq),
+    Command("info mtrr", "", "which memory is cached: MTRRs and PAT", chips.mtrr),
     Command("info breakpoints", "", "what the debugger has armed", _breakpoints),
-    Command("info stop-on", "", "what the guest stops on besides breakpoints", _stops_on),
-    Command(
-        "stop-on exception",
-        "[VECTOR|NAME]",
-        "stop before such exceptions are delivered: e, pf; or any",
-        _stop_on_exception,
-        names=_VECTORS,
-    ),
-    Command("stop-on port", "FIRST [LAST]", "stop after IN and OUT there", _stop_on_port),
-    Command("stop-on nothing", "", "breakpoints alone", _stop_on_nothing),
-    Command("stop-on", "", "the same as info stop-on", _stops_on),
-    Command("msr", "INDEX|NAME [VALUE]", "show an MSR, or write it first", _msr, names=_MSRS),
+    *stopping.COMMANDS,
+    Command("msr", "INDEX|NAME [VALUE]", "show an MSR, or write it first", _msr, names=events.MSRS),
     Command("translate", "ADDRESS", "the guest-physical address behind a virtual one", _translate),
+    Command("pages", "ADDRESS", "the walk to an address: entries, rights, why an access faults", _pages),
+    Command("last", "[COUNT]", "the last exceptions and interrupts of the chosen vCPU, 64 at most", _last),
+    Command("why", "", "the last stop: vector, error code, CR2, the causes of a #DB and whose they are", _why),
+    Command("cpuid", "LEAF [SUBLEAF]", "what CPUID answers to the guest", _cpuid),
     Command("physical", "ADDRESS [LENGTH]", "guest-physical RAM as bytes", _physical),
     Command("kernel", "", "which Linux kernel runs, where KASLR has put it, names for gdb", _kernel),
     Command("ps", "", "tasks of the Linux kernel that runs, with their address spaces", _tasks),

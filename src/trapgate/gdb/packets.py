@@ -67,6 +67,7 @@ PACKETS: tuple[Row, ...] = (
     _row(b"qSupported", query.parse_features, supported, f"PacketSize={PACKET_SIZE:x}"),
     _row(b"QStartNoAckMode", nothing, query.no_ack_mode, "QStartNoAckMode+"),
     _row(b"QThreadSuffixSupported", nothing, query.suffixes),
+    _row(b"QEnableErrorStrings", nothing, query.error_strings),
     _row(b"!", nothing, run.extended_mode, ended=True),
     _row(b"?", nothing, run.why_stopped, ended=True),
     _row(b"vMustReplyEmpty", anything, must_reply_empty),
@@ -74,6 +75,7 @@ PACKETS: tuple[Row, ...] = (
     _row(b"qSymbol:", anything, query.symbols),
     _row(b"qRcmd,", query.parse_command, query.monitor),
     _row(b"qXfer:features:read:", query.parse_transfer, query.description, "qXfer:features:read+"),
+    _row(b"qXfer:siginfo:read:", query.parse_transfer, query.transfer(query.signal_details), "qXfer:siginfo:read+"),
     # names of what the guest runs, as a file
     _row(b"qXfer:exec-file:read:", query.parse_transfer, query.transfer(files.executable), "qXfer:exec-file:read+"),
     _row(b"vFile:setfs:", anything, files.file_system),

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from trapgate.gdb.architecture import Architecture, CpuMode
+from trapgate.devices.interrupts import InterruptsState
+from trapgate.doings import CpuMode, Happened
+from trapgate.gdb.architecture import Architecture
 from trapgate.gdb.events import Events
 from trapgate.values import dataclass
 
@@ -82,6 +84,17 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """What the CPU says of a stop. `address`: CR2, for #PF; `mine`, `guests`: DR6's causes and numbers of breakpoints of a #DB."""
+
+    vector: int | None = None
+    error: int | None = None
+    address: int | None = None
+    mine: tuple[int, int] = (0, 0)
+    guests: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """The guest stopped. `thread` is 1 + the vCPU's number; `address` is the watched one for WRITE, READ and ACCESS.
 
@@ -93,6 +106,7 @@ class Stopped:
     why: Why = Why.PLAIN
     address: int = 0
     text: str = ""
+    cause: Cause = Cause()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +267,23 @@ class Target(Protocol):
 
     def write_physical(self, address: int, data: bytes) -> bool:
         """Change guest-physical RAM; False, and nothing changed, when any of it is none."""
+        ...
+
+    @property
+    def why(self) -> Stopped:
+        """The last stop that a debugger was told of."""
+        ...
+
+    def recent(self, thread: int) -> Sequence[Happened]:
+        """The last exceptions and interrupts that a vCPU was delivered, the oldest first."""
+        ...
+
+    def cpuid(self, thread: int, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """EAX, EBX, ECX, EDX of a leaf as the guest is told them."""
+        ...
+
+    def interrupts(self) -> InterruptsState:
+        """The interrupt controllers; TargetError where they are the host kernel's."""
         ...
 
     @property

@@ -80,6 +80,13 @@ ACCESS_FAULT, ACCESS_HARD = 1, 2
 RIGHT_READ, RIGHT_WRITE, RIGHT_FETCH, RIGHT_GLOBAL, RIGHT_UNCACHED, RIGHT_LARGE, RIGHT_2M = 1, 2, 4, 8, 16, 32, 64
 
 
+TOLD_CR0, TOLD_CR3, TOLD_CR4, TOLD_MSR, TOLD_CALL = (1 << n for n in range(5))
+
+HAPPENED = 64  # events that are remembered
+HAPPENED_ONE = Record(rip="Q", cr2="Q", error="I", what="I", unused="Q")  # what: vector, HAS_ERROR_CODE, cause << CAUSE_SHIFT
+HAS_ERROR_CODE, CAUSE_SHIFT = 1 << 8, 9
+
+
 class Part(Enum):
     """Whose a field is; the module says by which rule."""
 
@@ -226,7 +233,7 @@ def _host() -> Declared:
     yield "pages_marked", 8  # how often a page without code became one with code
     yield "chaining", 4  # not zero: branches between the blocks of a page are direct
     yield "stop_pages", 512, 64  # for each page of linear addresses, by the low 12 bits of its number: breakpoints lie in it
-    yield "native_table", 8 * NATIVE_SLOTS, 64  # addresses of the native functions, by their place in the sorted list of names
+    yield "native_table", 8 * NATIVE_SLOTS, 64  # addresses of the native functions: `codebuffer.table_order`
     # the time-stamp counter, as long as native code reads it
     yield "tsc_hz", 8  # its rate while guest time follows the host's clock, else 0
     yield "counted_hz", 8  # the same with the instruction clock; both 0: Python reads it
@@ -247,6 +254,9 @@ def _host() -> Declared:
     yield "crash_text", 8  # the last words of a process that cannot go on
     for counter in ("count_walks", "count_slow", "count_dispatch", "count_exceptions", "count_code_stores", "count_placed"):
         yield counter, 8
+    yield "told", 4  # TOLD_*: Python executes such an instruction, for somebody wants to hear of it
+    yield "happened_count", 8  # events that were delivered: HAPPENED_ONE each, the last ones of them in
+    yield "happened", HAPPENED * HAPPENED_ONE.size, 64
     # the TLB and the jump cache, and what says how much of them must be forgotten
     yield "large_start", 8  # every translation of a 4 MiB or 1 GiB page in the TLB lies in [large_start, large_end]
     yield "large_end", 8

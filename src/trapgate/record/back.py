@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from enum import Enum, auto
 
+from trapgate.doings import BreakpointMet, ControlWritten, ModeSwitched, MsrAccessed, SystemCalled
 from trapgate.machine import Machine
 from trapgate.record.recording import Recording
 from trapgate.stops import (
@@ -96,6 +97,8 @@ def _place(stop: Stop, executed: int) -> int | None:
         case SoftwareHit():
             return executed
         case BusLocked() | ExceptionRaised() | PortAccessed():
+            return executed - 1
+        case ControlWritten() | ModeSwitched() | MsrAccessed() | SystemCalled() | BreakpointMet():
             return executed - 1
     return None
 

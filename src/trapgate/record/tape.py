@@ -22,7 +22,7 @@ from trapgate.record.recording import Moment, RecordError
 from trapgate.state import U8, U32, U64, OneOf, State, StateError
 from trapgate.values import dataclass
 
-VERSION = 1
+VERSION = 2
 _RECORD, _REACHED = struct.Struct("<II"), struct.Struct("<QQ")
 _IS_REACHED = 0xFF  # the kind of a record that says how far the guest has come
 LONGEST = 1 << 26  # bytes of a record

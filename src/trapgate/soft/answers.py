@@ -27,7 +27,7 @@ def instruction(cpu: RunningCpu) -> int:
     if cpu.single is not None:
         return 0
     i = cpu.translator.instructions[st.exit_detail]
-    if i.mnemonic not in ONLY_REGISTERS:
+    if i.mnemonic not in ONLY_REGISTERS or cpu.teller is not None:
         return 0
     HANDLERS[i.mnemonic](cpu, i)
     st.rip = st.next_rip

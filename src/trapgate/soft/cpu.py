@@ -5,7 +5,7 @@ steps of the guest or the debugger, watched accesses, stores into code, shadows)
 into a block of its own, with everything that happened to it noted and turned into at most one DebugException behind it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from iced_x86 import Instruction
@@ -15,6 +15,7 @@ from trapgate.arch.debugregs import DR6_BS
 from trapgate.arch.flags import IF, RF, TF
 from trapgate.arch.models import CpuModel
 from trapgate.clock import Clock
+from trapgate.doings import Happened
 from trapgate.exits import (
     DebugException,
     Exit,
@@ -102,8 +103,8 @@ class SoftVcpu(RestingCpu):
                     self.phase, exit_ = Phase.STEPPING, None
                 if exit_ is not None:
                     return exit_
-        except TripleFault:
-            return Shutdown(story(self, self.history))
+        except TripleFault as fault:
+            return Shutdown(story(self, str(fault)))
 
     def init(self) -> None:
         """INIT: at the reset vector, nothing under way."""
@@ -173,7 +174,7 @@ class SoftVcpu(RestingCpu):
         elif self._nmi and not st.nmi_blocked and not self._stepping:  # a step takes neither NMIs nor interrupts
             self._nmi, st.nmi_blocked, site = False, 1, 0
             self.count(1)
-            deliver_event(self, 2, external=True, history=self.history)
+            deliver_event(self, 2, external=True)
             if self.pending_hits:  # by its frame: a trap comes before interrupts (SDM vol. 3, table 6-2)
                 return None
         if st.irq_waiting and st.rflags & IF:
@@ -299,17 +300,22 @@ class SoftVcpu(RestingCpu):
         """What `run` has told of comes now."""
         self.held, self._step_over = None, self._stepping and self.single is None
         if isinstance(held, HeldFault):
-            deliver_event(self, held.vector, held.error, cr2=held.cr2, history=self.history)
+            deliver_event(self, held.vector, held.error, cr2=held.cr2)
             return None
         self.state.next_rip = self._behind(held.length)
         return self._execute(TRAPPING[held.vector])
 
     def _execute(self, instruction: Instruction) -> Exit | None:
         st = self.state
-        exit_ = handler_of(instruction.mnemonic)(self, instruction)
+        teller = self.teller
+        tell = teller and teller.look(self, instruction)
+        taken = teller is not None and teller.takes(self, instruction)
+        exit_ = None if taken else handler_of(instruction.mnemonic)(self, instruction)
         if st.rip == st.next_rip and (instruction.has_rep_prefix or instruction.has_repne_prefix):
             debugging.within_repeat(self)
         st.rip = st.next_rip
+        if tell:
+            tell()
         if isinstance(exit_, PortRead | PortWrite):
             debugging.note_io(self, exit_.port, exit_.size)
         elif instruction.mnemonic in debugging.TF_AFTER:
@@ -409,3 +415,8 @@ class SoftVcpu(RestingCpu):
     tally = tallies.tally
     tell_tallies = tallies.tell_tallies
     catch = inspection.catch
+    tell_of = inspection.tell_of
+
+    def recent(self) -> Sequence[Happened]:
+        """The last events that were delivered."""
+        return [*self.history]

@@ -68,7 +68,7 @@ class DeliveringCpu(RunningCpu):
         if vector in self.caught:
             self.held = HeldFault(vector, fault.error, fault.cr2)
             return GuestException(vector, fault.error, fault.cr2)
-        deliver_event(self, vector, fault.error, cr2=fault.cr2, history=self.history)
+        deliver_event(self, vector, fault.error, cr2=fault.cr2)
         return None
 
     def can_interrupt(self) -> bool:
@@ -92,14 +92,14 @@ class DeliveringCpu(RunningCpu):
             if st.exit_reason != s.EXIT_DELIVER:
                 st.shadow = 0
                 return
-        self._survive(lambda: deliver_event(self, vector, external=True, history=self.history))
+        self._survive(lambda: deliver_event(self, vector, external=True))
 
     def _survive(self, delivery: Callable[[], None]) -> None:
         """Deliver something from outside of `run`, which tells of a triple fault when it is called next."""
         try:
             delivery()
-        except TripleFault:
-            self._dead = Shutdown(story(self, self.history))
+        except TripleFault as fault:
+            self._dead = Shutdown(story(self, str(fault)))
 
     def deliver_debug(self, causes: int, hits: int, icebp: bool) -> None:
         """Deliver #DB to the guest; `debugging.deliver_debug`. An instruction that ends so takes no other trap."""

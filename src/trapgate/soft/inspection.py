@@ -1,7 +1,10 @@
 """Shows and changes the CPU from outside, for debuggers and loaders: registers by name, MSRs, guest-virtual memory."""
 
+from collections.abc import Callable
+
 from trapgate.arch import control, xstate
 from trapgate.arch.segments import ATTRIBUTES
+from trapgate.doings import Doing, Interest
 from trapgate.isa import state as s
 from trapgate.memory import virtual_parts
 from trapgate.soft.exact import debugging, floating, msr
@@ -9,6 +12,7 @@ from trapgate.soft.exact.segments import load_segment, put_paragraph, put_segmen
 from trapgate.soft.running import RunningCpu
 from trapgate.soft.state.core import NOWHERE
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.telling import Teller
 from trapgate.vcpu import TABLES, CpuStart
 
 _PLAIN = {*s.GENERAL, "rip", "cr2", "star", "lstar", "cstar", "sfmask", "xcr0", "gdt_base", "gdt_limit", "idt_base", "idt_limit"}
@@ -144,10 +148,29 @@ def start(cpu: RunningCpu, first: CpuStart) -> None:
 
 def report_bus_locks(cpu: RunningCpu, on: bool) -> None:
     """Whether `run` returns every bus lock."""
-    cpu.state.bus_lock_report = on
+    cpu.reports_locks = on
+    _look_at_locks(cpu)
+
+
+def _look_at_locks(cpu: RunningCpu) -> None:
+    """Have each bus lock returned, if somebody asks for it."""
+    cpu.state.bus_lock_report = cpu.reports_locks or (cpu.teller is not None and cpu.teller.interest.bus_locks)
 
 
 def catch(cpu: RunningCpu, vectors: frozenset[int]) -> None:
     """Exceptions of these vectors are returned before they are delivered."""
     cpu.caught = vectors
-    cpu.state.caught = bool(vectors)
+    _look_at_exceptions(cpu)
+
+
+def tell_of(cpu: RunningCpu, interest: Interest, heard: Callable[[Doing], None]) -> None:
+    """Tell of what the guest does, from now on."""
+    cpu.teller = None if interest == Interest() else Teller(interest, heard)
+    cpu.state.told = 0 if cpu.teller is None else cpu.teller.native
+    _look_at_locks(cpu)
+    _look_at_exceptions(cpu)
+
+
+def _look_at_exceptions(cpu: RunningCpu) -> None:
+    """Have Python see to what is delivered, if somebody asks for it."""
+    cpu.state.caught = bool(cpu.caught) or (cpu.teller is not None and cpu.teller.interrupts)

@@ -21,13 +21,13 @@ from trapgate.cpustate import (
     model_text,
     stored_msrs,
 )  # fmt: skip
+from trapgate.doings import Cause, Happened
 from trapgate.exits import Shutdown
-from trapgate.isa.state import UNUSABLE
+from trapgate.isa.state import HAPPENED, UNUSABLE
 from trapgate.soft.exact import debugging, memtypes, msr
 from trapgate.soft.exact.careful import get_mxcsr, set_mxcsr
 from trapgate.soft.exact.segments import put_segment
 from trapgate.soft.exact.traps import TRAPPING
-from trapgate.soft.state.story import HISTORY, Happened
 from trapgate.soft.state.underway import HeldFault, HeldTrap, Phase, Step, Taken, ToAccumulator, ToMemory
 from trapgate.soft.stepping import SteppingCpu
 from trapgate.state import U8, U32, U64, Length, OneOf, Range, State, StateError, require
@@ -74,7 +74,7 @@ class SoftState(State):
     """What the software CPU is in the midst of.
 
     `executed`: instructions, with a clock that counts them. `stepping`: the next one runs as a step. `answers`: it starts again,
-    and devices have answered so. `dead`: the story of a triple fault. `history`: the last exceptions: vector, error, RIP, CR2.
+    and devices have answered so. `dead`: the story of a triple fault. `history`: the last events: vector, error, RIP, CR2, cause.
     """
 
     executed: U64
@@ -86,7 +86,7 @@ class SoftState(State):
     held: HeldState | None
     delivering: bool
     dead: str | None
-    history: Annotated[tuple[tuple[U8, U32 | None, U64, U64 | None], ...], Length(0, HISTORY)]
+    history: Annotated[tuple[tuple[U8, U32 | None, U64, U64 | None, Annotated[int, Range(0, 2)]], ...], Length(0, HAPPENED)]
 
 
 NOTHING = SoftState(0, False, False, None, None, None, None, False, None, ())
@@ -216,7 +216,7 @@ class RestingCpu(SteppingCpu):
             held=None if held is None else _held_state(held),
             delivering=bool(self.state.fault_delivering),
             dead=None if self._dead is None else self._dead.story,
-            history=tuple((one.vector, one.error, one.rip, one.cr2) for one in self.history),
+            history=tuple((one.vector, one.error, one.rip, one.cr2, int(one.cause)) for one in self.history),
         )
 
     def _load_underway(self, state: SoftState) -> None:
@@ -235,7 +235,8 @@ class RestingCpu(SteppingCpu):
         self._step_over, self.bus_lock = False, None
         self._dead = None if state.dead is None else Shutdown(state.dead)
         self.history.clear()
-        self.history.extend(Happened(*one) for one in state.history)
+        for vector, error, rip, cr2, cause in state.history:
+            self.history.append(Happened(vector, error, rip, cr2, Cause(cause)))
 
 
 def _vectors(mask: int) -> list[xstate.Place]:

@@ -13,6 +13,7 @@ from trapgate.soft.crash import Crashes
 from trapgate.soft.loops.hot import HotLoops
 from trapgate.soft.state.apic import LocalApic
 from trapgate.soft.state.underway import Access, HeldFault, HeldTrap, Phase, Step
+from trapgate.soft.telling import Teller
 from trapgate.stencil.library import Library
 from trapgate.vcpu import Devices
 
@@ -44,6 +45,10 @@ class RunningCpu(TranslatingCore):
         """The access that waits for a device."""
         self.held: HeldFault | HeldTrap | None = None
         """What `run` has told of, and is to come first when it goes on."""
+        self.reports_locks = False
+        """Whether `run` returns each bus lock, whatever the teller wants."""
+        self.teller: Teller | None = None
+        """Who wants to hear of what the guest does; None: nobody."""
         self.caught: frozenset[int] = frozenset()  # vectors of exceptions that `run` returns before they are delivered
 
     @property

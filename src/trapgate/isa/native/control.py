@@ -1,11 +1,13 @@
 """Writes CR0, CR3 and CR4 where that is plain: what decides how pages and segments are read stays as it is (SDM vol. 2, MOV CR).
 
-Python's (`exact.control`): PE, PG, PAE, PCIDE or LA57 change, PDPTEs have to be checked, or the value is refused.
+Python's (`exact.control`): PE, PG, PAE, PCIDE or LA57 change, PDPTEs have to be checked, the value is refused, or somebody wants
+to hear of it.
 """
 
 from collections.abc import Callable
 
 from trapgate.arch import control as cr
+from trapgate.isa import state as s
 from trapgate.isa.native.flows import complete, decline
 from trapgate.isa.native.mode import has
 from trapgate.isa.vocabulary import Trace, Value
@@ -20,11 +22,16 @@ def _pae(m: Trace) -> Value:
     return has(m.get("cr0", 64), cr.CR0_PG) & has(m.get("cr4", 64), cr.CR4_PAE) & ~has(m.get("efer", 64), cr.EFER_LMA)
 
 
+def _told(m: Trace, what: int) -> Value:
+    """1-bit: somebody wants to hear of it."""
+    return has(m.get("told", 32), what)
+
+
 def write_cr0(m: Trace) -> None:
     """MOV CR0, T0; CLTS and LMSW, which have worked out T0."""
     old, new = m.get("cr0", 64), m["T0"]
     refused = ((new >> 32) != 0) | (has(new, cr.CR0_NW) & ~has(new, cr.CR0_CD))
-    with m.when(refused | has(old ^ new, CR0_PYTHON), likely=False):
+    with m.when(refused | has(old ^ new, CR0_PYTHON) | _told(m, s.TOLD_CR0), likely=False):
         decline(m)
     stored = new & cr.CR0_DEFINED | cr.CR0_ET
     m.put("cr0", stored)
@@ -34,7 +41,7 @@ def write_cr0(m: Trace) -> None:
 def write_cr3(m: Trace) -> None:
     """MOV CR3, T0. Translations carry no PCID: all that are not global go, where there are any."""
     long = has(m.get("efer", 64), cr.EFER_LMA)
-    with m.when(_pae(m) | (long & ((m["T0"] & ~m.get("physical_mask", 64)) != 0)), likely=False):
+    with m.when(_told(m, s.TOLD_CR3) | _pae(m) | (long & ((m["T0"] & ~m.get("physical_mask", 64)) != 0)), likely=False):
         decline(m)
     m.put("cr3", m["T0"])
     m.put("lock_age", m.get("lock_age", 64) + 1)
@@ -48,7 +55,7 @@ def write_cr4(m: Trace) -> None:
     old, new = m.get("cr4", 64), m["T0"]
     changed = old ^ new
     refused = (new & ~m.get("cr4_allowed", 64)) != 0
-    with m.when(refused | has(changed, CR4_PYTHON) | (_pae(m) & has(changed, CR4_PDPTES)), likely=False):
+    with m.when(_told(m, s.TOLD_CR4) | refused | has(changed, CR4_PYTHON) | (_pae(m) & has(changed, CR4_PDPTES)), likely=False):
         decline(m)
     m.put("cr4", new)
     _changed(m, has(changed, cr.CR4_FLUSHES))

@@ -8,6 +8,7 @@ from enum import Enum
 from functools import partial
 
 from trapgate.arch import vectors
+from trapgate.doings import Cause as Happening
 from trapgate.isa import state as s
 from trapgate.isa.native.flows import leave
 from trapgate.isa.rules.events import HAS_ERROR, KEEP_RF, SET_RF, SOFTWARE
@@ -56,6 +57,7 @@ def deliver(m: Trace, cause: Cause = Cause.FAULT) -> None:
         hard(m)
     # a fault inside here must not disturb the one under way: Python starts again from scratch
     vector, cr2, error, has_error = (m.get(name, size) for name, size in PREPARED)
+    rip = m.get("rip", 64)
     outcome = m.call("enter_event", 64, vector.zext(64), error.zext(64), _how(m, vector, error, has_error, cause))
     with m.when(outcome != DONE, likely=False):
         if cause is Cause.SOFTWARE:
@@ -64,11 +66,30 @@ def deliver(m: Trace, cause: Cause = Cause.FAULT) -> None:
         for (name, _), value in zip(PREPARED, (vector, cr2, error, has_error), strict=True):
             m.put(name, value)
         hard(m)
+    _remember(m, rip, (vector, cr2, error, has_error), cause)
     m.put("budget", m.get("budget", 64) + m.get("ahead", 64))
     m.put("ahead", m.const(0, 64))
     with m.when(m.get("request", 32) != 0, likely=False):  # a handler that cannot be fetched never comes to a block
         leave(m, s.EXIT_INTERRUPTED)
     m.jump("dispatch")
+
+
+def _remember(m: Trace, rip: Value, prepared: tuple[Value, Value, Value, Value], cause: Cause) -> None:
+    """Note what was delivered; `soft.state.history` reads it."""
+    vector, cr2, error, has_error = prepared
+    count = m.get("happened_count", 64)
+    at = (count & (s.HAPPENED - 1)) * s.HAPPENED_ONE.size
+    what: Value = vector
+    if cause is Cause.FAULT:
+        what = vector | (has_error << 8)
+        m.put_at("happened", at + s.HAPPENED_ONE.cr2, cr2)
+        m.put_at("happened", at + s.HAPPENED_ONE.error, error)
+    else:
+        happened = Happening.SOFTWARE if cause is Cause.SOFTWARE else Happening.INTERRUPT
+        what = vector | (happened << s.CAUSE_SHIFT)
+    m.put_at("happened", at, rip)
+    m.put_at("happened", at + s.HAPPENED_ONE.what, what)
+    m.put("happened_count", count + 1)
 
 
 def _how(m: Trace, vector: Value, error: Value, has_error: Value, cause: Cause) -> Value:

@@ -19,7 +19,9 @@ Number = TypeVar("Number", int, Value)
 
 
 def _find(m: Trace) -> Value:
-    """The host address of the rule of MSR ECX; the path ends in Python where there is none."""
+    """The host address of the rule of MSR ECX; the path ends in Python where there is none, or somebody wants to hear of it."""
+    with m.when(has(m.get("told", 32), s.TOLD_MSR), likely=False):
+        decline(m)
     index, first = m.get("rcx", 32).zext(64), m.address_of("msr_rules")
     low, high = m.variable(64, 0), m.variable(64, m.get("msr_count", 64))
     with m.loop():  # the first rule of this index or a higher one

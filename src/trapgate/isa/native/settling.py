@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from trapgate.arch.flags import TF
+from trapgate.isa import state as s
 from trapgate.isa.native.flows import decline, go_on, notice_flags, proceed
 from trapgate.isa.native.mode import has
 from trapgate.isa.rules.reading import DONE, FAULTED
@@ -33,8 +34,7 @@ def interrupt_return(m: Trace, size: int) -> None:
 def system_call(m: Trace, rule: str) -> None:
     """SYSCALL and SYSRET, whose flags may trap at once."""
     odd = m.get("stepping", 32) != 0
-    if rule != "system_call":
-        odd = odd | has(m.get("r11", 64), TF)
+    odd = odd | (has(m.get("told", 32), s.TOLD_CALL) if rule == "system_call" else has(m.get("r11", 64), TF))
     with m.when(odd, likely=False):
         decline(m)
     settle(m, rule)
@@ -45,6 +45,9 @@ def system_call(m: Trace, rule: str) -> None:
 
 def fast_call(m: Trace, rule: str, amd: bool) -> None:
     """SYSENTER and SYSEXIT."""
+    if rule == "fast_call":
+        with m.when(has(m.get("told", 32), s.TOLD_CALL), likely=False):
+            decline(m)
     settle(m, rule, m.const(amd, 64))
     go_on(m, m.get("next_rip", 64))
 

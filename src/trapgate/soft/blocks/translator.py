@@ -14,7 +14,7 @@ from trapgate.soft.blocks.known import KnownBlocks, Numbered
 from trapgate.soft.blocks.patterns import Patterns
 from trapgate.soft.decode import decoding
 from trapgate.soft.decode.lowering import Lowering
-from trapgate.soft.state.codebuffer import CodeBuffer
+from trapgate.soft.state.codebuffer import CodeBuffer, table_order
 from trapgate.soft.state.view import CpuState
 
 MAX_LENGTH = 15
@@ -36,7 +36,7 @@ class Translator:
     def __init__(self, ram: Ram, code: CodeBuffer, state: CpuState, model: CpuModel) -> None:
         self.keep_account(state)
         self.breakpoints: frozenset[int] = frozenset()  # linear addresses at which a block must stop
-        self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(sorted(code.entries))}
+        self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(table_order(code.entries))}
         self._ram = ram
         self._both = (ctypes.c_char * (2 * MAX_LENGTH))()  # the bytes at the end of a page and those behind it
         self._find, self._compose = code.function("find_block", 64, 3), code.function("compose_block", 64, 4)

@@ -182,7 +182,7 @@ def deliver_debug(cpu: GuestCpu, causes: int, hits: int, icebp: bool) -> None:
     st.dr6 = dr6.deliver(st.dr6, causes, hits, icebp=icebp, amd=cpu.model.amd)
     st.dr7 &= ~debugregs.DR7_GD
     st.debugctl &= ~(debugregs.DEBUGCTL_BTF | (debugregs.DEBUGCTL_LBR if cpu.model.amd else 0))
-    deliver_event(cpu, vectors.DB, resume=bool(st.rflags & RF), history=cpu.history)
+    deliver_event(cpu, vectors.DB, resume=bool(st.rflags & RF))
 
 
 def _number(cpu: GuestCpu, register: int) -> int:

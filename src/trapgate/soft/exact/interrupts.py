@@ -4,22 +4,22 @@ What a delivery reads and pushes may hit data breakpoints: the #DB comes before 
 instruction of the handler (docs/debugging.md).
 """
 
-from collections import deque
-
 from trapgate.arch import vectors
+from trapgate.doings import Cause, Happened
 from trapgate.isa.rules.events import HAS_ERROR, INT_N, KEEP_RF, SET_RF, SOFTWARE
 from trapgate.soft.exact.rules import settle
+from trapgate.soft.exact.shutdown import Attempt, explain
 from trapgate.soft.state.core import SoftCore
 from trapgate.soft.state.fault import GuestFault
-from trapgate.soft.state.story import Happened
 from trapgate.values import dataclass
 
+MOST_TOLD = 4  # deliveries that failed
 TRAPS = {vectors.BP, vectors.OF, vectors.DB}
 ABORTS = {vectors.DF, vectors.MC}
 
 
 class TripleFault(Exception):
-    """The CPU shuts down: a third exception while a double fault was being delivered."""
+    """The CPU shuts down: a third exception while a double fault was being delivered. Its text says why, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,14 @@ class Event:
 
 def deliver(
     cpu: SoftCore, vector: int, error: int | None = None, *, software: bool = False, external: bool = False,
-    resume: bool | None = None, cr2: int | None = None, history: deque[Happened] | None = None,
+    resume: bool | None = None, cr2: int | None = None,
 ) -> None:  # fmt: skip
     """Deliver an exception or interrupt; `state.rip` is what the frame shall say, afterwards the handler. Raises TripleFault.
 
     `external`: an interrupt or NMI, benign whatever its vector. `software`: INT n and its like, with RIP behind it already.
     `resume`: RF in the pushed RFLAGS; by default 1 for faults, 0 for traps and software interrupts, unchanged for external ones
     (SDM vol. 3, 18.3.1.1).
-    `cr2` is stored for #PF. The caller has done what #DB does to DR6, DR7 and DEBUGCTL. `history` notes what was delivered.
+    `cr2` is stored for #PF. The caller has done what #DB does to DR6, DR7 and DEBUGCTL. `history` notes each.
     """
     st = cpu.state
     if resume is None and not external:
@@ -50,16 +50,18 @@ def deliver(
     first = vectors.NMI if external or software else vector
     if cr2 is not None:
         st.cr2 = cr2
-    hits = cpu.pending_hits
+    hits, cause = cpu.pending_hits, Cause.INTERRUPT if external else Cause.SOFTWARE if software else Cause.EXCEPTION
+    attempts = list[Attempt]()
     while True:
-        if history is not None:
-            history.append(Happened(event.vector, event.error, st.rip, st.cr2 if event.vector == vectors.PF else None))
+        last = _remember(cpu, event, cause)
+        cause = Cause.EXCEPTION
         st.fault_delivering = 1
         try:
             enter(cpu, event)
             st.shadow = 0
             return
         except GuestFault as second:
+            attempts.append((str(last), event.vector, second))
             cpu.pending_hits = hits  # what did not come to its end reports no data breakpoint, as with an instruction that faults
             if second.cr2 is not None:
                 st.cr2 = second.cr2
@@ -69,11 +71,18 @@ def deliver(
                 case vectors.Nesting.DOUBLE_FAULT:
                     event, first = Event(vectors.DF, 0, False, False), vectors.DF
                 case vectors.Nesting.SHUTDOWN:
-                    if history is not None:
-                        history.append(Happened(second.vector, second.error, st.rip, second.cr2))
-                    raise TripleFault from second
+                    _remember(cpu, Event(second.vector, second.error), cause)
+                    raise TripleFault(explain(cpu, attempts[-MOST_TOLD:])) from second
         finally:
             st.fault_delivering = 0
+
+
+def _remember(cpu: SoftCore, event: Event, cause: Cause) -> Happened:
+    """Note what is being delivered, and what it is."""
+    cr2 = cpu.state.cr2 if event.vector == vectors.PF and cause is Cause.EXCEPTION else None
+    one = Happened(event.vector, event.error, cpu.state.rip, cr2, cause)
+    cpu.history.append(one)
+    return one
 
 
 def enter(cpu: SoftCore, event: Event) -> None:
@@ -88,5 +97,7 @@ def software_interrupt(cpu: SoftCore, vector: int, *, checked_iopl: bool) -> Non
 
     `checked_iopl`: INT n, which virtual-8086 mode at IOPL < 3 refuses unless CR4.VME redirects it (SDM vol. 3, 20.3.3).
     """
+    rip = cpu.state.rip
     settle(cpu, "enter_event", vector, 0, SOFTWARE | INT_N * checked_iopl)
+    cpu.history.append(Happened(vector, None, rip, None, Cause.SOFTWARE))
     cpu.state.next_rip = cpu.state.rip

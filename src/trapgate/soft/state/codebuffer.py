@@ -4,7 +4,7 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trapgate.hostcall import REMEDIES, HostError, asking
 from trapgate.mapping import Mapping
@@ -12,6 +12,11 @@ from trapgate.stencil.library import Library
 
 SIZE = 160 << 20  # sparse: costs what is used
 GUARD = 1 << 16
+
+
+def table_order(names: Iterable[str]) -> list[str]:
+    """The order of native functions in `native_table`: constants of LLVM's, which vary with the host's CPU, come last."""
+    return sorted(names, key=lambda name: (name.startswith("."), name))
 
 
 class CodeBuffer:

@@ -10,8 +10,9 @@ from trapgate.isa.rules.catalog import RULES
 from trapgate.isa.state import LAYOUT
 from trapgate.mapping import Mapping
 from trapgate.memory import Ram
-from trapgate.soft.state.codebuffer import CodeBuffer
+from trapgate.soft.state.codebuffer import CodeBuffer, table_order
 from trapgate.soft.state.fault import GuestFault
+from trapgate.soft.state.history import History
 from trapgate.soft.state.msrs import MsrStore
 from trapgate.soft.state.view import CpuState
 
@@ -34,9 +35,10 @@ class SoftCore:
         self.rules = {name: code.function(name, 64, count) for name, (_, count) in RULES.items()}
         """The rules in native code; `exact.rules` says when they are enough."""
         self.pending_hits = 0  # data and I/O breakpoints that the instruction or delivery under way has hit, bits by `Vcpu.armed`
+        self.history = History(self.state)
         self.msrs = MsrStore(self.state)
         st = self.state
-        table = b"".join(address.to_bytes(8, "little") for _, address in sorted(code.entries.items()))
+        table = b"".join(code.entries[name].to_bytes(8, "little") for name in table_order(code.entries))
         st.native_table[: len(table)] = table
         tlb = LAYOUT["tlb"]  # TLB_INVALID: a zero would be the tag of page 0, and `flush` leaves unused entries alone
         ctypes.memset(self.address + tlb.offset, 0xFF, tlb.size)

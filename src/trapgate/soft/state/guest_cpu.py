@@ -9,7 +9,6 @@ from trapgate.memory import Ram
 from trapgate.soft.state.apic import LocalApic
 from trapgate.soft.state.armed import Armed, Watch, WatchList
 from trapgate.soft.state.codebuffer import CodeBuffer
-from trapgate.soft.state.story import new_history
 from trapgate.soft.state.timing import TimedCore
 from trapgate.soft.state.underway import ToAccumulator, ToMemory
 from trapgate.vcpu import Breakpoint, GuestDebug
@@ -29,12 +28,15 @@ class GuestCpu(TimedCore, ABC):
         self.last_debug = GuestDebug(False, False, False, False)
         self.pending_read: ToAccumulator | ToMemory | None = None
         """Where the answer of a port goes that the machine has been asked for."""
-        self.history = new_history()
 
     @property
     @abstractmethod
     def breakpoints(self) -> frozenset[int]:
         """Linear addresses at which translated code stops."""
+
+    @abstractmethod
+    def get(self, register: str) -> int:
+        """A register by its name in `arch.registers`; KeyError."""
 
     @abstractmethod
     def stop_at(self, addresses: frozenset[int]) -> None:

@@ -1,39 +1,16 @@
 """Reports a triple fault: the last exceptions and the registers, one line each."""
 
-from collections import deque
-
-from trapgate.arch import flags, vectors
+from trapgate.arch import flags
 from trapgate.isa.state import UNUSABLE
 from trapgate.soft.state.core import SoftCore
-from trapgate.values import dataclass
 
-HISTORY = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """An exception that was about to be delivered. `rip`: where the guest was; `cr2` only for #PF."""
-
-    vector: int
-    error: int | None
-    rip: int
-    cr2: int | None
-
-    def __str__(self) -> str:
-        error = "" if self.error is None else f"({self.error:#x})"
-        where = "" if self.cr2 is None else f", CR2 {self.cr2:#x}"
-        return f"{vectors.name_of(self.vector)}{error} at RIP {self.rip:#x}{where}"
+TOLD = 8  # of the last events
 
 
-def new_history() -> deque[Happened]:
-    """An empty history: the last eight exceptions are kept."""
-    return deque(maxlen=HISTORY)
-
-
-def story(cpu: SoftCore, history: deque[Happened]) -> str:
-    """The last exceptions, oldest first, then the registers that say why they could not be delivered."""
+def story(cpu: SoftCore, why: str) -> str:
+    """The last exceptions, oldest first, the registers, and last why they could not be delivered."""
     st = cpu.state
-    lines = [f"exception {happened}" for happened in history]
+    lines = [str(happened) for happened in [*cpu.history][-TOLD:]]
     names = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
     for first in range(0, len(names), 4):
         lines.append(" ".join(f"{name.upper()}={getattr(st, name):016x}" for name in names[first : first + 4]))
@@ -48,4 +25,5 @@ def story(cpu: SoftCore, history: deque[Happened]) -> str:
     lines.append(f"GDT base {st.gdt_base:016x} limit {st.gdt_limit:04x}, IDT base {st.idt_base:016x} limit {st.idt_limit:04x}")
     lines.append(f"CR0={st.cr0:08x} CR2={st.cr2:016x} CR3={st.cr3:016x} CR4={st.cr4:08x} EFER={st.efer:08x}")
     lines.append(f"DR6={st.dr6:08x} DR7={st.dr7:08x} DEBUGCTL={st.debugctl:x}")
+    lines.append(why)
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from trapgate.exits import Halted
 from trapgate.isa.state import UNUSABLE
 from trapgate.soft.exact.interrupts import TripleFault, deliver
 from trapgate.soft.state.fault import GuestFault
-from trapgate.soft.state.story import new_history, story
+from trapgate.soft.state.story import story
 from unit.soft.bench import (
     ABSENT,
     CODE,
@@ -210,11 +210,10 @@ def test_bad_gates_name_themselves_and_ext(selector: int, kind: int, expected: t
 def test_double_fault() -> None:
     bench = Bench("64")
     bench.gate(8, K64, 0x8888)
-    history = new_history()
-    deliver(bench.cpu, 13, 0, history=history)  # its gate is not there
+    deliver(bench.cpu, 13, 0)  # its gate is not there
     assert bench.st.rip == 0x8888
     assert bench.ram.read_int(bench.st.rsp, 8) == 0
-    assert [one.vector for one in history] == [13, 8]
+    assert [one.vector for one in bench.cpu.history] == [13, 8]
     assert not bench.st.fault_delivering
 
 
@@ -239,11 +238,10 @@ def test_page_fault_while_pushing() -> None:
 
 def test_triple_fault_tells_its_story() -> None:
     bench = Bench("64")
-    history = new_history()
-    with pytest.raises(TripleFault):
-        deliver(bench.cpu, 14, 2, cr2=0x1234, history=history)
+    with pytest.raises(TripleFault) as caught:
+        deliver(bench.cpu, 14, 2, cr2=0x1234)
     assert bench.st.rip == CODE
-    text = story(bench.cpu, history)
+    text = story(bench.cpu, str(caught.value))
     assert text.splitlines()[0] == f"exception #PF(0x2) at RIP {CODE:#x}, CR2 0x1234"
     assert "#DF(0x0)" in text
     assert "RIP=0000000000010000" in text
