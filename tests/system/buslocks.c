@@ -53,6 +53,20 @@ int main(int argc, char **argv)
     if (!strcmp(what, "library")) {
         char *heap = aligned_alloc(64, 128);
         swap(heap + 59, 1);
+    } else if (!strcmp(what, "blocks")) {
+        uintptr_t blocks[] = {(uintptr_t)malloc(96), (uintptr_t)malloc(1 << 20), (uintptr_t)malloc(2000)};
+        free((void *)blocks[2]);
+        for (int n = 0; n < 3; n++) {
+            uintptr_t at = blocks[n] + 16;
+            at += 60 - at % 64;
+            printf("%d\n", (int)(at - blocks[n]));
+            switch (n) {
+            case 0: __asm__ volatile("lock addl $1, 1(%0)" : : "r"(at) : "memory"); break;  /* small block */
+            case 1: __asm__ volatile("lock addl $1, 1(%0)" : : "r"(at) : "memory"); break;  /* large block */
+            case 2: __asm__ volatile("lock addl $0, 1(%0)" : : "r"(at) : "memory"); break;  /* freed block */
+            }
+        }
+        return 0;
     } else if (!strcmp(what, "fork")) {
         count(1);
         if (!fork())

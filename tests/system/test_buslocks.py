@@ -56,7 +56,7 @@ def test_what_is_told(program: str) -> None:
         f"  {SOURCE}:{line}\n",
         f"  > {line:>5}          __asm__ volatile",
         "from byte 62 of a line of 64 into the next:\n  |" + 62 * "." + "##|##...\n",
-        "  they are in the variable shared, 62 bytes from its beginning\n",
+        "  they are in shared.counter, the variable shared, 62 bytes from its beginning\n",
         "  by locker[",
         f"trapgate: SUMMARY: TG0001 split lock: {SOURCE}:{line} in ",
     ):
@@ -75,6 +75,16 @@ def test_a_library_that_exchanges_without_a_prefix(program: str, tmp_path: Path)
     assert site["instruction"].startswith("xchg ")
     assert site["function"] == "swap"
     assert (operand["size"], operand["line_offset"], operand["mapping"]) == (8, 59, "[heap]")
+
+
+def test_blocks_of_the_heap(program: str, tmp_path: Path) -> None:
+    """What malloc has given out, in the heap and in pages of its own; what it has taken back is none."""
+    file = tmp_path / "report"
+    done = looked(program, "blocks", options=("--format", f"json:{file}", "--exit-zero"))
+    small, large, _ = map(int, done.out.split()[1:])
+    found = {one["site"]["line"]: one["operand"] for one in json.loads(file.read_text())["findings"]}
+    told = [found[line_of(f"{kind} block")]["block"] for kind in ("small", "large", "freed")]
+    assert told == [{"size": 104, "offset": small + 1}, {"size": (1 << 20) + 4096 - 16, "offset": large + 1}, None]
 
 
 def test_processes_one_after_another(program: str, tmp_path: Path) -> None:

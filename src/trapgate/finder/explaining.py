@@ -6,6 +6,7 @@ from iced_x86 import Instruction
 
 from trapgate.errors import TrapgateError
 from trapgate.finder import locks, spaces
+from trapgate.finder.demangling import demangled
 from trapgate.finder.lines import Line
 from trapgate.finder.program import Program, Programs
 from trapgate.finder.spaces import Mapped
@@ -94,7 +95,7 @@ def story(told: Told, found: Found) -> Iterator[str]:
     program, instruction = found.program, found.instruction
     address = instruction.ip
     function = program.function(address)
-    place = "" if function is None else f" in {function[0]}+{address - function[1]:#x}"
+    place = "" if function is None else f" in {demangled(function[0])}+{address - function[1]:#x}"
     yield f"  {program.path}{place}"
     code = program.code(address, instruction.len).hex(" ")
     yield f"  {address + found.moved:#x}:  {locks.words(instruction)}    ({code})"

@@ -73,11 +73,20 @@ class Stack:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Memory of an allocator: `size` bytes can be used; the operand begins `offset` bytes behind its beginning."""
+
+    size: int
+    offset: int
+
+
 @dataclass(slots=True)
 class Finding:
-    """One instruction that locks the bus. `lock` is the first time, `operand` and `owner` what it locked then.
+    """One instruction that locks the bus. `lock` is the first time, `operand`, `block` and `owner` what it locked then.
 
-    `operand` is a file, or "[heap]", "[stack]", "[anonymous]"; `owner` a global variable, with the offset in it. `stacks`: the most
+    `operand` is a file, with the offset in it, or "[heap]", "[stack]", "[anonymous]"; `owner` a global variable, with the
+    offset in it; `member`: of it, as source says it: ".counter". `stacks`: the most
     frequent first. `fingerprint` is the same in another run, and in a program that has changed elsewhere. `known`: a baseline has
     it.
     """
@@ -92,6 +101,9 @@ class Finding:
     stacks: list[Stack] = field(default_factory=list)
     fingerprint: str = ""
     known: bool = False
+    operand_offset: int | None = None
+    member: str = ""
+    block: Block | None = None
 
     @property
     def count(self) -> int:

@@ -4,6 +4,7 @@ from bisect import bisect_right
 
 from trapgate.exits import BusLock
 from trapgate.finder.files import Files
+from trapgate.finder.heap import block
 from trapgate.finder.locks import LONGEST
 from trapgate.finder.sightings import USER, Sighting, Stopped
 from trapgate.finder.stacks.processes import Process
@@ -52,8 +53,12 @@ class LinuxGuest:
         if lock.cpl != USER:
             self.look_at_modules()
             return Sighting(lock, task, self._memory.read(lock.rip, LONGEST), None, self._mapping(task, lock.address))
-        code = Memory(self._guest, task.space).read(lock.rip, LONGEST) if task and task.space else b""
-        return Sighting(lock, task, code, self._mapping(task, lock.rip), self._mapping(task, lock.address))
+        memory = Memory(self._guest, task.space) if task and task.space else None
+        code, operand = b"" if memory is None else memory.read(lock.rip, LONGEST), self._mapping(task, lock.address)
+        seen = Sighting(lock, task, code, self._mapping(task, lock.rip), operand)
+        if memory is not None and operand is not None:
+            seen.block = block(memory, operand, lock.address, self._guest.word(cpu))
+        return seen
 
     def stack(self, lock: BusLock, cpu: int) -> tuple[Step, ...]:
         """Who called the code of a bus lock that has just been; nothing where that is not known."""

@@ -7,6 +7,7 @@ from iced_x86 import Instruction
 
 from trapgate.errors import TrapgateError
 from trapgate.finder import fingerprints, locks
+from trapgate.finder.demangling import demangled
 from trapgate.finder.explaining import crosses, source
 from trapgate.finder.files import Files
 from trapgate.finder.findings import Called, Finding, Kind, Process, Site, Stack
@@ -75,9 +76,9 @@ def called(step: Step, kernel_place: KernelPlace) -> Iterator[Called]:
         yield Called(address, place.path, offset, SIGNAL, signal=True)
         return
     function, line = code.program.function(here), code.program.line(here)
-    name, start = ("", address) if function is None else function
+    name, start = ("", address) if function is None else (demangled(function[0]), function[1])
     for one in code.program.inlined(here):
-        yield Called(address, place.path, offset, one.function, 0, line, inlined=True, guessed=step.guessed)
+        yield Called(address, place.path, offset, demangled(one.function), 0, line, inlined=True, guessed=step.guessed)
         line = one.called
     yield Called(address, place.path, offset, name, address - start, line, guessed=step.guessed)
 
@@ -91,7 +92,9 @@ def _in_kernel(step: Step, kernel_place: KernelPlace) -> Called:
 def _finding(seen: Sighting, watch: Watch, files: Files) -> Finding:
     lock = seen.lock
     kind = Kind.SPLIT if crosses(lock.address, lock.size) else Kind.NOT_WRITE_BACK
-    finding = Finding(kind, _unnamed(seen), lock, operand="" if seen.operand is None else seen.operand.path)
+    finding = Finding(kind, _unnamed(seen), lock, operand="" if seen.operand is None else seen.operand.path, block=seen.block)
+    if seen.operand is not None and seen.operand.filesystem:
+        finding.operand_offset = lock.address - seen.operand.start + seen.operand.offset
     if lock.cpl != USER:
         module, function, offset = watch.kernel_place(lock.rip)
         inside = {"function": function, "function_offset": offset} if function else {"offset": offset}
@@ -137,7 +140,7 @@ def _look_up(finding: Finding, place: Mapping, code: bytes, files: Files) -> Non
         words,
         place.path,
         offset,
-        "" if function is None else function[0],
+        "" if function is None else demangled(function[0]),
         0 if function is None else address - function[1],
         line,
         source=() if line is None else tuple(source(line)),
@@ -148,4 +151,6 @@ def _look_up(finding: Finding, place: Mapping, code: bytes, files: Files) -> Non
 def _name_operand(finding: Finding, program: Program, address: int) -> None:
     """The global variable of the program, if it is one."""
     if finding.operand not in ("[heap]", "[stack]") and (variable := program.variable(address)) is not None:
-        finding.owner, finding.owner_offset = variable[0], address - variable[1]
+        name, start = variable
+        finding.owner, finding.owner_offset = demangled(name), address - start
+        finding.member = program.member(finding.site.address, name, address - start)

@@ -19,6 +19,7 @@ from elftools.elf.sections import Section, SymbolTableSection
 from trapgate.errors import TrapgateError
 from trapgate.finder.inlines import Inlined, inlined
 from trapgate.finder.lines import Line, line_of, units
+from trapgate.finder.types import member, variable
 from trapgate.hostcall import NotAFile, open_file
 
 MOST_DEBUG = 128 << 20  # bytes of debug information; of more, no lines of source are looked for
@@ -146,6 +147,17 @@ class Program:
             except _BROKEN:
                 continue
         return []
+
+    def member(self, code: int, name: str, offset: int) -> str:
+        """The part of a global variable that code at an address sees there, as source says it behind its name; "" if not known."""
+        for elf in self._with_lines:
+            try:
+                for unit in units(elf, code):
+                    if (found := variable(unit, name)) is not None:
+                        return member(found, offset)
+            except _BROKEN:
+                continue
+        return ""
 
     @cached_property
     def _functions(self) -> list[tuple[int, str]]:

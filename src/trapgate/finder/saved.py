@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from trapgate.errors import TrapgateError
 from trapgate.exits import BusLock
 from trapgate.finder.explaining import CACHE_LINE
-from trapgate.finder.findings import Called, Finding, Kind, Process, Report, Run, Site, Stack, Suppressed
+from trapgate.finder.findings import Block, Called, Finding, Kind, Process, Report, Run, Site, Stack, Suppressed
 from trapgate.finder.lines import Line
 
 FORMAT = 1  # another where a name changes its meaning or goes
@@ -64,6 +64,9 @@ def finding_value(finding: Finding) -> dict[str, object]:
             "mapping": finding.operand or None,
             "variable": finding.owner or None,
             "variable_offset": finding.owner_offset if finding.owner else None,
+            "member": finding.member or None,
+            "mapping_offset": finding.operand_offset,
+            "block": None if finding.block is None else {"size": finding.block.size, "offset": finding.block.offset},
         },
         "processes": [{"name": one.name, "pid": one.pid, "thread": one.thread, "count": one.count} for one in finding.processes],
         "stacks": [{"count": one.count, "frames": [_frame(frame) for frame in one.frames]} for one in finding.stacks],
@@ -142,6 +145,9 @@ def _finding(one: dict[str, Any]) -> Finding:
         [Stack(tuple(map(_read_frame, _list(each["frames"]))), _number(each["count"])) for each in _list(one.get("stacks", []))],
         _text(one.get("fingerprint")),
         bool(one.get("known")),
+        _perhaps(_number, operand.get("mapping_offset")),
+        _text(operand.get("member")),
+        _perhaps(lambda block: Block(_number(block["size"]), _number(block["offset"])), operand.get("block")),
     )
 
 

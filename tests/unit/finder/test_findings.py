@@ -11,11 +11,12 @@ import pytest
 from trapgate.exits import BusLock
 from trapgate.finder import locks, saved
 from trapgate.finder.files import Files
-from trapgate.finder.findings import Finding, Kind, Process, Report, Run
+from trapgate.finder.findings import Block, Finding, Kind, Process, Report, Run
 from trapgate.finder.formats import text as words
 from trapgate.finder.naming import found
-from trapgate.finder.program import Programs
+from trapgate.finder.program import Program, Programs
 from trapgate.finder.sightings import Sighting
+from trapgate.finder.stacks.walking import Code, Step
 from trapgate.linux.mappings import Mapping
 from trapgate.linux.tasks import Task
 from unit.finder.programs import LINE, built, functions
@@ -74,6 +75,30 @@ def test_a_file_of_the_hosts(programs: Programs) -> None:
     assert "by locker[7]: 3 times" in text
     assert "trapgate: a note\n" in text
     assert text.splitlines()[-1].startswith("trapgate: SUMMARY: TG0001 split lock: ")
+
+
+def test_names_are_as_source_has_them(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Program, "function", lambda self, address: ("_ZN5three4fourEi", address - 3))
+    monkeypatch.setattr(Program, "variable", lambda self, address: ("_ZN5three4fiveE", address - 60))
+    seen = sighting(programs)
+    assert seen.place is not None
+    program = programs[seen.place.path]
+    seen.stacks = {(Step(seen.lock.rip, Code(seen.place, program, BASE)),): 1}
+    (one,) = made(programs, seen)
+    assert (one.site.function, one.owner) == ("three::four(int)", "three::five")
+    assert one.stacks[0].frames[-1].function == "three::four(int)"
+
+
+def test_blocks_and_files_are_told_with_the_offset(programs: Programs) -> None:
+    block, file = sighting(programs), sighting(programs)
+    block.operand, block.block = Mapping(0, 1 << 47, 0, "[heap]", ""), Block(104, 60)
+    file.lock, file.operand = (
+        BusLock(file.lock.rip, 0x7000_003E, 8, 3),
+        Mapping(0x7000_0000, 0x7000_1000, 0x2000, "/data", "virtiofs"),
+    )
+    told = ["\n".join(told_of(*made(programs, one))) for one in (block, file)]
+    assert "they are in a block of 104 bytes of the heap, 60 bytes from its beginning\n" in told[0]
+    assert "they are in /data at 0x203e\n" in told[1]
 
 
 def test_one_instruction_in_several_processes_is_one_finding(programs: Programs) -> None:

@@ -109,7 +109,7 @@ def test_annotations_are_a_line_each(what: str) -> None:
 def test_an_annotation() -> None:
     (line,) = told("github", Report((), (example(),))).splitlines()
     assert line.startswith(
-        "::error file=/src/one.c,line=5,title=TG0001 split lock::split lock: lock add dword ptr: 4 bytes of one at byte 62"
+        "::error file=/src/one.c,line=5,title=TG0001 split lock::split lock: lock add dword ptr: 4 bytes of one.counter at byte 62"
     )
     assert "%0A/src/one.c:5 in bump (program+0x1163)%0A" in line
 
@@ -187,7 +187,7 @@ def test_the_page_draws_what_is_locked() -> None:
     boxes = [one for one in page.boxes if one in ("byte", "locked")]
     assert [number for number, one in enumerate(boxes) if one == "locked"] == [62, 63, 64, 65]
     assert len(boxes) == 128
-    for part in ("62 bytes into one", "__atomic_fetch_add", "<signal handler called>", "main"):
+    for part in ("the variable one, 62 bytes from its beginning", "__atomic_fetch_add", "<signal handler called>", "main"):
         assert part in page.said
 
 

@@ -1,7 +1,7 @@
 """Findings as they are told, made by hand."""
 
 from trapgate.exits import BusLock
-from trapgate.finder.findings import Called, Finding, Kind, Process, Site, Stack
+from trapgate.finder.findings import Block, Called, Finding, Kind, Process, Site, Stack
 from trapgate.finder.lines import Line
 
 
@@ -31,10 +31,30 @@ def example(function: str = "bump") -> Finding:
     )
     lock = BusLock(0x555555555163, 0x5555555580BE, 4, 3)
     processes = [Process("program", 7, 8, 6), Process("program", 9, 9, 4)]
-    return Finding(Kind.SPLIT, site, lock, path, "one", 62, processes, [Stack(frames, 6), Stack(frames[:3], 2)][:1], "0" * 32)
+    return Finding(
+        Kind.SPLIT,
+        site,
+        lock,
+        path,
+        "one",
+        62,
+        processes,
+        [Stack(frames, 6), Stack(frames[:3], 2)][:1],
+        "0" * 32,
+        False,
+        0x30BE,
+        ".counter",
+    )
 
 
 def plain() -> Finding:
     """One of which next to nothing is known, and what is known is strange."""
     site = Site(0x7F0000001000, b"", "", '/tmp/<a> & "b"\n\x1b[2J\udcff,:%', 0x40, note="why")
-    return Finding(Kind.NOT_WRITE_BACK, site, BusLock(0x7F0000001000, 0x1000, 8, 0), "[heap]", processes=[Process("", 0, 0, 1)])
+    return Finding(
+        Kind.NOT_WRITE_BACK,
+        site,
+        BusLock(0x7F0000001000, 0x1000, 8, 0),
+        "[heap]",
+        processes=[Process("", 0, 0, 1)],
+        block=Block(104, 60),
+    )

@@ -8,7 +8,7 @@ from importlib.resources import files
 from trapgate.finder.explaining import CACHE_LINE
 from trapgate.finder.findings import Called, Finding, Report, Stack
 from trapgate.finder.formats import flames
-from trapgate.finder.formats.words import EXPLAINED, HELP, frame_name, place_of, process_name, shown, times
+from trapgate.finder.formats.words import EXPLAINED, HELP, frame_name, place_of, process_name, shown, times, whose
 from trapgate.finder.suppressions import made
 
 MOST_STACKS = 20  # of a finding
@@ -50,7 +50,7 @@ def _table(findings: Sequence[Finding]) -> Iterator[str]:
         first = one.lock.address % CACHE_LINE
         known = " <span class=known>known</span>" if one.known else ""
         yield f'<tr><td class=short>{one.kind.value[0]}{known}<td><a href="#finding-{number}">{escape(place_of(one.site))}</a>'
-        yield f"<td class=short>{first} to {first + one.lock.size - 1}<td>{_text(one.owner or one.operand)}"
+        yield f"<td class=short>{first} to {first + one.lock.size - 1}<td>{_text(one.owner + one.member or one.operand)}"
         yield f"<td class=number>{one.count}</tr>"
     yield "</tbody>\n</table>"
 
@@ -78,9 +78,7 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
 
 
 def _owner(finding: Finding) -> str:
-    if finding.owner:
-        return f", {finding.owner_offset} bytes into <code>{_text(finding.owner)}</code>"
-    return f", in {_text(finding.operand)}" if finding.operand else ""
+    return f", in {_text(whose(finding))}" if whose(finding) else ""
 
 
 def _source(line: int, number: int, text: str) -> str:

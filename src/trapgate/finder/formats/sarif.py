@@ -72,7 +72,7 @@ def _result(finding: Finding) -> Value:
             "operandAddress": hex(finding.lock.address),
             "operandSize": finding.lock.size,
             "lineOffset": finding.lock.address % 64,
-            "object": shown(finding.owner or finding.operand),
+            "object": shown(finding.owner + finding.member or finding.operand),
             "processes": [{"name": shown(one.name), "pid": one.pid, "count": one.count} for one in finding.processes],
         },
     }

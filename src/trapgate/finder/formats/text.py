@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from trapgate.finder.explaining import crosses, crossing, excerpt
 from trapgate.finder.findings import Called, Finding, Process, Report, Stack
-from trapgate.finder.formats.words import place_of, process_name, shown, times
+from trapgate.finder.formats.words import place_of, process_name, shown, times, whose
 from trapgate.finder.sightings import USER
 
 MOST_PROCESSES = 5  # of a finding, in words
@@ -60,10 +60,8 @@ def story(finding: Finding) -> Iterator[str]:
         yield from crossing(lock.address, lock.size)
     else:
         yield f"  locks {lock.size} bytes at {lock.address:#x}, in memory that is not write-back"
-    if finding.owner:
-        yield f"  they are in the variable {shown(finding.owner)}, {finding.owner_offset} bytes from its beginning"
-    elif finding.operand:
-        yield f"  they are in {shown(finding.operand)}"
+    if memory := whose(finding):
+        yield f"  they are in {memory}"
     yield from _stacks(finding.stacks)
     for process in finding.processes[:MOST_PROCESSES]:
         thread = f" (first: thread {process.thread})" if process.thread != process.pid else ""

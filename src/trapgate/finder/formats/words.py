@@ -49,11 +49,22 @@ def place_of(site: Site) -> str:
     return f"{' '.join(parts)} ({where})" if parts else where
 
 
+def whose(finding: Finding) -> str:
+    """Whose memory is locked, in words; "" where nothing is known of it."""
+    if finding.owner:
+        part = f"{shown(finding.owner + finding.member)}, " if finding.member else ""
+        return f"{part}the variable {shown(finding.owner)}, {finding.owner_offset} bytes from its beginning"
+    if finding.block is not None:
+        return f"a block of {finding.block.size} bytes of the heap, {finding.block.offset} bytes from its beginning"
+    at = "" if finding.operand_offset is None else f" at {finding.operand_offset:#x}"
+    return f"{shown(finding.operand)}{at}" if finding.operand else ""
+
+
 def message(finding: Finding) -> str:
     """A finding in a sentence, without its place."""
     lock, (_, name) = finding.lock, finding.kind.value
     what = f"{finding.site.words.split(' [')[0]}: " if finding.site.words else ""
-    owner = f" of {shown(finding.owner)}" if finding.owner else f" in {shown(finding.operand)}" if finding.operand else ""
+    owner = f" of {shown(finding.owner + finding.member)}" if finding.owner else f" in {whose(finding)}" if whose(finding) else ""
     return f"{name}: {what}{lock.size} bytes{owner} at byte {lock.address % 64} of a line of 64, {times(finding.count)}"
 
 
