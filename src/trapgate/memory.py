@@ -224,6 +224,13 @@ class Ram:
         """A little-endian integer of `size` bytes."""
         return int.from_bytes(self.read(address, size), "little")
 
+    def int_at(self, address: int, size: int) -> int | None:
+        """The same; None where any of it is not RAM."""
+        end = address + size
+        if (address < 0 or end > self.low_end) and not self.contains(address, size):
+            return None
+        return int.from_bytes(self._view[address:end], "little")
+
     def write_int(self, address: int, size: int, value: int) -> None:
         """Store a little-endian integer of `size` bytes."""
         self.write(address, value.to_bytes(size, "little"))

@@ -23,6 +23,8 @@ from trapgate.values import dataclass
 from trapgate.vcpu import Breakpoint, Kind, Owner
 
 Addresses = tuple[int, int, int, int]  # DR0-DR3
+Held = tuple[Breakpoint, ...]
+KEPT = 64  # ways to share the debug registers out that are known
 NO_ADDRESSES: Addresses = (0, 0, 0, 0)
 FREE: tuple[int, Addresses, int] = 0, NO_ADDRESSES, 0  # nothing of a guest comes to us
 
@@ -74,6 +76,7 @@ class Arming(Answering):
         self._plan: Plan = make_plan(())
         self._nets: tuple[stepping.Handler, ...] = ()
         self._in_registers: tuple[int, ...] = ()  # software breakpoints that debug registers hold
+        self._fits: dict[tuple[Held, Held, tuple[int, ...]], tuple[Plan, Held, int]] = {}
         self._told = FREE
         self._noted = False
         self.leaves_debug_registers = False  # for software breakpoints alone, see above
@@ -115,7 +118,12 @@ class Arming(Answering):
         guest = tuple(one for one in guest if one.kind is not Kind.EXEC or one.address != resumed)
         mine = tuple(one for one in self.debugger if not (step and one.kind is Kind.EXEC and one.address == self.skip))
         spare = [one.entry for one in nets] if step or nets else list(self.software)
-        self._plan, self._planned, taken = self._fit(guest, mine, spare)
+        asked = guest, mine, tuple(spare)
+        if (found := self._fits.get(asked)) is None:
+            if len(self._fits) >= KEPT:
+                self._fits.clear()
+            found = self._fits[asked] = self._fit(*asked)
+        self._plan, self._planned, taken = found
         self._nets = tuple(nets[:taken])
         self._in_registers = () if step or nets else self.software[:taken]
         if not (step or nets):

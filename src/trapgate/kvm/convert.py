@@ -6,6 +6,8 @@ and the instruction is no INT1. INT1 leaves RIP on itself where KVM has only see
 completed it. A #BP leaves `dr6` stale. Payloads are all active high (Linux, kvm_deliver_exception_payload).
 """
 
+from collections.abc import Callable
+
 from trapgate.arch import dr6
 from trapgate.arch.debugregs import DEBUGCTL_BUS_LOCK, DR6_B, DR6_BLD, DR6_INIT
 from trapgate.kvm import abi
@@ -18,12 +20,12 @@ UNUSABLE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The guest as KVM_EXIT_DEBUG found it. `byte`: the one at CS:RIP, None when it cannot be read."""
+    """The guest as KVM_EXIT_DEBUG found it. `byte` says the one at CS:RIP, None when it cannot be read."""
 
     amd_host: bool
     debugctl: int
     cpl: int
-    byte: int | None
+    byte: Callable[[], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def debug_meaning(raw: int, at: Situation) -> DebugMeaning:
         causes &= ~DR6_BLD
     if causes or matched:
         return DebugMeaning(causes, matched)
-    if at.byte == INT1:
+    if at.byte() == INT1:
         return DebugMeaning(0, 0, icebp=True, on_it=True)
     if at.amd_host:  # it hides no cause: nothing else raises #DB without one
         return DebugMeaning(0, 0, icebp=True)

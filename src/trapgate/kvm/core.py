@@ -17,7 +17,7 @@ from trapgate.kvm.ioctl import REMEDIES, KvmError
 from trapgate.kvm.kicks import KICK, Kicks
 from trapgate.kvm.memory import Planted, map_ram
 from trapgate.kvm.registers import Registers
-from trapgate.memory import Ram, virtual_parts
+from trapgate.memory import PAGE_MASK, PAGE_SIZE, Ram, virtual_parts
 from trapgate.values import dataclass
 
 TSS_ADDRESS = 0xFFFB_D000  # below the place of firmware, in the hole of RAM
@@ -253,14 +253,16 @@ class Core:
         """The guest-physical address behind a linear one; None when unmapped."""
         system = self.registers.system
         return walk.translate(
-            self._entry, address & (1 << 64) - 1, cr0=system.cr0, cr3=system.cr3, cr4=system.cr4, efer=system.efer
+            self.ram.int_at, address & (1 << 64) - 1, cr0=system.cr0, cr3=system.cr3, cr4=system.cr4, efer=system.efer
         )
-
-    def _entry(self, address: int, size: int) -> int | None:
-        return self.ram.read_int(address, size) if self.ram.contains(address, size) else None
 
     def read_virtual(self, address: int, length: int) -> bytes:
         """Guest memory without our INT3 bytes; short where a page is unmapped or not RAM."""
+        if (address & PAGE_MASK) + length <= PAGE_SIZE:  # as nearly always
+            place = self.translate(address)
+            if place is None or not self.ram.contains(place, length):
+                return b""
+            return self.planted.hide(place, self.ram.read(place, length))
         parts = virtual_parts(self.ram, self.translate, address, length)
         return b"".join(self.planted.hide(physical, self.ram.read(physical, size)) for physical, size in parts)
 

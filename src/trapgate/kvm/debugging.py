@@ -34,9 +34,8 @@ class Debugging(Steps):
         linear = registers.linear(registers.rip)
         if debug.exception == BP:
             return self._int3(linear)
-        byte = self.read_virtual(linear, 1)
         control = 0 if self.amd_host else self.fd.msr(DEBUGCTL) or 0
-        at = convert.Situation(self.amd_host, control, registers.cpl, byte[0] if byte else None)
+        at = convert.Situation(self.amd_host, control, registers.cpl, lambda: next(iter(self.read_virtual(linear, 1)), None))
         meaning = convert.debug_meaning(debug.dr6, at)
         step = self.step_under_way
         if meaning.causes & DR6_BD and not self.registers.debug.dr7 & DR7_GD:

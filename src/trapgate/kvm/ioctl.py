@@ -84,6 +84,10 @@ class Handle:
             return _by_libc(self.descriptor, number, argument)
         return _by_fcntl(self.descriptor, number, argument)
 
+    def _ask(self, number: int) -> int:
+        """The same without an argument, where -errno is no rare answer: an exception costs several times the call."""
+        return _by_libc(self.descriptor, number)
+
     def _call(self, name: str, number: int, argument: Argument = 0) -> int:
         done = self._try(number, argument)
         if done < 0:

@@ -46,6 +46,8 @@ class Planted:
 
     def plant(self, but: int | None = None) -> None:
         """Put every INT3 that can be put, but the one at linear address `but`."""
+        if not self._wanted:
+            return
         avoid = None if but is None else self._translate(but)
         for address in self._wanted:
             physical = self._translate(address)

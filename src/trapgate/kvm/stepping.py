@@ -5,7 +5,7 @@ SYSRET replace it by the guest's own. An instruction that ends in a handler is n
 *nets*: execution breakpoints on the entries of the handlers that it may end in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from iced_x86 import CpuidFeature, Decoder, FlowControl, Instruction, Mnemonic, OpKind, RegisterExt
 
@@ -60,18 +60,6 @@ class Tables:
 _GATE_SIZES = {64: 16, 32: 8, 16: 4}  # bytes, by width
 
 
-def _with_gates(read: Read, tables: Tables) -> Read:
-    """The same reader, with the gates of all exceptions read at once: to walk page tables for each costs most of a step."""
-    base, size = tables.idt_base, EXCEPTIONS * _GATE_SIZES[tables.bits]
-    gates = read(base, size)
-
-    def reader(address: int, length: int) -> bytes:
-        at = address - base
-        return gates[at : at + length] if 0 <= at <= len(gates) - length else read(address, length)
-
-    return reader
-
-
 def handler(read: Read, tables: Tables, vector: int) -> Handler | None:
     """Where an interrupt or exception goes; None when its gate cannot be read or is not present."""
     size = _GATE_SIZES[tables.bits]
@@ -94,24 +82,57 @@ def handler(read: Read, tables: Tables, vector: int) -> Handler | None:
     return Handler(base + offset & 0xFFFF_FFFF, 8 + 4 * error)
 
 
-def nets(read: Read, tables: Tables, instruction: Instruction | None) -> list[Handler]:
-    """The handlers that a step of this instruction may end in, the likeliest first."""
-    read = _with_gates(read, tables)
-    numbers: list[int] = []
-    found: list[Handler] = []
-    if instruction is not None:
-        if instruction.mnemonic == Mnemonic.INT:
-            numbers.append(instruction.immediate8)
-        elif instruction.mnemonic in _INT:
-            numbers.append(_INT[instruction.mnemonic])
-        elif instruction.mnemonic == Mnemonic.SYSCALL and tables.bits == 64:
-            found.append(Handler(tables.syscall, None))
-        numbers += _own_faults(instruction)
-    for vector in (*numbers, *FAULTS):
+class Nets:
+    """Finds the handlers that a step may end in. What follows from gates is known until they change."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Tables, bytes] | None = None
+        self._known: dict[tuple[bool, tuple[int, ...]], list[Handler]] = {}
+
+    def of(self, read: Read, tables: Tables, instruction: Instruction | None) -> list[Handler]:
+        """Those of this instruction, the likeliest first."""
+        base, size = tables.idt_base, EXCEPTIONS * _GATE_SIZES[tables.bits]
+        gates = read(base, size)  # all at once: to walk page tables for each costs most of a step
+
+        def reader(address: int, length: int) -> bytes:
+            at = address - base
+            return gates[at : at + length] if 0 <= at <= len(gates) - length else read(address, length)
+
+        vectors = _vectors(instruction)
+        syscall = tables.bits == 64 and saves_flags_in_r11(instruction)
+        if tables.bits == 32 or vectors[0] >= EXCEPTIONS:  # what other tables say as well
+            return _handlers(reader, tables, syscall, vectors)
+        if self._of != (tables, gates):
+            self._of = tables, gates
+            self._known.clear()
+        found = self._known.get((syscall, vectors))
+        if found is None:
+            found = self._known[syscall, vectors] = _handlers(reader, tables, syscall, vectors)
+        return found
+
+
+def _handlers(read: Read, tables: Tables, syscall: bool, vectors: Iterable[int]) -> list[Handler]:
+    """Each entry once."""
+    found = [Handler(tables.syscall, None)] if syscall else []
+    for vector in vectors:
         one = handler(read, tables, vector)
         if one is not None and one.entry not in [known.entry for known in found]:
             found.append(one)
     return found
+
+
+def _vectors(instruction: Instruction | None) -> tuple[int, ...]:
+    """What the instruction may end in, the likeliest first."""
+    if instruction is None:
+        return FAULTS
+    known = _by_code.get(instruction.code)
+    if known is None:
+        own = (_INT[instruction.mnemonic],) if instruction.mnemonic in _INT else ()
+        known = _by_code[instruction.code] = (*own, *_own_faults(instruction), *FAULTS)
+    return (instruction.immediate8, *known) if instruction.mnemonic == Mnemonic.INT else known
+
+
+_by_code: dict[int, tuple[int, ...]] = {}  # what `_vectors` says, less the vector of INT n
 
 
 def _own_faults(instruction: Instruction) -> tuple[int, ...]:

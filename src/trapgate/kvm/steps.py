@@ -45,6 +45,7 @@ class Steps(Arming):
         self.stepping = False
         self.step_under_way: Step | None = None
         self.last_debug = NOT_ARMED
+        self._handlers = stepping.Nets()
         self._resumes = False  # the last #DB came between two iterations
         self.port_hits = 0  # of breakpoints on a port, by the list of `armed`: the IN or OUT is under way
         self.woken_at: int | None = None  # linear address behind a HLT whose interrupt is still to come
@@ -91,7 +92,7 @@ class Steps(Arming):
             self._halt_by_hand(step)
             return True
         tables = self._tables(syscall=stepping.saves_flags_in_r11(instruction))
-        nets = [one for one in stepping.nets(self.read_virtual, tables, instruction) if one.entry != here]
+        nets = [one for one in self._handlers.of(self.read_virtual, tables, instruction) if one.entry != here]
         self.step_under_way = step
         self.planted.lift()
         self.configure(step=True, detect=detect, nets=nets)

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 from fcntl import ioctl
+from struct import Struct
 
 from trapgate.arch.debugregs import DR7_ENABLES
 from trapgate.hostcall import HostError
@@ -10,6 +11,8 @@ from trapgate.kvm import abi, abi_chips
 from trapgate.kvm.ioctl import Handle, KvmError, once
 from trapgate.mapping import Mapping
 
+_GUEST_DEBUG = Struct("<I4x4Q24xQ")  # abi.GuestDebug: control, DR0-DR3, DR7; to make a structure costs more than the call
+_MSR = Struct("<I4xI4xQ")  # abi.Msrs: how many, number, value
 _DR7 = abi.DebugRegs.dr7.offset  # of its low byte, which has all the bits of DR7_ENABLES
 
 
@@ -29,7 +32,9 @@ class VcpuFd(Handle):
         self._leaves = 0  # that CPUID was told
         self.shared = abi.Run.from_buffer(self.page)  # keeps the mapping for as long as anybody holds it
         self.words = self.page.cast("I")
-        self._debug = bytearray(ctypes.sizeof(abi.DebugRegs))
+        self._debug, self._guest_debug, self._msr = (
+            bytearray(ctypes.sizeof(one)) for one in (abi.DebugRegs, abi.GuestDebug, abi.Msrs)
+        )
 
     def run(self) -> bool:
         """KVM_RUN; False when a signal or `immediate_exit` ended it before anything happened."""
@@ -114,10 +119,8 @@ class VcpuFd(Handle):
 
     def set_guest_debug(self, control: int, addresses: tuple[int, int, int, int] = (0, 0, 0, 0), dr7: int = 0) -> None:
         """Which exceptions come to us, and what the real debug registers hold while DEBUG_HARDWARE is on."""
-        request = abi.GuestDebug(control)
-        request.debugreg[:4] = addresses
-        request.debugreg[7] = dr7
-        self._with("SET_GUEST_DEBUG", abi.SET_GUEST_DEBUG, request)
+        _GUEST_DEBUG.pack_into(self._guest_debug, 0, control, *addresses, dr7)
+        self._call("SET_GUEST_DEBUG", abi.SET_GUEST_DEBUG, self._guest_debug)
 
     def interrupt(self, vector: int) -> None:
         """Queue an external interrupt (no interrupt controller in the kernel)."""
@@ -146,13 +149,13 @@ class VcpuFd(Handle):
 
     def msr(self, index: int) -> int | None:
         """An MSR; None when KVM has none of this number."""
-        room = abi.Msrs(1, 0, abi.MsrEntry(index))
-        return int(room.entry.data) if self._try(abi.GET_MSRS, room) == 1 else None
+        _MSR.pack_into(self._msr, 0, 1, index, 0)
+        return int(_MSR.unpack_from(self._msr)[2]) if self._try(abi.GET_MSRS, self._msr) == 1 else None
 
     def set_msr(self, index: int, value: int) -> bool:
         """Change an MSR; whether KVM took it."""
-        room = abi.Msrs(1, 0, abi.MsrEntry(index, 0, value))
-        return self._try(abi.SET_MSRS, room) == 1
+        _MSR.pack_into(self._msr, 0, 1, index, value)
+        return self._try(abi.SET_MSRS, self._msr) == 1
 
     def set_cpuid(self, entries: list[abi.CpuidEntry]) -> None:
         """What CPUID answers from now on; before the first run."""
@@ -186,4 +189,4 @@ class VcpuFd(Handle):
 
     def clock_paused(self) -> bool:
         """KVM_KVMCLOCK_CTRL: the guest's watchdogs should not wonder at a stop. False where the guest uses no such clock."""
-        return self._try(abi.KVMCLOCK_CTRL) == 0
+        return self._ask(abi.KVMCLOCK_CTRL) == 0

@@ -25,20 +25,20 @@ CAUSES = st.sampled_from([0, DR6_BLD, DR6_BS, DR6_BS | DR6_BLD, dr6.CAUSES])
 def test_what_a_raw_dr6_means_by_vendor(raw: int, amd: tuple[int, int], intel: tuple[int, int]) -> None:
     for amd_host, (causes, matched) in ((True, amd), (False, intel)):
         icebp = amd_host and not causes and not matched
-        assert convert.debug_meaning(raw, Situation(amd_host, 0, 3, 0x90)) == DebugMeaning(causes, matched, icebp)
+        assert convert.debug_meaning(raw, Situation(amd_host, 0, 3, lambda: 0x90)) == DebugMeaning(causes, matched, icebp)
 
 
 @pytest.mark.parametrize("byte", [None, 0x90])
 def test_no_cause_and_no_int1_at_rip(byte: int | None) -> None:
     """AMD hides nothing, so it was INT1, and RIP is behind it; on Intel it was a bus lock, if the guest asked for those."""
-    assert convert.debug_meaning(NONE, Situation(True, 4, 3, byte)) == DebugMeaning(0, 0, icebp=True)
-    assert convert.debug_meaning(NONE, Situation(False, 4, 3, byte)) == DebugMeaning(DR6_BLD, 0)
-    assert convert.debug_meaning(NONE, Situation(False, 4, 0, byte)) == DebugMeaning(0, 0)
+    assert convert.debug_meaning(NONE, Situation(True, 4, 3, lambda: byte)) == DebugMeaning(0, 0, icebp=True)
+    assert convert.debug_meaning(NONE, Situation(False, 4, 3, lambda: byte)) == DebugMeaning(DR6_BLD, 0)
+    assert convert.debug_meaning(NONE, Situation(False, 4, 0, lambda: byte)) == DebugMeaning(0, 0)
 
 
 @pytest.mark.parametrize("amd_host", [True, False])
 def test_int1_at_rip(amd_host: bool) -> None:
-    assert convert.debug_meaning(NONE, Situation(amd_host, 4, 3, 0xF1)) == DebugMeaning(0, 0, icebp=True, on_it=True)
+    assert convert.debug_meaning(NONE, Situation(amd_host, 4, 3, lambda: 0xF1)) == DebugMeaning(0, 0, icebp=True, on_it=True)
 
 
 def test_measured_deliveries() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trapgate.kvm.stepping import Handler, Tables, branched, decode, handler, nets, popped_flags, pushed_flags, tf_after
+from trapgate.kvm.stepping import Handler, Nets, Tables, branched, decode, handler, popped_flags, pushed_flags, tf_after
 
 TF = 1 << 8
 MEMORY = bytearray(0x2000)
@@ -61,7 +61,7 @@ def test_protected_and_real_mode() -> None:
 def test_the_likeliest_handler_comes_first(code: str, first: int) -> None:
     for vector in (0, 1, 3, 6, 7, 11, 12, 13, 14, 16, 0x30):
         gate64(vector, 0x1000 + vector)
-    found = nets(read, LONG, decode(bytes.fromhex(code), 64))
+    found = Nets().of(read, LONG, decode(bytes.fromhex(code), 64))
     assert found[0].entry == 0x1000 + first
     assert 0x1000 + 14 in [one.entry for one in found]
 
@@ -75,12 +75,27 @@ def test_gates_are_read_at_once() -> None:
         asked.append(address)
         return read(address, length)
 
-    assert len(nets(counted, LONG, decode(b"\x90", 64))) == 4
+    assert len(Nets().of(counted, LONG, decode(b"\x90", 64))) == 4
     assert asked == [LONG.idt_base]
 
 
+def test_gates_that_have_changed_are_seen() -> None:
+    gate64(14, 0x1000)
+    found, nop = Nets(), decode(b"\x90", 64)
+    assert [found.of(read, LONG, nop)[0].entry for _ in range(2)] == [0x1000, 0x1000]
+    gate64(14, 0x2000)
+    assert found.of(read, LONG, nop)[0].entry == 0x2000
+    gate64(0x30, 0x3000)
+    int30 = decode(b"\xcd\x30", 64)
+    assert found.of(read, LONG, int30)[0].entry == 0x3000
+    gate64(0x30, 0x4000)  # beyond those of exceptions
+    assert found.of(read, LONG, int30)[0].entry == 0x4000
+    assert found.of(read, Tables(0x100, 0xFFF, 64, syscall=0x5000), decode(b"\x0f\x05", 64))[0].entry == 0x5000
+    assert found.of(read, Tables(0x100, 0xFFF, 64, syscall=0x6000), decode(b"\x0f\x05", 64))[0].entry == 0x6000
+
+
 def test_syscall_ends_at_lstar_with_its_flags_in_r11() -> None:
-    assert nets(read, LONG, decode(b"\x0f\x05", 64))[0] == Handler(LONG.syscall, None)
+    assert Nets().of(read, LONG, decode(b"\x0f\x05", 64))[0] == Handler(LONG.syscall, None)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +121,8 @@ def test_tf_behind_an_instruction() -> None:
 def test_bytes_that_are_no_instruction() -> None:
     assert decode(b"", 64) is None
     assert decode(b"\x0f", 64) is None
-    assert nets(read, LONG, None)[0].entry == 0x1000 + 14
+    gate64(14, 0x1000 + 14)
+    assert Nets().of(read, LONG, None)[0].entry == 0x1000 + 14
 
 
 def test_branches() -> None:
