@@ -75,8 +75,10 @@ class DebugHost:
         self.target = MachineTarget(
             machine, not wait, reset=begin_again, file=file, architecture=architecture, code=code, recording=recording
         )
-        machine.on_failure = lambda: self._inbox.put(lambda: None)  # `run` looks then
-        self._stub = Stub(address, self.target, self.post, failed=machine.fail, tell=tell)
+        self._nudge: Callable[[], None] = lambda: None  # `post` may be called before there is a stub
+        self._stub = Stub(address, self.target, self.post, failed=machine.fail, tell=tell, lends=True)
+        self._nudge = self._stub.nudge
+        machine.on_failure = lambda: self.post(lambda: None)  # `run` looks then
 
     @property
     def address(self) -> Address:
@@ -88,6 +90,8 @@ class DebugHost:
         self._inbox.put(call)
         if self.target.going:  # `run` looks into the inbox once more after it sets this, so no call is forgotten
             self._machine.post(self._take_calls)
+        else:
+            self._nudge()
 
     def say(self, text: str) -> None:
         """A line for the user of the debugger, if the guest runs under one. On the machine's thread."""
@@ -98,7 +102,10 @@ class DebugHost:
         try:
             while not self.target.killed:
                 if not self.target.going:
-                    self._inbox.get()()
+                    if self._inbox.empty():
+                        self._stub.wait(self._inbox.empty)
+                    else:
+                        self._inbox.get()()
                     self._machine.check()
                     continue
                 if not self._inbox.empty():
@@ -121,6 +128,8 @@ class DebugHost:
         step = bool(actions) and actions[0].step
         some = step or len(actions) < len(threads)
         only = [action.thread - FIRST for action in actions] if some else ()
+        if not step or actions[0].within is not None:  # who knows how long that takes
+            self._stub.take_back()
         if not self.target.travels:
             return self._machine.resume(step, only=only)
         if self.target.way is None:
@@ -143,6 +152,8 @@ class DebugHost:
         """Amid a run, on the machine's thread: until one of the calls stops the guest. The rest waits for `run`."""
         while self.target.going and not self._inbox.empty():
             self._inbox.get()()
+        if self.target.going:
+            self._stub.take_back()
 
     def _stopped(self, stop: Stop) -> MachineExit | None:
         """Tell the debugger of a stop that is worth it; the machine's end when this is it."""

@@ -127,12 +127,15 @@ PACKETS: tuple[Row, ...] = (
     _row(b"vKill", anything, run.polite_kill, running=True, ended=True),
 )
 
-_BY_LENGTH = sorted(PACKETS, key=lambda row: len(row.prefix), reverse=True)
+_BY_FIRST = {
+    first: sorted((row for row in PACKETS if row.prefix.startswith(first)), key=lambda row: len(row.prefix), reverse=True)
+    for first in {row.prefix[:1] for row in PACKETS}
+}
 
 
 def find(payload: bytes) -> tuple[Row, bytes] | None:
     """The row of a packet (the longest prefix that fits) and what follows the prefix; None for an unknown packet."""
-    for row in _BY_LENGTH:
+    for row in _BY_FIRST.get(payload[:1], ()):
         if payload == row.prefix or (not row.whole and payload.startswith(row.prefix)):
             return row, payload[len(row.prefix) :]
     return None

@@ -2,6 +2,9 @@
 
 The machine's thread never waits for a client, and the client's session runs on the machine's thread alone: bytes that arrive are
 handed over with `post`, bytes to be sent are queued. A client that does not read for `PATIENCE` seconds is dropped.
+
+Where nothing runs the machine's thread may wait here for what the client asks next (`wait`): a client that asks is lent to it until
+it gives it back, for to wake one thread by another costs more than most answers.
 """
 
 import collections
@@ -15,6 +18,7 @@ from typing import Protocol
 
 from trapgate.gdb.address import Address, StdioAddress
 from trapgate.gdb.door import Door
+from trapgate.gdb.near import Near
 from trapgate.gdb.stream import PipeStream, Stream, happened, watch
 from trapgate.hostcall import Helper, asking, poll_selector
 
@@ -27,6 +31,7 @@ _MOST_UNHANDLED = 2  # chunks given to the machine's thread and not yet taken: t
 _ENOUGH_QUEUED = 1 << 20  # bytes of replies: before more is asked, these have to be read
 MOST_QUEUED = 32 << 20  # with what came before they were read: a client that asks on is hung up on
 _FAREWELL = 1.0
+_GLANCE = 0.2  # seconds after which a client is taken back from a machine's thread that has not come to wait
 _LOOK = 1.0  # seconds until the queue is looked at although nobody was woken: the host may refuse even that
 
 
@@ -49,7 +54,8 @@ class Connection(Protocol):
 class Server:
     """Listens at once (AddressError when it cannot) and serves one client after another until `close`; on stdio just one.
 
-    `post` hands a callable to the machine's thread, soon, also while the guest runs; it may be called from any thread.
+    `post` hands a callable to the machine's thread, soon, also while the guest runs; it may be called from any thread. With `lends`
+    it calls `nudge` besides, and the machine's thread `wait` and `take_back`.
     `failed` gets what goes wrong on the server's own thread; the client is gone then. `tell` takes lines for the user, on that
     thread. HostError when the host has no sockets or threads for it.
     """
@@ -62,13 +68,17 @@ class Server:
         patience: float = PATIENCE,
         failed: Callable[[BaseException], None] | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        lends: bool = False,
     ) -> None:
         with asking("a pair of sockets for gdb (socketpair)"):
             self._wake_reader, self._wake_writer = socket.socketpair()
+            self._near = Near() if lends else None
         try:
             self._door = None if isinstance(address, StdioAddress) else Door(address, tell)
         except BaseException:
             self._close_wakers()
+            if self._near is not None:
+                self._near.close()
             raise
         self.address = address if self._door is None else self._door.address
         self._connection = connection
@@ -83,6 +93,8 @@ class Server:
         self._overfull = False  # there was no room for an answer
         self._progress = 0.0
         self._unhandled = 0
+        self._lent = False  # the client's bytes are read by the machine's thread
+        self._waits = 0  # how often that has begun to wait
         self._hang_up = False
         self._closing = False
         self._wake_reader.setblocking(False)
@@ -127,6 +139,48 @@ class Server:
             self._close_all()
         elif threading.current_thread() is not self._thread:
             self._thread.join(_FAREWELL + 5)
+        if self._near is not None:  # not before: the machine's thread may wait there when this one fails
+            self._near.close()
+
+    def nudge(self) -> None:
+        """Something was posted: end `wait`."""
+        if self._near is not None:
+            self._near.wake()
+
+    def wait(self, idle: Callable[[], bool]) -> None:
+        """On the machine's thread: sleep while it is `idle`, until something is posted, or the client asks, which is dealt with."""
+        assert self._near is not None
+        self._waits += 1
+        if self._queued >= _ENOUGH_QUEUED:
+            self.take_back()
+        client = self._client if self._lent else None
+        if self._near.wait(idle, client):
+            assert client is not None
+            with self._lock:
+                data = self._lent_bytes(client)
+            if data:
+                self._connection.received(data)
+
+    def _lent_bytes(self, client: Stream) -> bytes:
+        """What a lent client has sent. Its end, and what fails, is for the server's thread."""
+        if not self._lent or self._client is not client or self._unhandled:
+            return b""
+        try:
+            data = client.receive(_CHUNK_IN)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            data = b""
+        if not data:
+            self._lent = False
+            self._wake()
+        return data
+
+    def take_back(self) -> None:
+        """The machine's thread will not wait for a while: the client is the server's thread's again."""
+        if self._lent:
+            self._lent = False
+            self._wake()
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
@@ -164,10 +218,14 @@ class Server:
                 self._door.watch(selector)
             client = self._client
             if client is not None:
-                wanted = selectors.EVENT_READ if self._unhandled < _MOST_UNHANDLED and self._queued < _ENOUGH_QUEUED else 0
+                takes = not self._lent and self._unhandled < _MOST_UNHANDLED and self._queued < _ENOUGH_QUEUED
+                wanted = selectors.EVENT_READ if takes else 0
                 wanted |= selectors.EVENT_WRITE if self._queue else 0
                 watch(selector, client, wanted)
-            ready = {key.fd: events for key, events in selector.select(0.2 if self._queue or self._closing else _LOOK)}
+            waits, soon = self._waits, self._queue or self._closing or self._lent
+            ready = {key.fd: events for key, events in selector.select(_GLANCE if soon else _LOOK)}
+        if self._lent and not ready and waits == self._waits and not (self._near is not None and self._near.waiting):
+            self._lent = False
         if self._wake_reader.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
                 self._wake_reader.recv(_CHUNK_OUT)
@@ -214,9 +272,14 @@ class Server:
                 self._queue.popleft()
 
     def _read(self, client: Stream) -> bool:
-        data = client.receive(_CHUNK_IN)
+        with self._lock:
+            if self._lent:
+                return True
+            data = client.receive(_CHUNK_IN)
+            self._unhandled += bool(data)
+            self._lent = self._near is not None and bool(data)
         if data:
-            self._hand_over(data)
+            self._post(lambda: self._handle(data))
         return bool(data)
 
     def _handle(self, data: bytes) -> None:
@@ -240,7 +303,7 @@ class Server:
         with self._lock:
             self._queue.clear()
             self._queued = 0
-            self._hang_up = self._overfull = False
+            self._hang_up = self._overfull = self._lent = False
             self._client = client
             self._accepted += 1
             number = self._accepted
@@ -253,7 +316,7 @@ class Server:
 
     def _drop(self, tell: bool = True) -> None:
         with self._lock:
-            client, self._client, self._hang_up = self._client, None, False
+            client, self._client, self._hang_up, self._lent = self._client, None, False, False
             self._queue.clear()
             self._queued = 0
         if client is None:

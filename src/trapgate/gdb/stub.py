@@ -13,6 +13,7 @@ class Stub:
     """Listens from the start; AddressError when it cannot. `post` hands a callable to the machine's thread, whatever that does.
 
     `failed` gets what goes wrong on the server's thread, `tell` lines for the user. On stdio the machine ends with its debugger.
+    `lends`: `nudge`, `wait` and `take_back` are the server's.
     """
 
     def __init__(
@@ -23,11 +24,13 @@ class Stub:
         patience: float = PATIENCE,
         failed: Callable[[BaseException], None] | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        lends: bool = False,
     ) -> None:
         self._target = target
         self._session: Session | None = None
         self._tell = tell
-        self._server = Server(address, self, post, patience, failed, tell)
+        self._server = server = Server(address, self, post, patience, failed, tell, lends)
+        self.nudge, self.wait, self.take_back = server.nudge, server.wait, server.take_back
 
     @property
     def address(self) -> Address:

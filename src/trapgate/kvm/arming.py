@@ -76,7 +76,7 @@ class Arming(Answering):
         self._plan: Plan = make_plan(())
         self._nets: tuple[stepping.Handler, ...] = ()
         self._in_registers: tuple[int, ...] = ()  # software breakpoints that debug registers hold
-        self._fits: dict[tuple[Held, Held, tuple[int, ...]], tuple[Plan, Held, int]] = {}
+        self._fits: dict[tuple[Held, Held, tuple[int, ...]], tuple[Plan, Held, int, Addresses, int]] = {}
         self._told = FREE
         self._noted = False
         self.leaves_debug_registers = False  # for software breakpoints alone, see above
@@ -122,20 +122,21 @@ class Arming(Answering):
         if (found := self._fits.get(asked)) is None:
             if len(self._fits) >= KEPT:
                 self._fits.clear()
-            found = self._fits[asked] = self._fit(*asked)
-        self._plan, self._planned, taken = found
+            plan, planned, taken = self._fit(*asked)
+            found = self._fits[asked] = plan, planned, taken, plan.addresses, plan.dr7 | DR7_FIXED_1
+        self._plan, self._planned, taken, addresses, dr7 = found
         self._nets = tuple(nets[:taken])
         self._in_registers = () if step or nets else self.software[:taken]
         if not (step or nets):
             self.planted.want(self.software[taken:])
         self.planted.plant(but=self.skip)
         guest_detects = bool(self.registers.debug.dr7 & DR7_GD)
-        dr7 = self._plan.dr7 | DR7_FIXED_1 | (DR7_GD if detect or guest_detects else 0)
+        dr7 |= DR7_GD if detect or guest_detects else 0
         control = abi.DEBUG_ENABLE | abi.DEBUG_HARDWARE
         control |= (abi.DEBUG_SOFTWARE if self.planted else 0) | (abi.DEBUG_STEP if step else 0)
         if self.chips is not None and (step or nets) and not interrupts:
             control |= abi.DEBUG_BLOCK_IRQ
-        self._tell(control, self._plan.addresses, dr7, again=step)
+        self._tell(control, addresses, dr7, again=step)
 
     def _resumed(self) -> int | None:
         """Where RF holds back the guest's own breakpoints on the next instruction; KVM, where it emulates that, does not."""
