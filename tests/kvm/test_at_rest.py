@@ -85,3 +85,19 @@ def test_what_cannot_be_kept() -> None:
     vcpu.run()
     with pytest.raises(EngineError, match="amid an instruction"):
         vcpu.save()
+
+
+@pytest.mark.parametrize("index", [msrs.SYSENTER_ESP, msrs.SYSENTER_EIP, msrs.LSTAR, msrs.SFMASK, msrs.PAT])
+def test_what_a_kvm_keeps_beyond_the_model_is_left_out(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An AMD CPU ignores the upper halves of where SYSENTER leads; its KVM may keep them."""
+    one, two = Guest("nop").vcpu, Guest("nop").vcpu
+    known = one.fd.msr
+    monkeypatch.setattr(one.fd, "msr", lambda asked: 0xFFFF_FE00_0000_3000 if asked == index else known(asked))
+    if index in (msrs.SYSENTER_ESP, msrs.SYSENTER_EIP, msrs.LSTAR):
+        state = one.save()
+        two.load(state)
+        assert quiet(two.save()) == quiet(state)
+        assert dict(state.msrs)[index] == (0x3000 if one.model.amd and index != msrs.LSTAR else 0xFFFF_FE00_0000_3000)
+    else:
+        with pytest.raises(StateError, match="cannot hold"):
+            two.load(one.save())

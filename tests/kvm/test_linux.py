@@ -92,6 +92,33 @@ def test_a_debugger_on_its_shell(tmp_path: Path) -> None:
     assert not trouble, console.output
 
 
+def test_what_was_saved_at_its_shell_goes_on_there_and_on_the_software_cpu(tmp_path: Path) -> None:
+    """Without KVM's own clock, which the software CPU has not."""
+    kernel, initramfs = files()
+    socket, kept = tmp_path / "gdb", tmp_path / "kept"
+    words = ("--engine", "kvm", "--cpu", f"{default_cpu('kvm')},-hypervisor", "--memory", "256M")
+    asked = ("--append", "console=ttyS0 panic=-1 quiet", "--gdb", f"unix:{socket}", "--save", str(kept))
+    with Console([str(kernel), "--initrd", str(initramfs), *words, *asked]) as console:
+        try:
+            console.wait_for(PROMPT, 600)
+        except ConsoleError as error:
+            if GAVE_UP not in str(error):
+                raise
+            pytest.skip(str(error).splitlines()[-1])
+        console.send("n=6\n")
+        console.wait_for(PROMPT, 600)
+        with Client(UnixAddress(str(socket)), timeout=PATIENCE) as client:
+            assert str(kept) in client.monitor("snapshot save")
+            client.kill()
+    for engine in ("kvm", "soft"):
+        with Console(["--restore", str(kept), "--engine", engine]) as console:
+            console.send("cat /proc/interrupts; sleep 1; echo $((n * 7)); exit\n")
+            console.wait_for("\n42\n", 600)
+            assert console.finish() == 0
+            trouble = [word for word in ("BUG:", "WARNING:", "Oops", "Call Trace", "clocksource") if word in console.output]
+        assert not trouble, console.output
+
+
 def under_gdb(socket: Path, *commands: str) -> str:
     """What gdb says to its commands."""
     options = ("set architecture i386:x86-64", "set confirm off", "set remotetimeout 100", f"target remote {socket}")

@@ -4,6 +4,7 @@ What an instruction is amid while devices answer it, a step, and a #DB that wait
 go on first. Interrupt controllers in the kernel are no part of a CPU: `build.kvm_chips` keeps those.
 """
 
+import contextlib
 import ctypes
 from typing import ClassVar
 
@@ -187,8 +188,13 @@ def _segment_state(one: abi.Segment) -> SegmentState:
 
 
 def _kept(msr: msrs.Msr, value: int | None) -> int:
-    """What the model's MSR holds where KVM's says this; None: KVM has none."""
-    return msr.reset if value is None else value & ~msr.fixed | msr.reset & msr.fixed
+    """What the model's MSR holds where KVM's says this, which keeps more bits of some; None: KVM has none."""
+    if value is None:
+        return msr.reset
+    with contextlib.suppress(msrs.MsrError):  # who loads it says that it cannot be
+        kept = msr.stored(value)
+        return msr.reset if kept is None else kept
+    return value
 
 
 def _in_flight(events: abi.VcpuEvents, halting: bool, kvmclock: tuple[int, int, int] | None) -> KvmState | Between:
