@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import compared, kvm, ours, requests, shares, stub
+from bench import compared, disks, kvm, ours, requests, shares, stub
 from bench.measuring import Bench
 from bench.report import Table
 from bench.system import system
@@ -26,6 +26,7 @@ SECTIONS = {
     "watch": Section("accesses beside watchpoints and breakpoints, beside QEMU", compared.watch),
     "stub": Section("a debugger's requests over the remote protocol, beside QEMU", stub.stub),
     "shares": Section("a directory of the host in a guest, beside QEMU's virtiofsd", shares.shares),
+    "disks": Section("disks and directories in a guest, in order, at random and by name, beside QEMU", disks.disks),
     "requests": Section("FUSE requests in the device, without a guest", requests.requests),
     "kvm": Section("the KVM engine beside QEMU on a KVM, by commands that you name", kvm.kvm, apart=True),
     "start": Section("from the start of the process to the first guest instruction; compiling the stencils", ours.start),

@@ -53,13 +53,13 @@ def shares(bench: Bench) -> Table:
         images = {name: _image(Path(scratch), name, command) for name, (_, command) in WORKS.items()}
         images[NOTHING] = _image(Path(scratch), NOTHING, "true")
         for way in ways:
-            _run(way, images["files"], tree, bench.timeout)
+            boot(way, images["files"], tree, bench.timeout)
             bench.progress.advance(task)
         for _ in range(bench.runs):
             for name, image in images.items():
                 for way in ways:
                     bench.progress.update(task, description=f"shares: {name} on {way.name}", advance=1)
-                    times.setdefault((name, way.name), []).append(_run(way, image, tree, bench.timeout))
+                    times.setdefault((name, way.name), []).append(boot(way, image, tree, bench.timeout))
     rows = []
     for name, (what, _) in WORKS.items():
         samples = [Sample(tuple(times[name, way.name]), Sample(tuple(times[NOTHING, way.name])).median) for way in ways]
@@ -118,15 +118,14 @@ def _daemon(way: Way, tree: Path) -> Iterator[str]:
                 process.terminate()
 
 
-def _run(way: Way, image: Path, tree: Path, timeout: float) -> float:
-    """One boot with its work; CPU seconds. BenchError."""
+def boot(way: Way, image: Path, tree: Path, timeout: float, **more: str) -> float:
+    """One boot with its work; CPU seconds. `more` is what the way's words name besides. BenchError."""
     begin = used()
     append = f"{linux_guest.CONSOLE} quiet trapgate.run=sh,/m/test.sh"
     with _daemon(way, tree) as socket:
         line = f"{way.engine.linux} {way.more}"
-        command = filled(
-            line, kernel=str(linux_guest.kernel(SERIES)), initrd=str(image), append=append, socket=socket, tree=str(tree)
-        )
+        guest = {"kernel": str(linux_guest.kernel(SERIES)), "initrd": str(image), "append": append}
+        command = filled(line, **guest, socket=socket, tree=str(tree), **more)
         try:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
         except subprocess.TimeoutExpired:

@@ -58,3 +58,12 @@ def test_splitlock_runs_on_this_host_and_checks_its_counter(tmp_path: Path) -> N
     assert "splitlock: 7 split locks done, counter 7" in done.stdout or "SIGBUS after 0" in done.stdout
     wrong = subprocess.run([str(tmp_path / "splitlock"), "x"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "usage: splitlock [N]\n")
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_reads_reads_whole_pages_of_what_is_there(tmp_path: Path) -> None:
+    linux_guest.compiled("reads", tmp_path)
+    (tmp_path / "file").write_bytes(bytes(3 * 4096 + 1))
+    (tmp_path / "less").write_bytes(bytes(4095))
+    for words, status in ((["file", "50"], 0), (["less", "1"], 1), (["none", "1"], 1), (["file"], 1)):
+        assert subprocess.run([tmp_path / "reads", *words], cwd=tmp_path, check=False).returncode == status
