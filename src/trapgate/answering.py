@@ -88,6 +88,18 @@ class Added:
             changed()
 
 
+class _Answering(dict[int, Access | None]):
+    """Who answers each port; remembered, for the ports in use are few and hot."""
+
+    def __init__(self, find: Callable[[int], Access | None]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, port: int) -> Access | None:
+        found = self[port] = self._find(port)
+        return found
+
+
 class Accesses:
     """The devices of a board and a local APIC by port and by guest-physical address. Sizes are 1, 2, 4 or 8 bytes.
 
@@ -96,7 +108,7 @@ class Accesses:
 
     def __init__(self, board: Board, lapic: LocalApic, added: Added) -> None:
         self._board, self._lapic, self._added = board, lapic, added
-        self._ports: dict[int, Access | None] = {}
+        self._ports = _Answering(self._find)
         self._registers: dict[int, Access] = {}
         self.fault: DeviceFault | None = None
         """The last failure of a device; for whoever deals with it to make None."""
@@ -108,11 +120,11 @@ class Accesses:
 
     def port_read(self, port: int, size: int) -> int:
         """What a port answers, cut to `size` bytes."""
-        return self._read(self._port(port), size, "port", port)
+        return self._read(self._ports[port], size, "port", port)
 
     def port_write(self, port: int, size: int, value: int) -> None:
         """Hand a value to a port."""
-        self._write(self._port(port), size, value, "port", port)
+        self._write(self._ports[port], size, value, "port", port)
 
     def memory_read(self, address: int, size: int) -> int:
         """What a guest-physical address answers, cut to `size` bytes."""
@@ -122,16 +134,11 @@ class Accesses:
         """Hand a value to a guest-physical address."""
         self._write(self._memory_mapped(address), size, value, "address", address)
 
-    def _port(self, port: int) -> Access | None:
-        """Who answers a port; remembered, for the ports in use are few and hot."""
-        try:
-            return self._ports[port]
-        except KeyError:
-            found = self._board.ports.find(port)
-            if calls := self._added.watching(port):
-                found = _Watched(found, port, calls), 0
-            self._ports[port] = found
-            return found
+    def _find(self, port: int) -> Access | None:
+        found = self._board.ports.find(port)
+        if calls := self._added.watching(port):
+            found = _Watched(found, port, calls), 0
+        return found
 
     def _memory_mapped(self, address: int) -> Access | None:
         page = self._lapic.page

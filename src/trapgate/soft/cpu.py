@@ -144,7 +144,7 @@ class SoftVcpu(RestingCpu):
         while True:
             self._enter(self.address, code)
             reason = st.exit_reason
-            if reason not in _AMID:
+            if reason not in _AMID and st.ahead:
                 self.leave_block()
             answer = answers_.get(reason)
             if answer is None or not (code := answer(self)):
