@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from trapgate import hostcpu
+from trapgate.hostcall import asking
 
 PACKAGE = Path(__file__).parent.parent
 STENCILS = ("", "arch", "isa", "stencil")
@@ -17,6 +18,7 @@ BLOCKS = (*STENCILS, "soft")
 """The same for blocks and loops."""
 LIBRARIES = ("llvmlite", "iced_x86")
 _CODE = (".py", ".pyc", ".so")
+LISTING = "to list the sources that translated code is made of"
 
 
 @lru_cache
@@ -56,13 +58,19 @@ def sources(rooms: tuple[str, ...], package: Path = PACKAGE) -> list[Path]:
 
 
 def _names(room: str, package: Path) -> list[str]:
-    """The paths in the package of a room's files, in order."""
+    """The paths in the package of a room's files, in order. HostError: the host does not list them."""
     found, cut = list[str](), len(str(package)) + 1
-    for folder, below, files in os.walk(package / room):
-        below[:] = [one for one in below if room and one != "__pycache__"]
-        found += [f"{folder}/{name}"[cut:] for name in files if name.endswith(_CODE)]
+    with asking(LISTING):
+        for folder, below, files in os.walk(package / room, onerror=_raise):
+            below[:] = [one for one in below if room and one != "__pycache__"]
+            found += [f"{folder}/{name}"[cut:] for name in files if name.endswith(_CODE)]
     assert found, "a package without files"
     return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    """What is not listed is not left out: another key would be made of the rest."""
+    raise error
 
 
 def surroundings() -> Iterator[str]:
@@ -78,5 +86,9 @@ def _installed(name: str) -> str:
     spec = importlib.util.find_spec(name)
     assert spec is not None and spec.origin is not None
     folder = Path(spec.origin).parent
-    files = (path for pattern in ("*.py", "*.so", "binding/*.so") for path in folder.glob(pattern))
-    return " ".join(f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in sorted(files))
+    below = folder / "binding"
+    with asking(LISTING):
+        files = [folder / one for one in os.listdir(folder) if one.endswith((".py", ".so"))]
+        files += [below / one for one in os.listdir(below) if one.endswith(".so")] if below.is_dir() else ()
+        told = [(one, one.stat()) for one in sorted(files)]
+    return " ".join(f"{one.name} {status.st_size} {status.st_mtime_ns}" for one, status in told)

@@ -1,13 +1,19 @@
 """The cache's keys change with all that machine code depends on: each source a run imports, the libraries, Python, the CPU."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from trapgate import hostcpu
+from trapgate.hostcall import HostError
 from trapgate.stencil import identity
 from trapgate.stencil.identity import BLOCKS, PACKAGE, STENCILS, digest, sources, surroundings
 
@@ -90,3 +96,32 @@ def test_a_host_without_proc_keeps_for_itself_alone(monkeypatch: pytest.MonkeyPa
     hostcpu.fields.cache_clear()
     assert "Linux" in list(surroundings())[-1]
     hostcpu.fields.cache_clear()
+
+
+def _folders() -> list[Path]:
+    """Every folder whose files the keys are made of."""
+    libraries = [Path(spec.origin).parent for name in identity.LIBRARIES if (spec := find_spec(name)) and spec.origin]
+    return sorted(
+        {path.parent for path in sources(BLOCKS)}
+        | {*libraries, *(one / "binding" for one in libraries if (one / "binding").is_dir())}
+    )
+
+
+@pytest.mark.parametrize("error", [errno.ENOMEM, errno.EACCES])
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host refuses each listing, one at a time: no key is made of what is left."""
+    for folder in _folders():
+        identity.forget()
+        with monkeypatch.context() as patch:
+            for name in ("scandir", "listdir"):
+                patch.setattr(os, name, partial(_refusing, getattr(os, name), folder, error))
+            with pytest.raises(HostError, match="to list the sources"):
+                digest(BLOCKS)
+    identity.forget()
+
+
+def _refusing(really: Callable[[Path], object], refused: Path, error: int, path: Path) -> object:
+    """A call that lists a directory, where one of them is not listed."""
+    if Path(path) == refused:
+        raise OSError(error, os.strerror(error), str(path))
+    return really(path)
