@@ -17,6 +17,8 @@ from trapgate.kvm import probe
 
 pytestmark = pytest.mark.skipif(bool(images.missing_tools()), reason=f"not installed: {images.missing_tools()}")
 
+PAGE = Path(__file__).parents[2] / "docs" / "differences.md"
+
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -72,13 +74,17 @@ def test_kvm(image: Path) -> None:
 @pytest.mark.skipif(not runners.have_qemu(), reason="no QEMU for a second opinion")
 def test_qemu(image: Path, tmp_path: Path) -> None:
     """What this version of QEMU does otherwise is what docs/differences.md says it does."""
-    said = (Path(__file__).parents[2] / "docs" / "differences.md").read_text()
+    said = PAGE.read_text()
     if f"QEMU {runners.version('qemu')}," not in said:
         pytest.skip("docs/differences.md is about another version of QEMU; make differences writes it again")
     outcome = runners.judge(image, len(rows()), lambda part: runners.on_qemu(part, "max"), tmp_path)
     other = [rows()[n].name for n in (*outcome.rows(WRONG), *outcome.rows(DIED))]
     known = set(re.findall(r"^\| (.*?) \| ", said, re.MULTILINE))
     assert [name for name in other if name.replace("|", "\\|") not in known] == []
+
+
+def test_the_page_of_differences_was_written_when_the_last_row_came() -> None:
+    assert f"Each of the {len(rows())} rows" in PAGE.read_text(), "make differences"
 
 
 def test_names_are_unique_and_sources_are_named() -> None:
