@@ -41,6 +41,24 @@ static void *counting(void *nothing)
     return nothing;
 }
 
+__attribute__((noinline)) static void add(volatile uint32_t *to)
+{
+    __asm__ volatile("lock addl $1, %0" : "+m"(*to));  /* line of a local */
+}
+
+static void *held(void *nothing)
+{
+    struct record mine[2];
+    memset(mine, 0, sizeof mine);
+    {
+        struct record inner = mine[0];
+        add((void *)((char *)&inner + 62));
+        __asm__ volatile("lock addl $2, %0" : "+m"(mine[1].counter));  /* line in its own function */
+        __asm__ volatile("" : : "r"(&inner), "r"(mine) : "memory");
+    }
+    return nothing;
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argv[1];
@@ -53,6 +71,12 @@ int main(int argc, char **argv)
     if (!strcmp(what, "library")) {
         char *heap = aligned_alloc(64, 128);
         swap(heap + 59, 1);
+    } else if (!strcmp(what, "locals")) {
+        pthread_t thread;
+        pthread_create(&thread, 0, held, 0);
+        pthread_join(thread, 0);
+        held(0);
+        return 0;
     } else if (!strcmp(what, "blocks")) {
         uintptr_t blocks[] = {(uintptr_t)malloc(96), (uintptr_t)malloc(1 << 20), (uintptr_t)malloc(2000)};
         free((void *)blocks[2]);

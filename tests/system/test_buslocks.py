@@ -77,6 +77,14 @@ def test_a_library_that_exchanges_without_a_prefix(program: str, tmp_path: Path)
     assert (operand["size"], operand["line_offset"], operand["mapping"]) == (8, 59, "[heap]")
 
 
+def test_variables_on_stacks(program: str, tmp_path: Path) -> None:
+    """In the caller's frame and in its own, on the stack of a thread first, by the process; in a block inside the function, too."""
+    found = {one["site"]["line"]: one["operand"] for one in findings(tmp_path / "report", program, "locals")}
+    parts = ("mapping", "variable", "member", "variable_offset", "variable_in")
+    told = [[found[line_of(mark)][part] for part in parts] for mark in ("line of a local", "line in its own function")]
+    assert told == [["[anonymous]", "inner", ".counter", 62, "held"], ["[anonymous]", "mine", "[1].counter", 190, "held"]]
+
+
 def test_blocks_of_the_heap(program: str, tmp_path: Path) -> None:
     """What malloc has given out, in the heap and in pages of its own; what it has taken back is none."""
     file = tmp_path / "report"

@@ -138,6 +138,35 @@ def test_reports_of_ours_name_functions(series: str, cpu: str) -> None:
     assert re.search(r"5 bus locks at 3 places\n.* 3 x 0x[0-9a-f]+ \(message_sent", told)
 
 
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb")
+def test_reports_of_ours_tell_who_called_in_the_kernel(tmp_path: Path) -> None:
+    """gdb lends a function of the kernel an operand across a line: by nothing else does this kernel lock the bus so.
+
+    And with two CPUs the second one locks memory that is not write-back, before it has turned its cache on.
+    """
+    program, place = programs()["packed_atomic"], tmp_path / "gdb"
+    options = ("--cpus", "2", "--bus-locks", "report", "--gdb", f"unix:{place}", "--wait")
+    with guest("vmlinuz-6.12").boot(f"{INTEL},-bus-lock-detect", "trapgate.run=packed_atomic", *options) as console:
+        while not place.exists():
+            time.sleep(0.1)
+        commands = [
+            "set remotetimeout 200", f"target remote {place}", "hbreak take_reference", "continue", "delete",
+            "file target:/vmlinux", "hbreak _raw_spin_lock", "continue", "info symbol *(long *)$rsp",
+            "set $at = ((long)$rsp & -64) - 1024 + 61", "set *(int *)$at = 0", "set $rdi = $at", "delete", "detach",
+        ]  # fmt: skip
+        words = [word for command in commands for word in ("-ex", command)]
+        done = subprocess.run(
+            ["gdb", "-nx", "-batch", str(program), *words], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert console.finish() == 0
+        told = console.errors
+    caller = re.search(r"^(\w+) \+ (\d+) in section", done.stdout, re.MULTILINE)
+    assert caller is not None, done
+    first = r"\(_raw_spin_lock\+0x[0-9a-f]+\): 4 bytes .* CPL 0.*\n.*  by .*\n.*  #0  _raw_spin_lock\+.*\n"
+    assert re.search(first + rf".*  #1  {caller[1]}\+{int(caller[2]):#x} in the kernel\n.*  #2  \w+\+", told), told
+    assert re.search(r"memory is not write-back, CPL 0, CPU 1\n.*  by swapper/1", told), told
+
+
 @contextmanager
 def stopped_in(name: str, function: str, *options: str, append: str = "") -> Iterator[tuple[Console, Client]]:
     """Linux under a debugger, stopped at a function of a program; kernel and program have no address of their own choice."""

@@ -85,8 +85,8 @@ class Block:
 class Finding:
     """One instruction that locks the bus. `lock` is the first time, `operand`, `block` and `owner` what it locked then.
 
-    `operand` is a file, with the offset in it, or "[heap]", "[stack]", "[anonymous]"; `owner` a global variable, with the
-    offset in it; `member`: of it, as source says it: ".counter". `stacks`: the most
+    `operand` is a file, with the offset in it, or "[heap]", "[stack]", "[anonymous]"; `owner` a global variable, or one of
+    the function `owner_in`, with the offset in it; `member`: of it, as source says it: ".counter". `stacks`: the most
     frequent first. `fingerprint` is the same in another run, and in a program that has changed elsewhere. `known`: a baseline has
     it.
     """
@@ -104,6 +104,7 @@ class Finding:
     operand_offset: int | None = None
     member: str = ""
     block: Block | None = None
+    owner_in: str = ""
 
     @property
     def count(self) -> int:

@@ -10,7 +10,8 @@ from trapgate.finder.lines import Line, named, ranges
 from trapgate.values import dataclass
 
 DEEPEST = 64  # functions put into each other
-_FUNCTION, _INLINED, _BLOCK = "DW_TAG_subprogram", "DW_TAG_inlined_subroutine", ("DW_TAG_lexical_block", "DW_TAG_try_block")
+INLINED, BLOCK = "DW_TAG_inlined_subroutine", ("DW_TAG_lexical_block", "DW_TAG_try_block")
+_FUNCTION = "DW_TAG_subprogram"
 _AROUND = ("DW_TAG_namespace", "DW_TAG_module", "DW_TAG_class_type", "DW_TAG_structure_type")
 _ORIGINS = ("DW_AT_abstract_origin", "DW_AT_specification")
 
@@ -25,14 +26,14 @@ class Inlined:
 
 def inlined(unit: CompileUnit, address: int) -> list[Inlined] | None:
     """Those at an address, the innermost first; None where no function of the unit has it."""
-    function = next(_functions(unit, unit.get_top_DIE(), address, 0), None)
+    function = function_at(unit, address)
     if function is None:
         return None
     program = unit.dwarfinfo.line_program_for_CU(unit)
     found: list[Inlined] = []
     inside = _inside(unit, function, address)
     while inside is not None and len(found) < DEEPEST:
-        if inside.tag == _INLINED:
+        if inside.tag == INLINED:
             file, line = (inside.attributes.get(f"DW_AT_call_{name}") for name in ("file", "line"))
             known = None
             if file is not None and line is not None and program is not None:
@@ -42,10 +43,15 @@ def inlined(unit: CompileUnit, address: int) -> list[Inlined] | None:
     return found[::-1]
 
 
+def function_at(unit: CompileUnit, address: int) -> DIE | None:
+    """The function of a unit that has an address, wherever it stands."""
+    return next(_functions(unit, unit.get_top_DIE(), address, 0), None)
+
+
 def _functions(unit: CompileUnit, entry: DIE, address: int, depth: int) -> Iterator[DIE]:
     """The function that has an address, wherever it stands."""
     for one in entry.iter_children():
-        if one.tag == _FUNCTION and _has(unit, one, address):
+        if one.tag == _FUNCTION and has(unit, one, address):
             yield one
         elif one.tag in _AROUND and depth < DEEPEST:
             yield from _functions(unit, one, address, depth + 1)
@@ -53,10 +59,11 @@ def _functions(unit: CompileUnit, entry: DIE, address: int, depth: int) -> Itera
 
 def _inside(unit: CompileUnit, entry: DIE, address: int) -> DIE | None:
     """The part of an entry that has an address."""
-    return next((one for one in entry.iter_children() if one.tag in (_INLINED, *_BLOCK) and _has(unit, one, address)), None)
+    return next((one for one in entry.iter_children() if one.tag in (INLINED, *BLOCK) and has(unit, one, address)), None)
 
 
-def _has(unit: CompileUnit, entry: DIE, address: int) -> bool:
+def has(unit: CompileUnit, entry: DIE, address: int) -> bool:
+    """Whether an entry's code is at an address."""
     return any(start <= address < end for start, end in ranges(unit, entry))
 
 

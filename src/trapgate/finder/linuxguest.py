@@ -4,7 +4,7 @@ from bisect import bisect_right
 
 from trapgate.exits import BusLock
 from trapgate.finder.files import Files
-from trapgate.finder.heap import block
+from trapgate.finder.heap import HEAP, block
 from trapgate.finder.locks import LONGEST
 from trapgate.finder.sightings import USER, Sighting, Stopped
 from trapgate.finder.stacks.processes import Process
@@ -58,6 +58,9 @@ class LinuxGuest:
         seen = Sighting(lock, task, code, self._mapping(task, lock.rip), operand)
         if memory is not None and operand is not None:
             seen.block = block(memory, operand, lock.address, self._guest.word(cpu))
+            if not operand.filesystem and operand.path != HEAP and seen.block is None and task is not None:
+                process = Process(memory, self._mappings, task.mm, self._files)
+                seen.holder = process.holding(self._guest.registers(cpu), lock.rip, lock.address)
         return seen
 
     def stack(self, lock: BusLock, cpu: int) -> tuple[Step, ...]:

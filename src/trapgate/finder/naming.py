@@ -11,6 +11,7 @@ from trapgate.finder.demangling import demangled
 from trapgate.finder.explaining import crosses, source
 from trapgate.finder.files import Files
 from trapgate.finder.findings import Called, Finding, Kind, Process, Site, Stack
+from trapgate.finder.locals import Held
 from trapgate.finder.program import Program
 from trapgate.finder.sightings import USER, Sighting
 from trapgate.finder.stacks.walking import Step
@@ -101,6 +102,8 @@ def _finding(seen: Sighting, watch: Watch, files: Files) -> Finding:
         finding.site = replace(finding.site, module=module or "the kernel", **inside)
     elif seen.place is not None and seen.place.filesystem:
         _look_up(finding, seen.place, seen.code, files)
+    if seen.holder is not None:
+        _name_local(finding, *seen.holder)
     return finding
 
 
@@ -154,3 +157,13 @@ def _name_operand(finding: Finding, program: Program, address: int) -> None:
         name, start = variable
         finding.owner, finding.owner_offset = demangled(name), address - start
         finding.member = program.member(finding.site.address, name, address - start)
+
+
+def _name_local(finding: Finding, step: Step, place: Held) -> None:
+    """The variable of the function that has it in its frame."""
+    code = step.code
+    if code is None or code.program is None or (found := code.program.local(step.at - code.moved, place)) is None:
+        return
+    function = code.program.function(step.at - code.moved)
+    finding.owner, finding.owner_offset, finding.member = found.name, found.offset, found.member
+    finding.owner_in = "" if function is None else demangled(function[0])

@@ -19,6 +19,7 @@ from elftools.elf.sections import Section, SymbolTableSection
 from trapgate.errors import TrapgateError
 from trapgate.finder.inlines import Inlined, inlined
 from trapgate.finder.lines import Line, line_of, units
+from trapgate.finder.locals import Held, Local, local
 from trapgate.finder.types import member, variable
 from trapgate.hostcall import NotAFile, open_file
 
@@ -158,6 +159,17 @@ class Program:
             except _BROKEN:
                 continue
         return ""
+
+    def local(self, address: int, place: Held) -> Local | None:
+        """The variable at a place of the frame of the function that has an address; None where none is known to be."""
+        for elf in self._with_lines:
+            try:
+                for unit in units(elf, address):
+                    if (found := local(unit, address, place)) is not None:
+                        return found
+            except _BROKEN:
+                continue
+        return None
 
     @cached_property
     def _functions(self) -> list[tuple[int, str]]:

@@ -65,6 +65,7 @@ def finding_value(finding: Finding) -> dict[str, object]:
             "variable": finding.owner or None,
             "variable_offset": finding.owner_offset if finding.owner else None,
             "member": finding.member or None,
+            "variable_in": finding.owner_in or None,
             "mapping_offset": finding.operand_offset,
             "block": None if finding.block is None else {"size": finding.block.size, "offset": finding.block.offset},
         },
@@ -148,6 +149,7 @@ def _finding(one: dict[str, Any]) -> Finding:
         _perhaps(_number, operand.get("mapping_offset")),
         _text(operand.get("member")),
         _perhaps(lambda block: Block(_number(block["size"]), _number(block["offset"])), operand.get("block")),
+        _text(operand.get("variable_in")),
     )
 
 

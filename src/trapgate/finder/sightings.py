@@ -5,6 +5,7 @@ from typing import Protocol
 
 from trapgate.exits import BusLock
 from trapgate.finder.findings import Block
+from trapgate.finder.locals import Held
 from trapgate.finder.stacks.walking import Step
 from trapgate.linux.kernel import Guest
 from trapgate.linux.mappings import Mapping
@@ -35,7 +36,8 @@ class Sighting:
     """One locking instruction in one program that a process ran: how often it locked the bus, and what there was the first time.
 
     `task` None: it is not known who it was. `code` begins with the instruction, and may be cut. `place` and `operand` are what was
-    mapped there, None: nothing of the process, or it is not known. `block`: of its heap. `stacks`: who called, and how often
+    mapped there, None: nothing of the process, or it is not known. `block`: of its heap; `holder`: the frame that
+    has it. `stacks`: who called, and how often
     of the first times.
     """
 
@@ -48,6 +50,7 @@ class Sighting:
     stacks: dict[tuple[Step, ...], int] = field(default_factory=dict)
     walked: int = 0
     block: Block | None = None
+    holder: tuple[Step, Held] | None = None
 
     def add(self, count: int) -> None:
         """There were so many more."""

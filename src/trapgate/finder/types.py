@@ -36,13 +36,13 @@ def _names(entry: DIE) -> set[str]:
 def member(entry: DIE, offset: int) -> str:
     """The part of a variable, as source says it behind its name: ".header.locks[3]"; "" where it has no parts."""
     path = ""
-    whole = _type(entry)
+    whole = type_of(entry)
     for _ in range(DEEPEST):
         if whole is None:
             break
         if whole.tag == _ARRAY:
-            inner = _type(whole)
-            size = _size(inner)
+            inner = type_of(whole)
+            size = size_of(inner)
             if inner is None or not size or "DW_AT_byte_stride" in whole.attributes or len(list(_ranges(whole))) != 1:
                 break
             number, offset = divmod(offset, size)
@@ -56,7 +56,7 @@ def member(entry: DIE, offset: int) -> str:
             if name is not None and found.tag == _MEMBER:
                 path += f".{os.fsdecode(name.value)}"
             offset -= _place(found)
-            whole = _type(found)
+            whole = type_of(found)
         else:
             break
     return path
@@ -69,7 +69,7 @@ def _ranges(entry: DIE) -> Iterator[DIE]:
 def _holds(entry: DIE, offset: int) -> bool:
     if entry.tag not in (_MEMBER, _INHERITED) or "DW_AT_external" in entry.attributes:
         return False
-    place, size = _place(entry), _size(_type(entry))
+    place, size = _place(entry), size_of(type_of(entry))
     return place <= offset < place + size
 
 
@@ -81,7 +81,7 @@ def _place(entry: DIE) -> int:
     return at.value if isinstance(at.value, int) else 1 << 64
 
 
-def _type(entry: DIE | None) -> DIE | None:
+def type_of(entry: DIE | None) -> DIE | None:
     """The type of an entry, behind all names that it has; None where it has none."""
     for _ in range(DEEPEST):
         if entry is None:
@@ -98,14 +98,14 @@ def _type(entry: DIE | None) -> DIE | None:
     return None
 
 
-def _size(entry: DIE | None) -> int:
+def size_of(entry: DIE | None) -> int:
     """Bytes of a type; 0 where that is not known."""
     if entry is None:
         return 0
     if (known := entry.attributes.get("DW_AT_byte_size")) is not None:
         return known.value if isinstance(known.value, int) else 0
     if entry.tag == _ARRAY:
-        count = _size(_type(entry))
+        count = size_of(type_of(entry))
         for one in _ranges(entry):
             length, last = one.attributes.get("DW_AT_count"), one.attributes.get("DW_AT_upper_bound")
             if length is not None and isinstance(length.value, int):

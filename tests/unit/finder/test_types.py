@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from trapgate.finder.locals import Held, Local
 from trapgate.finder.program import Program
 
 pytestmark = pytest.mark.skipif(not all(map(shutil.which, ("gcc", "g++", "nm"))), reason="needs gcc, g++ and nm")
@@ -66,3 +67,47 @@ def test_without_debug_information_there_are_none(tmp_path: Path) -> None:
     program, code = compiled(tmp_path, "gcc", C)
     with contextlib.closing(program):
         assert program.member(code, "one", 60) == ""
+
+
+LOCALS = """
+struct both { char before[60]; long count; } __attribute__((packed, aligned(64)));
+static void touch(void *what) { __asm__ volatile("" : : "r"(what) : "memory"); }
+int main(void)
+{
+    struct both outer = {{1}}, more[2] = {{{1}}};
+    touch(&outer);
+    touch(more);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("options", [("-O1",), ("-O0",), ("-O1", "-gdwarf-4", "-fno-omit-frame-pointer")], ids=" ".join)
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb says where they are")
+def test_local_variables_are_where_gdb_has_them(options: tuple[str, ...], tmp_path: Path) -> None:
+    program, code = compiled(tmp_path, "gcc", LOCALS, "-g", "-no-pie", *options)
+    line = LOCALS.splitlines().index("    return 0;") + 1
+    asked = [
+        f"break source:{line}",
+        "run",
+        "p (long)&outer",
+        "p (long)more",
+        "info frame",
+        "p (long)$rsp",
+        "p (long)$rbp",
+        "p (long)$pc",
+    ]
+    words = [word for one in asked for word in ("-ex", one)]
+    done = subprocess.run(["gdb", "-nx", "-batch", *words, program.path], capture_output=True, text=True, timeout=60, check=True)
+    outer, more, stack, base, pc = (int(line.partition("= ")[2]) for line in done.stdout.splitlines() if line.startswith("$"))
+    end = int(done.stdout.partition("frame at ")[2].partition(":")[0], 16)
+    with contextlib.closing(program):
+
+        def at(address: int) -> Local | None:
+            return program.local(pc, Held(address - end, address - stack, address - base))
+
+        assert code <= pc < code + 1024
+        assert at(outer + 61) == Local("outer", 61, ".count")
+        assert at(more + 128 + 3) == Local("more", 131, "[1].before[3]")
+        assert at(more + 128 + 60) == Local("more", 188, "[1].count")
+        assert at(end + 64) is None

@@ -53,7 +53,8 @@ def whose(finding: Finding) -> str:
     """Whose memory is locked, in words; "" where nothing is known of it."""
     if finding.owner:
         part = f"{shown(finding.owner + finding.member)}, " if finding.member else ""
-        return f"{part}the variable {shown(finding.owner)}, {finding.owner_offset} bytes from its beginning"
+        inside = f" of {shown(finding.owner_in)}" if finding.owner_in else ""
+        return f"{part}the variable {shown(finding.owner)}{inside}, {finding.owner_offset} bytes from its beginning"
     if finding.block is not None:
         return f"a block of {finding.block.size} bytes of the heap, {finding.block.offset} bytes from its beginning"
     at = "" if finding.operand_offset is None else f" at {finding.operand_offset:#x}"

@@ -2,10 +2,12 @@
 
 from trapgate.errors import TrapgateError
 from trapgate.finder.files import VDSO, Files
-from trapgate.finder.stacks.walking import Code, Step, walk
+from trapgate.finder.locals import Held
+from trapgate.finder.stacks.walking import Code, Step, framed, walk
 from trapgate.linux.kernel import Memory
 from trapgate.linux.mappings import Mapping, Mappings
 
+RED_ZONE = 128  # bytes below a stack pointer that its function may use (System V ABI, 3.2.2)
 COMPARED = 8  # bytes of code that the guest and the file must have alike, about each address
 
 
@@ -55,6 +57,16 @@ class Process:
 
     def stack(self, registers: dict[str, int], pc: int) -> tuple[Step, ...]:
         """The frames of a thread whose next instruction, or the last before it, is at `pc`."""
+        return walk(registers, pc, self._word(pc), self)
+
+    def holding(self, registers: dict[str, int], pc: int, address: int) -> tuple[Step, Held] | None:
+        """The frame that an address of the stack is in, and where; None where that is not known."""
+        for one in framed(registers, pc, self._word(pc), self):
+            if one.stack - RED_ZONE <= address < one.end:
+                from_base = None if one.base is None else address - one.base
+                return one.step, Held(address - one.end, address - one.stack, from_base)
+        return None
+
+    def _word(self, pc: int) -> int:
         code = self.code(pc)
-        bits = 64 if code is None or code.program is None else code.program.bits
-        return walk(registers, pc, bits // 8, self)
+        return 8 if code is None or code.program is None else code.program.bits // 8

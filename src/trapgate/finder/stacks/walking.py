@@ -77,6 +77,11 @@ class _Frame:
         return self._registers.get(self._stack, 0)
 
     @property
+    def base(self) -> int | None:
+        """What RBP is, if that is known."""
+        return self._registers.get(self._base)
+
+    @property
     def pc(self) -> int:
         """What is next, when this frame goes on."""
         return self._registers.get(self._pc, 0)
@@ -163,8 +168,23 @@ def walk(registers: dict[str, int], pc: int, word: int, space: Space) -> tuple[S
 
     `registers`: as they are there, by the names of 64-bit ones. `word`: bytes of a pointer of the code, 8 or 4.
     """
+    return tuple(one.step for one in framed(registers, pc, word, space))
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """A frame from its stack pointer to where it ends, which is its caller's; `base`: its RBP, None where that is lost."""
+
+    step: Step
+    stack: int
+    base: int | None
+    end: int
+
+
+def framed(registers: dict[str, int], pc: int, word: int, space: Space) -> list[Framed]:
+    """The frames as `walk` has them; the last ends where it begins."""
     frame = _Frame(space, word, {number: registers[name] for number, name in enumerate(NUMBERS[word]) if name in registers})
-    steps = [Step(pc, space.code(pc))]
+    steps, frames = [Step(pc, space.code(pc))], [frame]
     while len(steps) < MOST_FRAMES:
         code, at = steps[-1].code, steps[-1].at
         rules = code.frames.rules(at - code.moved) if code is not None and code.frames is not None else None
@@ -176,5 +196,7 @@ def walk(registers: dict[str, int], pc: int, word: int, space: Space) -> tuple[S
         if signal:
             steps[-1] = replace(steps[-1], signal=True)
         steps.append(Step(caller.pc, space.code(caller.pc - called), called, rules is None))
+        frames.append(caller)
         frame = caller
-    return tuple(steps)
+    ends = [*frames[1:], frames[-1]]
+    return [Framed(step, one.stack, one.base, end.stack) for step, one, end in zip(steps, frames, ends, strict=True)]
