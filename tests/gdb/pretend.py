@@ -66,6 +66,8 @@ class PretendTarget:
         self.recorded, self.executed = False, 1500
         self.way: Way | None = None
         self.events = Events()
+        self.bound: dict[int, int] = {}
+        self.awaited = ""
 
     def architecture(self) -> Architecture:
         return self.described_as
@@ -217,6 +219,21 @@ class PretendTarget:
 
     def cpuid(self, thread: int, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         return leaf, subleaf, 0xC, 0xD
+
+    def bind(self, address: int, space: int | None) -> None:
+        if space is None:
+            if self.bound.pop(address, None) is None:
+                raise TargetError(f"nothing is bound at {address:#x}")
+        else:
+            self.bound[address] = space
+
+    def backtrace(self, thread: int) -> Iterable[str]:
+        self.names()
+        return ["#0  0xffffffff81000000  work", "entered from a program at 0x401000, its stack at 0x7000"]
+
+    def await_process(self, name: str) -> None:
+        self.names()
+        self.awaited = name
 
     def interrupts(self) -> InterruptsState:
         return Interrupts(InstructionClock(lambda: 0), CpuModel.parse("x86-64-v3"), cpus=len(self.regs)).save()

@@ -40,7 +40,7 @@ class GuestUnderGdb:
     def __init__(
         self, wait: bool = True, path: str | None = None, address: Address | None = None, append: str = "", memory: int = 8,
         initrd: str | None = None, engine: str = "soft", architecture: Architecture | None = None, file: str | None = None,
-        clock: ClockKind | None = None, cpus: int = 1, recorded: bool = False,
+        clock: ClockKind | None = None, cpus: int = 1, recorded: bool = False, save: str = "",
     ) -> None:  # fmt: skip
         config = MachineConfig(memory=memory << 20, cpus=cpus)
         if engine == "kvm":
@@ -65,6 +65,7 @@ class GuestUnderGdb:
             wait=wait,
             reset=None if recorded else reset,
             recording=self.recording,
+            file=save,
             architecture=architecture,
             code=plan.code,
         )

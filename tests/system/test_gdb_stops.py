@@ -127,3 +127,30 @@ def test_a_step_over_what_is_stopped_on_is_told_once(guest: GuestUnderGdb, stops
     assert text.count("CR3 is written: 0x1000 became 0x4000") == 1, text
     if steps == 1:
         told(text, rf"\$1 = {write + 3:#x}$")
+
+
+@pytest.mark.parametrize(
+    ("kind", "space", "stops_there"), [("hbreak", 0x4000, True), ("hbreak", 0x1000, False), ("watch", 0x1000, False)]
+)
+def test_a_breakpoint_bound_to_an_address_space(
+    guest: GuestUnderGdb, stops: Built, kind: str, space: int, stops_there: bool
+) -> None:
+    """The same code and data in two spaces: it stops in one alone, and in both when it is bound no more."""
+    at = stops.symbols["called"] - 2 if kind == "hbreak" else stops.symbols["odd"]
+    where = f"{kind} *{at:#x}" if kind == "hbreak" else f"watch *(int *){at:#x}"
+    asks = (BIOS, "monitor stop-on int3", where, f"monitor bind {at:x} {space:x}", "monitor bind", "monitor bind 7c00 123")
+    text = guest.gdb(
+        *asks, "continue", BEHIND, "continue", f"monitor unbind {at:x}", f"monitor unbind {at:x}", "kill", symbols=False
+    )
+    told(
+        text, f"breakpoints at {at:#x} stop in the address space {space:x} alone", "0x123 is no address of a page table",
+        "INT3 at", "stop in every address space", f"nothing is bound at {at:#x}",
+    )  # fmt: skip
+    assert ("\nBreakpoint 1, " in text) == stops_there
+    assert ("triple fault" in text) != stops_there
+    assert "New value" not in text
+
+
+def test_no_process_is_waited_for_where_no_kernel_is(guest: GuestUnderGdb) -> None:
+    text = guest.gdb("monitor break-process cat", "monitor break-process", "monitor break-process a b", "kill", symbols=False)
+    told(text, "no Linux kernel", "no process is waited for", r"usage: monitor break-process \[NAME\]")

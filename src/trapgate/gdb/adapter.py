@@ -4,11 +4,10 @@ Nothing here runs the machine: `host` does, and asks `going` and `step` before e
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from trapgate import snapshot
-from trapgate.answering import Watch
 from trapgate.arch.control import CR0_PG, CR4_OSXSAVE, EFER_LMA
 from trapgate.arch.cpuid import Dynamic, Leaf
 from trapgate.arch.cpuid import leaf as cpuid
@@ -18,16 +17,19 @@ from trapgate.arch.segments import ATTR_L
 from trapgate.arch.vectors import DB
 from trapgate.debug.breakpoints import BreakpointTable
 from trapgate.devices.interrupts import InterruptsState
-from trapgate.doings import CpuMode, Doing, Happened
+from trapgate.doings import CpuMode, Happened
 from trapgate.errors import TrapgateError
 from trapgate.gdb.architecture import Architecture, choose
 from trapgate.gdb.description import PC
 from trapgate.gdb.events import Events
 from trapgate.gdb.names import RunningNames
+from trapgate.gdb.spaces import ProcessBegins, Spaces
 from trapgate.gdb.target import BreakKind, Cause, LastWrite, Names, Resume, Stopped, TargetError, Way, When
+from trapgate.gdb.wishes import Wishes
 from trapgate.machine import Machine
 from trapgate.memory import RamError
-from trapgate.vcpu import Breakpoint, EngineError, Kind, Vcpu
+from trapgate.stops import Stop
+from trapgate.vcpu import Breakpoint, Kind, Vcpu
 
 FIRST = 1
 """The thread of the first vCPU: the others follow."""
@@ -84,8 +86,7 @@ class MachineTarget:
         self._armed: tuple[frozenset[Breakpoint], frozenset[int]] = frozenset(), frozenset()
         self._moved = set[int]()  # threads whose RIP the debugger has put where it is
         self._names = RunningNames(machine)
-        self._events = Events()
-        self._watches: tuple[Watch, ...] = ()
+        self._wishes, self._spaces = Wishes(machine), Spaces(machine, self._names)
         self._travel: Travel | None = None
         if recording is not None:
             from trapgate.gdb import travel  # most guests are not recorded
@@ -181,6 +182,7 @@ class MachineTarget:
         """No breakpoints, and run."""
         self._table.clear()
         self.stop_on(Events())
+        self._spaces.clear()
         self._arm()
         self.actions, self.way = (), None
         self.interrupted = False
@@ -304,36 +306,42 @@ class MachineTarget:
     @property
     def events(self) -> Events:
         """As asked last."""
-        return self._events
+        return self._wishes.events
 
     def stop_on(self, events: Events) -> None:
-        """Have the vCPU tell of exceptions, and the ports of accesses."""
-        if events.vectors != self._events.vectors:
-            try:
-                self._machine.catch(events.vectors)
-            except EngineError as error:
-                raise TargetError(str(error)) from error
-        if events.ports != self._events.ports:
-            for watch in self._watches:
-                self._machine.added.unwatch(watch)
-            self._watches = tuple(Watch(ports, self._machine.stop) for ports in events.ports)
-            for watch in self._watches:
-                self._machine.added.watch(watch)
-        if events.interest != self._events.interest:
-            try:
-                self._machine.tell_of(events.interest, self._heard)
-            except EngineError as error:
-                raise TargetError(str(error)) from error
-        self._events = events
+        """By the machine."""
+        self._wishes.stop_on(events)
 
-    def _heard(self, doing: Doing) -> None:
-        """The guest has done it, amid a run."""
-        if self._events.wants(doing):
-            self._machine.stop(doing)
+    @property
+    def bound(self) -> Mapping[int, int]:
+        """As asked for."""
+        return self._spaces.bound
+
+    def bind(self, address: int, space: int | None) -> None:
+        """For breakpoints that are there, and that will be."""
+        if space is None:
+            self._spaces.unbind(address)
+        else:
+            self._spaces.bind(address, space)
+
+    def await_process(self, name: str) -> None:
+        """By the kernel's own names."""
+        self._spaces.await_process(name)
+
+    def backtrace(self, thread: int) -> Iterable[str]:
+        """By the kernel's own tables."""
+        return self._names.backtrace(thread - FIRST)
+
+    def seen(self, stop: Stop) -> Stop | ProcessBegins | None:
+        """What a stop means for the debugger; None: the guest is to go on."""
+        meant = self._spaces.seen(stop, self._table.software().__contains__, self._machine.turns.running.number)
+        if meant is not stop:
+            self._arm()
+        return meant
 
     def _arm(self) -> None:
         """Tell the vCPUs, if anything differs from what it knows: gdb lifts and plants all breakpoints around every stop."""
-        hardware, software = self._table.hardware(), self._table.software()
+        hardware, software = self._table.hardware(), [*{*self._table.software(), *self._spaces.places}]
         new = frozenset(hardware), frozenset(software)
         if new != self._armed:
             self._machine.arm(hardware, software)

@@ -24,6 +24,8 @@ class Command:
     """Words that may stand for numbers."""
     decimal: bool = False
     """Whether its numbers are decimal."""
+    named: Callable[[Target, str], Iterator[str]] | None = None
+    """Takes its one argument as it is typed, instead of `run`."""
 
     def accepts(self, count: int) -> bool:
         """Whether it can have so many arguments."""

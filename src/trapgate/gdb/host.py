@@ -10,6 +10,7 @@ from trapgate.gdb import events
 from trapgate.gdb.adapter import FIRST, MachineTarget
 from trapgate.gdb.address import Address
 from trapgate.gdb.architecture import Architecture
+from trapgate.gdb.spaces import ProcessBegins
 from trapgate.gdb.stub import Stub
 from trapgate.gdb.target import SIGABRT, SIGINT, SIGSEGV, SIGTRAP, Cause, Exited, Killed, Stopped, Why
 from trapgate.machine import Machine
@@ -135,8 +136,12 @@ class DebugHost:
         if self.target.way is None:
             return self.target.travel.resume(step, only)
         self._looked = False
-        stop = self.target.travel.back(self.target.way, lambda stop: self._stub.wanted(describe(stop, self.target.last)))
+        stop = self.target.travel.back(self.target.way, self._wanted)
         return RecordingBegins() if stop is None else stop
+
+    def _wanted(self, stop: Stop) -> bool:
+        """On the way back: whether it is a stop for the debugger."""
+        return self.target.seen(stop) is stop and self._stub.wanted(describe(stop, self.target.last))
 
     def _begin_again(self) -> int:
         assert self._reset is not None
@@ -183,9 +188,12 @@ class DebugHost:
             if within[0] <= target.program_counter(target.last) < within[1]:
                 return None
         if self._stub.attached:
+            meant = target.seen(stop)
+            if meant is None:
+                return None
             target.going = False
             self._seen()
-            target.last_stop = describe(stop, target.last, target.cause())
+            target.last_stop = describe(meant, target.last, target.cause())
             self._stub.stopped(target.last_stop)
         elif isinstance(stop, BusLocked):
             return MachineExit(ExitKind.STOPPED, 1, stop.line)
@@ -196,7 +204,7 @@ class DebugHost:
         return None
 
 
-def describe(stop: Stop, thread: int, debug: Cause = _NONE) -> Stopped:
+def describe(stop: Stop | ProcessBegins, thread: int, debug: Cause = _NONE) -> Stopped:
     """A machine's stop in a debugger's words; `thread` ran last, and `debug` is what its CPU says of a #DB.
 
     A watchpoint is told rather than an execution breakpoint, if both matched.
@@ -223,6 +231,8 @@ def describe(stop: Stop, thread: int, debug: Cause = _NONE) -> Stopped:
         case MachineExit(kind=kind, story=story):
             text = f"{story or kind.value}\nthe machine ends when you continue"
             return Stopped(thread, _LOOK_FIRST.get(kind, SIGTRAP), text=text)
+        case ProcessBegins(name=name):
+            return Stopped(thread, text=f"the process {name} begins")
         case RecordingBegins():
             return Stopped(thread, why=Why.BEGIN)
         case RecordingEnds():

@@ -133,6 +133,10 @@ def _kernel(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     yield from target.names().story
 
 
+def _backtrace(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    yield from target.backtrace(thread)
+
+
 def _tasks(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     yield from target.names().tasks()
 
@@ -221,6 +225,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("physical", "ADDRESS [LENGTH]", "guest-physical RAM as bytes", _physical),
     Command("kernel", "", "which Linux kernel runs, where KASLR has put it, names for gdb", _kernel),
     Command("ps", "", "tasks of the Linux kernel that runs, with their address spaces", _tasks),
+    Command("backtrace", "", "the stack in the Linux kernel, by its own unwind tables (ORC)", _backtrace),
     Command("modules", "", "modules that it has loaded, and where their code begins", _modules),
     Command("screen", "", "the text screen at b8000, 80 by 25 or as the BIOS data area says", _screen),
     Command("reset", "", "as at the start, the image read anew; breakpoints stay", _reset, lambda target: target.can_reset),
@@ -248,7 +253,10 @@ def execute(target: Target, thread: int, line: str) -> Iterator[str]:
     for command in COMMANDS:
         own = command.words.split()
         if words[: len(own)] == own:
-            arguments = [_number(word, command) for word in words[len(own) :]]
+            rest = words[len(own) :]
+            if command.named is not None and len(rest) == 1:
+                return command.named(target, rest[0])
+            arguments = [_number(word, command) for word in rest]
             if not command.accepts(len(arguments)):
                 raise MonitorError(f"usage: monitor {command.words} {command.arguments}".rstrip())
             return command.run(target, thread, arguments)

@@ -8,9 +8,11 @@ from trapgate.errors import TrapgateError
 from trapgate.gdb.target import Names, TargetError
 from trapgate.insight import Insight
 from trapgate.linux.kernel import Kernel, find_kernel
+from trapgate.linux.orc import Orc
 from trapgate.linux.symbolfile import symbol_file
 from trapgate.linux.tasks import Task, Tasks
 from trapgate.machine import Machine
+from trapgate.symbols import Symbols
 
 FILE = "/vmlinux"
 """What the file of names is called where debuggers open it."""
@@ -40,6 +42,26 @@ class RunningNames:
             raise TargetError(str(error)) from error
         return self._names
 
+    def address(self, name: str) -> int | None:
+        """Where a symbol of the kernel lies; None where it has none such. TargetError: there is no kernel."""
+        self.now()
+        assert self._kernel is not None
+        return self._kernel.address(name)
+
+    def backtrace(self, vcpu: int) -> Iterator[str]:
+        """The stack in the kernel that a vCPU is in, by the kernel's own unwind tables. TargetError: there is no kernel."""
+        self.now()
+        assert self._kernel is not None
+        yield from _told(partial(_stack, self._guest.registers(vcpu)), self._kernel)
+
+    def named(self, vcpu: int) -> str:
+        """The name of the task that a vCPU runs; "" where that is not known."""
+        try:
+            task = None if self._kernel is None else Tasks(self._kernel).current(vcpu)
+        except TrapgateError:
+            return ""
+        return "" if task is None else task.name
+
     def running(self, vcpu: int) -> str:
         """The task that a vCPU runs, in a few words; "" where that is not known, or no names were asked for yet."""
         try:
@@ -57,6 +79,16 @@ def _story(kernel: Kernel) -> Iterator[str]:
     yield f"its image begins at {kernel.start:#x}, guest-physical {kernel.start - kernel.moved:#x}: {slide}"
     yield f"{len(kernel.symbols)} symbols of its own; gdb takes them with: file target:{FILE}"
     yield f"a vmlinux of yours, with types and lines: symbol-file -o {kernel.slide:#x} vmlinux"
+
+
+def _stack(registers: dict[str, int], kernel: Kernel) -> Iterator[str]:
+    functions = Symbols([(one.address, one.label[1:]) for one in kernel.symbols if one.kind in "Tt"])
+    stack = Orc(kernel, kernel.memory()).walk(registers)
+    for number, frame in enumerate(stack.frames):
+        name, offset = functions.find(frame.pc - frame.called) or ("??", 0)
+        yield f"#{number:<3}{frame.pc:#018x}  {name}" + (f"+{offset + frame.called:#x}" if offset else "")
+    if stack.user is not None:
+        yield f"entered from a program at {stack.user['rip']:#x}, its stack at {stack.user['rsp']:#x}"
 
 
 def _told(tell: Callable[[Kernel], Iterator[str]], kernel: Kernel) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from trapgate.arch.paging import ADDRESS_4K
 from trapgate.arch.vectors import VECTORS
 from trapgate.gdb import events
 from trapgate.gdb.command import Command, MonitorError
@@ -82,6 +83,32 @@ def _int3(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     yield from events.listed(target.events)
 
 
+def _bind(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    if len(arguments) > 1:
+        target.bind(arguments[0], arguments[1])
+    elif arguments:
+        target.bind(arguments[0], (target.get_register(thread, "cr3") or 0) & ADDRESS_4K)
+    for address, space in sorted(target.bound.items()):
+        yield f"breakpoints at {address:#x} stop in the address space {space:x} alone"
+    if not target.bound:
+        yield "breakpoints stop in every address space"
+
+
+def _unbind(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    target.bind(arguments[0], None)
+    yield from _bind(target, thread, [])
+
+
+def _no_process(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
+    target.await_process("")
+    yield "no process is waited for"
+
+
+def _await(target: Target, name: str) -> Iterator[str]:
+    target.await_process(name)
+    yield f"stops at the first instruction of the next process whose name is {name[:15]!r}"
+
+
 def _nothing(target: Target, thread: int, arguments: list[int]) -> Iterator[str]:
     target.stop_on(events.Events())
     yield from events.listed(target.events)
@@ -104,6 +131,9 @@ COMMANDS: tuple[Command, ...] = (
     Command("stop-on call", "[NUMBER]", "stop at the entry of that system call, or of any", _call),
     Command("stop-on bus-lock", "", "stop after a bus lock, at any privilege level", _bus_lock),
     Command("stop-on int3", "", "the guest's INT3 is the debugger's, and the guest does not get it", _int3),
+    Command("bind", "[ADDRESS] [CR3]", "breakpoints there stop in that address space alone, or in the present one", _bind),
+    Command("unbind", "ADDRESS", "they stop in every address space again", _unbind),
+    Command("break-process", "[NAME]", "stop where the next process of that name begins; none: no more", _no_process, named=_await),
     Command("stop-on nothing", "", "breakpoints alone", _nothing),
     Command("stop-on", "", "the same as info stop-on", _list),
 )

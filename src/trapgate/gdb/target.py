@@ -1,6 +1,6 @@
 """States what a session asks of the thing being debugged, and the values it is told when that stops. No wire format here."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -284,6 +284,23 @@ class Target(Protocol):
 
     def interrupts(self) -> InterruptsState:
         """The interrupt controllers; TargetError where they are the host kernel's."""
+        ...
+
+    def backtrace(self, thread: int) -> Iterable[str]:
+        """The stack in a Linux kernel, a line a frame; TargetError when there is none."""
+        ...
+
+    @property
+    def bound(self) -> Mapping[int, int]:
+        """The address spaces that breakpoints are bound to, by address: CR3 without its low 12 bits."""
+        ...
+
+    def bind(self, address: int, space: int | None) -> None:
+        """Have breakpoints and watchpoints at an address stop in one address space alone; None: in all again. TargetError."""
+        ...
+
+    def await_process(self, name: str) -> None:
+        """Stop where the next process of that name begins; "": do not. TargetError: no kernel is known that tells."""
         ...
 
     @property
