@@ -27,7 +27,7 @@ ELSEWHERE = {
     "saving and restoring x87 and SSE state (test_fpstate)": (
         r"(fxsave|fxrstor|xsave|xsavec|xsaveopt|xrstor|xrstors)\..*",
         r"(fldenv|fnsave|fnstenv|frstor)_.*",
-        r"ref\.(r|w|rw)\.(14|28|94|108|512|576)|x87\.masked\.(14|28|94|108)",
+        r"ref\.(r|w|rw)\.(14|28|94|108|512|576)|x87\.waits\.(14|28|94|108)",
     ),
     "system instructions and privileged variants (tests/programs, tests/behaviour)": (
         r"native\..*",
@@ -42,18 +42,20 @@ ELSEWHERE = {
     "modes: alignment checks, #NM, waiting x87 exceptions (tests/behaviour, test_fpstate)": (
         r"alignment\..*|aligned\.64|raise_(gp0|nm|ud)|(mmx|wait|avx)\.gate|vzero(all|upper)\.8",
     ),
+    "stores that an unmasked exception may keep from happening (tests/unit/soft/test_unmasked)": (r"x87\.refuse",),
     "what a block begins and ends with, the instruction clock, breakpoints (tests/unit/soft)": (
         r"head(\.count)?(\.limit)?|bulk\..*\.count|rep_seam\.count|leave_breakpoint",
     ),
     "seams, between parts of far branches and the like (tests/programs)": (
         r"EA=T2|T0=(EA|T1|T2)|T2=EA|goto|goto\.T[02]\..*|rip|rip\.T[02]\..*",
     ),
-    "no instruction needs them": (r"ea\.64|ea\.i1\.64|push_ea\.16\.64|movzx\.[RT]\.32\.64|test\.RT\..*|ref\.rw\.(1|2|10)",),
+    "no instruction needs them": (r"ea\.64|ea\.i1\.64|push_ea\.16\.64|movzx\.[RT]\.32\.64|test\.RT\..*|ref\.(rw\.(1|2|10)|w\.10)",),
 }
 
 
 def _reached() -> set[str]:
     lowerings, mode = [Lowering(load_library(Cache()), model) for model in MODELS.values()], modes.CODE64 | modes.CPL | modes.AVX
+    unmasked = mode | modes.SSE_UNMASKED  # as some cases have it
     names = set[str]()
     for family in FAMILIES:
         for mnemonic in family.mnemonics:
@@ -63,7 +65,7 @@ def _reached() -> set[str]:
                     builder = lowering.lowered(first, mode)
                     if first != form.code:
                         builder = fused(builder, lowering.lowered(form.code[len(first) :], mode)) or builder
-                    names.update(name for name, _ in builder.ops)
+                    names.update(name for name, _ in (*builder.ops, *lowering.lowered(first, unmasked).ops))
     return names
 
 

@@ -33,7 +33,7 @@ NO_X87 = _word.field()  # CR0.EM or TS
 NO_SSE = _word.field()  # CR0.EM or not CR4.OSFXSR: SSE is #UD
 REAL = _word.field()  # real or virtual-8086 mode
 IOPL = _word.field()  # CPL <= IOPL
-SSE_UNMASKED = _word.field()  # MXCSR unmasks an exception: whatever may raise #XM is Python's
+SSE_UNMASKED = _word.field()  # MXCSR unmasks an exception: whatever may raise #XM looks whether it has
 AVX = _word.field()  # protected mode, CR4.OSXSAVE, SSE and AVX in XCR0: AVX is no #UD
 ALL = (1 << _word.bits) - 1
 ANY_FLOATING = _word.field()  # no mode, but stands in the place of FLOATING for a pattern that does not depend on it

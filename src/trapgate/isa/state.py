@@ -128,8 +128,8 @@ def _guest() -> Declared:
     for name in ("star", "lstar", "cstar", "sfmask", "kernel_gs_base", "tsc_aux", "sysenter_cs", "sysenter_esp", "sysenter_eip"):
         yield name, 8
     yield "tsc_offset", 8  # the time-stamp counter at guest time 0
-    yield "guest_mxcsr", 4  # with all exceptions masked
-    yield "mxcsr_unmasked", 4  # mask bits that MXCSR has clear
+    yield "guest_mxcsr", 4  # with all exceptions masked, as the host has it; current at each instruction while they are not
+    yield "mxcsr_difference", 4  # in which bits MXCSR is another: `isa.families.mxcsr`
     for pointer in ("x87_fip", "x87_fdp", "x87_fop"):
         yield pointer, 8  # of the guest's last x87 instruction, while its state is live: the host's registers have the host's
     # what waits for the end of the instruction under way, or of the next
@@ -165,6 +165,7 @@ def _host() -> Declared:
     yield "ahead", 8  # instructions of the block that have been taken off the budget and lie behind the one that has left it
     yield "exit_detail", 4  # number of the instruction for Python; for EXIT_PORT: port, size << 16, PORT_OUT
     yield "x87_live", 4  # the guest's x87 state is in the host's registers
+    yield "x87_unmasked", 4  # exceptions that its control word unmasks, while it is
     yield "next_rip", 8
     # the instruction under way
     for name in ("T0", "T1", "T2", "EA", "HOST", "X", "RESUME"):

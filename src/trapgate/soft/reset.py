@@ -16,7 +16,7 @@ def reset(cpu: SoftCore) -> None:
     """Power-on. What belongs to the host (RAM, tables of blocks, budget) is left alone; every translation is forgotten."""
     st = cpu.state
     for name in ("star", "lstar", "cstar", "sfmask", "kernel_gs_base", "tsc_aux", "sysenter_cs", "sysenter_esp", "sysenter_eip",
-                 "split_lock_ac", "x87_live", "mxcsr_unmasked"):  # fmt: skip
+                 "split_lock_ac", "x87_live", "mxcsr_difference"):  # fmt: skip
         setattr(st, name, 0)
     st.cr0, st.xcr0 = control.CR0_RESET, control.XCR0_RESET
     st.physical_mask = (1 << cpu.model.physical_bits) - 1

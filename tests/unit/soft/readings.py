@@ -1,7 +1,7 @@
 """One instruction on a random state, read twice: by native code, as a block, and by the exact rules; all state is compared."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from iced_x86 import Instruction
@@ -14,7 +14,7 @@ from trapgate.isa.rules.reading import HARD
 from trapgate.soft.cpu import SoftVcpu
 from trapgate.soft.decode.decoding import decoder
 from trapgate.soft.state.fault import GuestFault
-from trapgate.soft.state.instructions import HANDLERS
+from trapgate.soft.state.instructions import handler_of
 from unit.soft.bench import Bench
 from unit.soft.test_hostile import architectural, different
 
@@ -33,16 +33,18 @@ class Outcome:
 
 def block(bench: Bench, instruction: Instruction, stop: int | None = None) -> Outcome:
     """Run the instruction at RIP as translated code, to the end of it or to its fault; `stop`: where it goes on."""
-    left, answers = list[SoftVcpu](), bench.cpu._answers
-    answers.pop(s.EXIT_INSTRUCTION, None)  # some are answered amid the run
-    inner = bench.cpu._reasons[s.EXIT_INSTRUCTION]
+    left, answers, reasons = list[SoftVcpu](), bench.cpu._answers, bench.cpu._reasons
+    inner, answer = reasons[s.EXIT_INSTRUCTION], answers.pop(s.EXIT_INSTRUCTION, None)  # some are answered amid the run
 
     def counted(cpu: SoftVcpu) -> Exit | None:
         left.append(cpu)
         return inner(cpu)
 
-    bench.cpu._reasons[s.EXIT_INSTRUCTION] = counted
+    reasons[s.EXIT_INSTRUCTION] = counted
     fault = _fault(lambda: bench.run_block(instruction.len, stop))
+    reasons[s.EXIT_INSTRUCTION] = inner
+    if answer is not None:
+        answers[s.EXIT_INSTRUCTION] = answer
     return Outcome(fault, not left)
 
 
@@ -51,10 +53,14 @@ def exact(bench: Bench, instruction: Instruction) -> Outcome:
     st = bench.st
     bench.cpu.rules = dict.fromkeys(RULES, lambda *_: HARD)
     st.next_rip = st.rip + instruction.len
-    fault = _fault(lambda: HANDLERS[instruction.mnemonic](bench.cpu, instruction))
+    fault = _fault(lambda: handler_of(instruction.mnemonic)(bench.cpu, instruction))
     if not fault:
         st.rip = st.next_rip
     return Outcome(fault, False)
+
+
+def _shown(value: int | Sequence[int]) -> str:
+    return hex(value) if isinstance(value, int) else bytes(value).hex()
 
 
 def _fault(run: Callable[[], Exit | None]) -> Fault:
@@ -84,6 +90,6 @@ def compare(seed: str, code: bytes, make: Callable[[random.Random], Bench], prep
     ours = block(first, instruction, None if rules.fault else second.cpu.linear(second.st.rip))
     assert ours.fault == rules.fault, f"{told}: native {ours.fault}, exact {rules.fault}"
     changed = [name for name in different(architectural(first), architectural(second)) if name != "rip" or not ours.fault]
-    assert not changed, f"{told}: {[(name, hex(getattr(first.st, name)), hex(getattr(second.st, name))) for name in changed]}"
+    assert not changed, f"{told}: {[(name, *(_shown(getattr(one.st, name)) for one in benches)) for name in changed]}"
     assert first.ram.read(0, RAM) == second.ram.read(0, RAM), told
     return ours

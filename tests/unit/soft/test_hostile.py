@@ -6,6 +6,7 @@ import threading
 import pytest
 from iced_x86 import Decoder
 
+from trapgate.arch import xstate
 from trapgate.exits import Interrupted
 from trapgate.isa.state import GUEST_BYTES, LAYOUT
 from trapgate.soft.state.fault import GuestFault
@@ -25,9 +26,14 @@ FIRST = LAYOUT["flag_result"].offset
 
 
 def architectural(bench: Bench) -> bytes:
-    """The guest's part of the CPU state behind RIP; without CR2, which a page fault sets."""
-    image, field = bytearray(bytes(bench.st)[FIRST:GUEST_BYTES]), LAYOUT["cr2"]
-    image[field.offset - FIRST : field.offset - FIRST + field.size] = bytes(field.size)
+    """The guest's part of the CPU state behind RIP; without CR2, which a page fault sets, MXCSR of FXSAVE's image, and the pointers
+    of x87 registers that are live, which here are none."""
+    image = bytearray(bytes(bench.st)[FIRST:GUEST_BYTES])
+    for name in ("cr2", "x87_fip", "x87_fdp", "x87_fop"):
+        field = LAYOUT[name]
+        image[field.offset - FIRST : field.offset - FIRST + field.size] = bytes(field.size)
+    at = LAYOUT[xstate.IMAGE].offset + xstate.MXCSR.offset - FIRST
+    image[at : at + 8] = bytes(8)
     return bytes(image)
 
 

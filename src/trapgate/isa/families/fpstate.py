@@ -2,8 +2,8 @@
 
 IA32_XSS knows nothing, so XSAVES saves what XSAVEC saves. AVX is in use (XINUSE) while an upper half is not 0; x87 and SSE always
 count as in use: the manual leaves it to the processor to notice initial configurations (SDM vol. 1, 13.6). An area is reached as
-far as the components go that are asked for. What unmasks an exception, or finds one unmasked, is Python's (`exact.fpstate`). The
-pointers of the last x87 instruction are always saved and restored, as on AMD's CPUs with CPUID XSAVEERPTR.
+far as the components go that are asked for. The pointers of the last x87 instruction are always saved and restored, as on AMD's
+CPUs with CPUID XSAVEERPTR.
 
 Stencils reach memory through HOST: the caller has checked its alignment. EAX and EDX hold the requested components.
 """
@@ -15,10 +15,10 @@ from operator import or_
 
 from trapgate.arch import xstate
 from trapgate.arch.control import CR0_TS, CR4_OSXSAVE, EFER_FFXSR
+from trapgate.isa.families import mxcsr as control
 from trapgate.isa.families.memory import aligned, reference_kind, segment_check
-from trapgate.isa.families.sse import MASKS, RESERVED
-from trapgate.isa.families.system import python
-from trapgate.isa.families.x87 import restore_live, save_live
+from trapgate.isa.families.system import enter_native
+from trapgate.isa.families.x87 import revive, save_live
 from trapgate.isa.forms import Form
 from trapgate.isa.state import LAYOUT
 from trapgate.isa.vocabulary import Trace, Value
@@ -76,8 +76,7 @@ def _save_x87(m: Trace, host: Value, wide: bool) -> None:
 
 
 def _save_mxcsr(m: Trace, host: Value) -> None:
-    m.asm("stmxcsr ($0)", "r,~{memory}", 0, m.address_of("guest_mxcsr"))
-    m.store(host + MXCSR, m.get("guest_mxcsr", 32) & ~m.get("mxcsr_unmasked", 32))
+    m.store(host + MXCSR, control.get(m))
     m.store(host + MXCSR + 4, m.const(xstate.MXCSR_MASK, 32))
 
 
@@ -94,17 +93,14 @@ def _load_x87(m: Trace, source: Value | None, wide: bool = True) -> None:
             m.store(image + at, m.load(source + at, 64) & mask)
         _load(m, source, _image(xstate.ST0, xstate.XMM0))
     with m.when(m.get("x87_live", 32) != 0):
-        restore_live(m, image)
+        revive(m, image)
 
 
-def _load_mxcsr(m: Trace, value: Value) -> None:
-    m.put("guest_mxcsr", value)
-    m.asm("ldmxcsr ($0)", "r,~{memory}", 0, m.address_of("guest_mxcsr"))
-
-
-def _masked(m: Trace, fcw: Value, mxcsr: Value) -> Value:
-    """1-bit: these new values unmask nothing, and MXCSR did not before."""
-    return (m.get("mxcsr_unmasked", 32) == 0) & ((fcw & 0x3F) == 0x3F) & ((mxcsr & MASKS) == MASKS)
+def _end(m: Trace, follows: Value) -> None:
+    """`follows`: the mode does."""
+    with m.when(follows, likely=False):
+        enter_native(m, "floating_changed")
+    m.jump("NEXT")
 
 
 def _fast(m: Trace, registers: int) -> Value:
@@ -128,15 +124,13 @@ def fxrstor(m: Trace, registers: int, wide: bool) -> None:
     """FXRSTOR; #GP(0) for reserved bits of MXCSR."""
     host = m["HOST"]
     mxcsr = m.load(host + MXCSR, 32)
-    with m.when((mxcsr & RESERVED) != 0, likely=False):
+    with m.when((mxcsr & control.RESERVED) != 0, likely=False):
         m.cold("raise_gp0")
-    with m.when(~_masked(m, m.load(host, 16), mxcsr), likely=False):
-        python(m)
-    _load_mxcsr(m, mxcsr)
+    follows = control.put(m, mxcsr)
     _load_x87(m, host, wide)
     with m.when(~_fast(m, registers), likely=True):
         _load(m, host, _fields(xstate.SSE, registers))
-    m.jump("NEXT")
+    _end(m, follows)
 
 
 def xsave_check(m: Trace) -> None:
@@ -212,18 +206,16 @@ def xrstor(m: Trace, registers: int, wide: bool, supervisor: bool) -> None:
     rest = compact.select(reduce(or_, others, first), m.const(0, 64)) | m.load(host + xstate.RESERVED, 64)
     owner = compact.select(m.const(SSE, 64), m.const(SSE | AVX, 64))  # whose being asked for brings MXCSR along
     loads_mxcsr = ((wanted & owner) != 0) & (~compact | ((present & SSE) != 0))
-    mxcsr = loads_mxcsr.select(m.load(host + MXCSR, 32), m.get("guest_mxcsr", 32) & ~m.get("mxcsr_unmasked", 32))
+    mxcsr = m.load(host + MXCSR, 32)
     mxcsr = (compact & ((wanted & SSE) != 0) & ((present & SSE) == 0)).select(m.const(xstate.INITIAL_MXCSR, 32), mxcsr)
-    bad = ((present & ~allowed) != 0) | (foreign != 0) | (rest != 0) | (loads_mxcsr & ((mxcsr & RESERVED) != 0))
+    bad = ((present & ~allowed) != 0) | (foreign != 0) | (rest != 0) | (loads_mxcsr & ((mxcsr & control.RESERVED) != 0))
     if supervisor:
         bad = bad | ~compact
     with m.when(bad, likely=False):
         m.cold("raise_gp0")
-    fcw = (((wanted & present) & X87) != 0).select(m.load(host, 16), m.const(xstate.INITIAL_FCW, 16))
-    with m.when(~_masked(m, fcw, mxcsr), likely=False):
-        python(m)
+    follows = m.variable(1, 0)
     with m.when((wanted & owner) != 0):
-        _load_mxcsr(m, mxcsr)
+        follows.set(control.put(m, mxcsr))
     with m.when((wanted & X87) != 0):
         with m.when((present & X87) != 0):
             _load_x87(m, host, wide)
@@ -239,7 +231,7 @@ def xrstor(m: Trace, registers: int, wide: bool, supervisor: bool) -> None:
             _load(m, host, _fields(xstate.AVX, registers))
         with m.otherwise():
             _clear(m, _fields(xstate.AVX, registers))
-    m.jump("NEXT")
+    _end(m, follows.value)
 
 
 def forms() -> Iterator[Form]:

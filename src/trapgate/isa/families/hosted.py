@@ -35,6 +35,7 @@ from iced_x86 import (
 )
 
 from trapgate.isa import flags
+from trapgate.isa.families import mxcsr
 from trapgate.isa.forms import Form
 from trapgate.isa.state import LAYOUT
 from trapgate.isa.vocabulary import Trace, Value
@@ -47,6 +48,7 @@ VECTORS = _XMM | _YMM
 _MM = {K.MM_REG, K.MM_RM, K.MM_OR_MEM}
 _GENERAL = {K.R32_REG: 4, K.R64_REG: 8, K.R32_OR_MEM: 4, K.R64_OR_MEM: 8, K.AX: 2}
 _MEMORY = {K.MEM, K.XMM_OR_MEM, K.YMM_OR_MEM, K.MM_OR_MEM, K.R32_OR_MEM, K.R64_OR_MEM}
+_GONE = _MM | _MEMORY
 _STACK = {K.ST0, K.STI_OPCODE}
 _WRITES = {OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE}
 
@@ -92,6 +94,8 @@ _PLAIN = {
     Code.VEX_VMOVNTDQA_YMM_M256: Code.VEX_VMOVAPS_YMM_YMMM256,
 }
 STATUS_FLAGS = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF
+_ASIDE = LAYOUT["scratch"].offset  # what an instruction that may raise leaves: a vector, and behind it MXCSR
+_MXCSR_ASIDE = _ASIDE + 32
 _factory = InstructionInfoFactory()
 
 
@@ -150,9 +154,14 @@ class Plan:
             return (False,)
         return (True,) if self.kinds[self.memory] == K.MEM else (False, True)
 
-    def form(self, memory: bool) -> str:
+    @property
+    def aside(self) -> bool:
+        """Whether its result can be left aside: those to MMX registers, and VCVTPS2PH's to memory, are gone at once."""
+        return not any(written and kind in _GONE for written, kind in zip(self.written, self.kinds, strict=True))
+
+    def form(self, memory: bool, careful: bool = False) -> str:
         """The name of the form."""
-        return f"{self.name}.{'m' if memory else 'r'}"
+        return f"{self.name}.{'m' if memory else 'r'}{'.careful' * careful}"
 
 
 @cache
@@ -290,12 +299,12 @@ def holes(i: Instruction, memory: bool) -> dict[str, int]:
     return values
 
 
-def host(m: Trace, code: Code_, memory: bool) -> None:
-    """The body of a form: operands to their places, the instruction, results back."""
+def host(m: Trace, code: Code_, memory: bool, careful: bool = False) -> None:
+    """The body of a form: operands to their places, the instruction, results back unless it is `careful` and raised something."""
     p, info = plan(code), OpCodeInfo(code)
     mnemonic = info.mnemonic
     shift = int(mnemonic in _IMPLICIT_XMM0 | _RESULT_XMM0)
-    before, after, clobbers = list[str](), list[str](), ["~{memory}", "~{flags}"]
+    before, after, results, clobbers = list[str](), list[str](), list[str](), ["~{memory}", "~{flags}"]
     move, whole = ("vmovaps", "y") if p.vex else ("movaps", "x")  # what is above bit 127 of a VEX destination has become 0
     general_in: Value | None = None
     general_out: tuple[str, int] | None = None
@@ -309,7 +318,11 @@ def host(m: Trace, code: Code_, memory: bool) -> None:
             clobbers.append(f"~{{xmm{n + shift}}}")
             if p.read[n]:
                 before.append(f"{move} R{n}(CPU), %{'y' if kind in _YMM else 'x'}mm{n + shift}")
-            if p.written[n]:
+            if p.written[n] and careful:
+                assert not results, "one place for a result"
+                after.append(f"{move} %{whole}mm{n + shift}, {_ASIDE}(CPU)")
+                results += [f"{move} {_ASIDE}(CPU), %{whole}mm{n + shift}", f"{move} %{whole}mm{n + shift}, R{n}(CPU)"]
+            elif p.written[n]:
                 after.append(f"{move} %{whole}mm{n + shift}, R{n}(CPU)")
         elif kind in _GENERAL:
             if p.written[n]:
@@ -331,6 +344,8 @@ def host(m: Trace, code: Code_, memory: bool) -> None:
         after += ["lahf", "seto %al"]
         if mnemonic in _RESULT_ECX:
             after += ["movzwl %ax, %eax", "shlq $$32, %rcx", "orq %rcx, %rax"]
+    if careful:
+        after.append(f"stmxcsr {_MXCSR_ASIDE}(CPU)")
     result = p.sets_flags or general_out is not None
     constraints, values = (["=&{rax}"] if result else []), list[Value]()
     text = "; ".join([*before, assembler(code, memory and not p.loaded), *after])
@@ -348,6 +363,11 @@ def host(m: Trace, code: Code_, memory: bool) -> None:
         constraints.append("0" if result else "{rax}")
         values.append(general_in)
     found = m.asm(text, ",".join(constraints + clobbers), 64 if result else 0, *values)
+    if careful:
+        mxcsr.settle(m, m.get_at("scratch", m.const(_MXCSR_ASIDE - _ASIDE, 64), 32))
+        if results:
+            text = "; ".join([*results, *["vzeroupper"] * p.vex]).replace("CPU", "$0")
+            m.asm(text, ",".join(["r", *clobbers]), 0, m.address_of("rip"))
     if general_out is not None:
         field, size = general_out
         m.put(field, found.trunc(16) if size == 2 else found)
@@ -387,6 +407,8 @@ def host_forms(codes: Iterator[Code_], body: Callable[..., None] = host) -> Iter
         p = plan(code)
         for memory in p.variants:
             yield Form(p.form(memory), partial(body, code=code, memory=memory))
+            if raises(p) and p.aside:
+                yield Form(p.form(memory, careful=True), partial(host, code=code, memory=memory, careful=True))
 
 
 def raises(p: Plan) -> bool:

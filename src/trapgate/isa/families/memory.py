@@ -130,9 +130,9 @@ def lock_end(m: Trace) -> None:
     m.jump("NEXT")
 
 
-def reference_kind(write: bool, read: bool, locked: bool = False, mmx: bool = False) -> int:
+def reference_kind(write: bool, read: bool, locked: bool = False, mmx: bool = False, late: bool = False) -> int:
     """What `slow_reference` finds in X above the size (16 bits)."""
-    return write << 16 | read << 17 | locked << 18 | mmx << 19
+    return write << 16 | read << 17 | locked << 18 | mmx << 19 | late << 20
 
 
 def reference(m: Trace, size: int, write: bool, read: bool, locked: bool = False, mmx: bool = False) -> None:

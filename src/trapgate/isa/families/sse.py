@@ -1,20 +1,20 @@
 """Lists SSE to SSE4.2, AES, PCLMULQDQ, SHA, and all of MMX that has an operand: the host's own instructions (see `hosted`).
 
 MXCSR needs no care while its exceptions are masked: during translated code the host's MXCSR is the guest's. With an unmasked one
-the mode of translation says so (`modes.SSE_UNMASKED`), and instructions that may raise #XM are Python's (`soft.exact.careful`).
+the mode of translation says so (`modes.SSE_UNMASKED`), and instructions that may raise #XM look at what they have raised (`mxcsr`).
 """
 
 from collections.abc import Iterator
 
 from iced_x86 import Code_, EncodingKind, Mnemonic, OpCodeInfo, OpCodeOperandKind
 
+from trapgate.isa.families import mxcsr
 from trapgate.isa.families.hosted import codes_of, host_forms
-from trapgate.isa.families.system import python
+from trapgate.isa.families.system import enter_native
 from trapgate.isa.forms import Form
 from trapgate.isa.vocabulary import Trace
 
 FEATURES = ("MMX", "SSE", "SSE2", "SSE3", "SSSE3", "SSE4_1", "SSE4_2", "AES", "PCLMULQDQ", "SHA")
-MASKS, RESERVED = 0x3F << 7, 0xFFFF0000
 _OWN_FORM = (Mnemonic.MASKMOVQ, Mnemonic.MASKMOVDQU)
 _K = OpCodeOperandKind
 _VECTORS = {_K.XMM_REG, _K.XMM_RM, _K.XMM_OR_MEM, _K.MM_REG, _K.MM_RM, _K.MM_OR_MEM}
@@ -42,23 +42,18 @@ def masked_move_mmx(m: Trace) -> None:
 
 
 def load_mxcsr(m: Trace) -> None:
-    """LDMXCSR of T0 (zero-extended): #GP(0) for reserved bits; to Python when it unmasks an exception or one is unmasked."""
+    """LDMXCSR of T0 (zero-extended): #GP(0) for reserved bits."""
     new = m["T0"]
-    with m.when((new & RESERVED) != 0, likely=False):
+    with m.when((new & mxcsr.RESERVED) != 0, likely=False):
         m.cold("raise_gp0")
-    masked = (new & MASKS) == MASKS
-    with m.when(masked & (m.get("mxcsr_unmasked", 32) == 0), likely=True):
-        m.put("guest_mxcsr", new.trunc(32))
-        m.asm("ldmxcsr ($0)", "r,~{memory},~{fpsr}", 0, m.address_of("guest_mxcsr"))
-        m.jump("NEXT")
-    python(m)
+    with m.when(mxcsr.put(m, new.trunc(32)), likely=False):
+        enter_native(m, "floating_changed")
+    m.jump("NEXT")
 
 
 def store_mxcsr(m: Trace) -> None:
-    """STMXCSR: T0 = MXCSR. The masks are the guest's where the host runs with more of them."""
-    m.asm("stmxcsr ($0)", "r,~{memory}", 0, m.address_of("guest_mxcsr"))
-    unmasked = m.get("mxcsr_unmasked", 32) & MASKS
-    m["T0"] = (m.get("guest_mxcsr", 32) & ~unmasked).zext(64)
+    """STMXCSR: T0 = MXCSR."""
+    m["T0"] = mxcsr.get(m).zext(64)
     m.jump("NEXT")
 
 

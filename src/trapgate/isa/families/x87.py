@@ -4,15 +4,19 @@
 where FXRSTOR fetches them from the state (`fxsave`). They go back when the CPU leaves for Python (`stencil.library`: ENTER), so
 that Python sees them in the state and the host's own code finds an empty x87.
 
-Exceptions are masked on the host. A guest that unmasks one (its control word has a clear mask bit, as it has at reset) never
-becomes live: each instruction then leaves for Python (`exact.careful`), which runs it alone between FXRSTOR and FXSAVE under the
-guest's own control word. Neither of the two waits, so the host takes no #MF, and the unmasked response of the silicon is what the
-guest gets.
+The host's control word is the guest's, unmasked exceptions included (as there are at reset): the host would take #MF only at the
+next waiting instruction, so the unmasked response is the silicon's. That instruction never comes: whatever may raise is followed by
+a look at the status word (`look`) while anything is unmasked, and where an exception waits the registers go back to the state. They
+are not live again before the guest has settled it: each instruction then leaves for Python (`exact.careful`), which raises the
+guest's #MF, or runs those that do not wait.
+
+A store that an unmasked exception keeps from happening must not touch its operand: where that is no plain memory, Python executes
+it; so it does on the Intel model where the operand may fault, which comes second there (`docs/vendors.md`).
 
 The last instruction's pointers (FIP, FDP, FOP) are the guest's business, those of the host's registers are ours: while the state
 is live they are kept beside it. Each x87 instruction but those for control stores its address, a constant (`x87.at`). AMD's store
-the address of their operand, too; the Intel model's do so under an unmasked exception only (CPUID FDP_EXCPTN_ONLY), and are in
-careful mode then. FOP is loaded and stored, but no instruction changes it, as on Intel's while nothing is unmasked.
+the address of their operand, too; the Intel model's do so under an unmasked exception only (CPUID FDP_EXCPTN_ONLY). FOP is loaded
+and stored, but no instruction changes it, as on Intel's while nothing is unmasked.
 """
 
 from collections.abc import Iterator
@@ -24,7 +28,7 @@ from trapgate.arch import xstate
 from trapgate.arch.control import CR0_EM, CR0_MP, CR0_TS
 from trapgate.isa import flags
 from trapgate.isa.families.hosted import assembler, codes_of, host_forms, plan
-from trapgate.isa.families.memory import reference
+from trapgate.isa.families.memory import probe, reference, reference_kind
 from trapgate.isa.families.system import python
 from trapgate.isa.forms import Form
 from trapgate.isa.vocabulary import Trace, Value
@@ -38,7 +42,8 @@ RESTORE = f"stmxcsr {xstate.MXCSR.offset}($0); andw $$0x7f7f, {xstate.FSW.offset
 SUMMARY = 1 << 7  # ES in the status word
 STATES = (Mnemonic.FXSAVE, Mnemonic.FXSAVE64, Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64)
 CONTROL = (Mnemonic.FLDCW, Mnemonic.FLDENV, Mnemonic.FRSTOR)  # they load a control word, which may unmask exceptions
-STATUS_AT = {2: 0, 14: 2, 28: 4, 94: 2, 108: 4}  # where their operands of so many bytes have the status word, if any
+MASKING = (Mnemonic.FNINIT, Mnemonic.FNSTENV, Mnemonic.FNSAVE)  # they mask all
+STATUS_AT = {14: 2, 28: 4, 94: 2, 108: 4}  # where operands of so many bytes have the status word
 NO_WAIT = (
     Mnemonic.FNINIT, Mnemonic.FNCLEX, Mnemonic.FNSTCW, Mnemonic.FNSTSW, Mnemonic.FNSTENV, Mnemonic.FNSAVE,
     Mnemonic.FNENI, Mnemonic.FNDISI, Mnemonic.FNSETPM,
@@ -67,7 +72,7 @@ def _is_x87(code: Code_) -> bool:
 
 
 def live(m: Trace) -> None:
-    """The guest's x87 registers are in the host's from here on; out to Python where exceptions are unmasked."""
+    """The guest's x87 registers are in the host's from here on; out to Python where an exception waits."""
     with m.when(m.get("x87_live", 32) == 0, likely=False):
         m.put("exit_detail", m.hole("Uop", 32))
         m.put("next_rip", m.hole("Qnext"))
@@ -106,11 +111,36 @@ POINTERS = tuple(  # field, offset in the image, bits
 )
 
 
+def _unmasked(control: Value) -> Value:
+    """Exceptions that a control word unmasks, of 32 bits."""
+    return (~control & MASKS).zext(32)
+
+
+def _waits(m: Trace, image: Value) -> Value:
+    """1-bit: an exception waits, flagged and unmasked."""
+    return (_unmasked(m.load(image + xstate.FCW.offset, 16)) & m.load(image + xstate.FSW.offset, 16).zext(32)) != 0
+
+
 def restore_live(m: Trace, image: Value) -> None:
-    """The host's registers = the image, where exceptions are masked."""
+    """The host's registers = the image, in which no exception waits."""
     for field, at, bits in POINTERS:
         m.put(field, m.load(image + at, bits).zext(64))
+    m.put("x87_unmasked", _unmasked(m.load(image + xstate.FCW.offset, 16)))
     m.asm(RESTORE, f"r,{_SCRATCH},~{{memory}}", 0, image)
+
+
+def revive(m: Trace, image: Value) -> None:
+    """Where the registers are live: they are those of another image, or live no more if an exception waits there."""
+    with m.when(_waits(m, image), likely=False):
+        _end_live(m)
+    with m.otherwise():
+        restore_live(m, image)
+
+
+def _end_live(m: Trace) -> None:
+    """The host's x87 as its own code expects it (empty, all masked)."""
+    m.asm("fninit", "~{memory}", 0)
+    m.put("x87_live", m.const(0, 32))
 
 
 def save_live(m: Trace, image: Value) -> None:
@@ -134,8 +164,8 @@ def gate_wait(m: Trace) -> None:
 
 
 def load(m: Trace) -> None:
-    """Out of line: fetch the x87 registers from the state, unless an instruction must be watched."""
-    with m.when((m.get(xstate.IMAGE, 16) & MASKS) != MASKS, likely=False):
+    """Out of line: fetch the x87 registers from the state, unless an exception waits."""
+    with m.when(_waits(m, m.address_of(xstate.IMAGE)), likely=False):
         m.jump("leave_instruction")
     restore_live(m, m.address_of(xstate.IMAGE))
     m.put("x87_live", m.const(1, 32))
@@ -143,24 +173,72 @@ def load(m: Trace) -> None:
 
 
 def save(m: Trace) -> None:
-    """x87_save(): the live registers go to the state, and the host's x87 is as its own code expects it (empty, all masked)."""
+    """x87_save(): the live registers go to the state."""
     with m.when(m.get("x87_live", 32) != 0, likely=False):
         save_live(m, m.address_of(xstate.IMAGE))
-        m.asm("fninit", "~{memory}", 0)
-        m.put("x87_live", m.const(0, 32))
+        _end_live(m)
     m.result()
+
+
+def look(m: Trace, operand: bool = False) -> None:
+    """Behind an instruction that may raise: out of line where an unmasked exception has come. `operand`: EA is FDP then."""
+    unmasked = m.get("x87_unmasked", 32)
+    with m.when(unmasked != 0, likely=False):
+        status = m.asm("fnstsw %ax", "={ax}", 16)
+        with m.when((status.zext(32) & unmasked) != 0, likely=False):
+            m.cold("x87_operand" if operand else "x87_wait")
+
+
+def _look(m: Trace, operand: bool) -> None:
+    look(m, operand)
+    m.jump("NEXT")
+
+
+def wait(m: Trace, operand: bool) -> None:
+    """Out of line: an exception waits, so the registers go to the state."""
+    if operand:
+        m.put("x87_fdp", m["EA"])
+    save_live(m, m.address_of(xstate.IMAGE))
+    _end_live(m)
+    m.jump_to(m["RESUME"])
+
+
+def controlled(m: Trace) -> None:
+    """Behind an instruction that changes the control word: what it unmasks may wait already."""
+    at = m.address_of("scratch")
+    m.asm("fnstcw ($0)", "r,~{memory}", 0, at)
+    m.put("x87_unmasked", _unmasked(m.load(at, 16)))
+    look(m)
+    m.jump("NEXT")
+
+
+def refuse_unmasked(m: Trace) -> None:
+    """To Python while an exception is unmasked."""
+    with m.when(m.get("x87_unmasked", 32) != 0, likely=False):
+        python(m)
+    m.jump("NEXT")
+
+
+def late_reference(m: Trace, size: int) -> None:
+    """HOST = host address of an operand that an unmasked exception keeps from being stored to."""
+    hit, host = probe(m, m["EA"], size, write=True)
+    with m.when(hit, likely=True):
+        m["HOST"] = host
+        m.jump("NEXT")
+    m["X"] = m.const(size | reference_kind(write=True, read=False, late=True), 64)
+    m.put("exit_detail", m.hole("Uop", 32))
+    m.put("next_rip", m.hole("Qnext"))
+    m.cold("slow_reference")
 
 
 _SCRATCH = ",".join(f"~{{xmm{n}}}" for n in range(16))
 
 
-def stays_masked(m: Trace, status: int) -> None:
-    """Before FLDCW, FLDENV and FRSTOR: out to Python when the control word at HOST unmasks an exception, or the status word, which
-    lies `status` bytes behind it, has ES set (see `RESTORE`)."""
-    suspicious = (m.load(m["HOST"], 16) & MASKS) != MASKS
-    if status:
-        suspicious = suspicious | ((m.load(m["HOST"] + status, 16) & SUMMARY) != 0)
-    with m.when(suspicious, likely=False):
+def loads_no_wait(m: Trace, status: int) -> None:
+    """Before FLDENV and FRSTOR: out to Python where an exception waits by what lies at HOST, the status word `status` bytes behind
+    it, or ES is set there (see `RESTORE`)."""
+    found = m.load(m["HOST"] + status, 16).zext(32)
+    with m.when((found & (_unmasked(m.load(m["HOST"], 16)) | SUMMARY)) != 0, likely=False):
         python(m)
     m.jump("NEXT")
 
@@ -232,12 +310,18 @@ def forms() -> Iterator[Form]:
     yield Form("x87.data", note_operand)
     yield Form("mmx.gate", refuse_mmx)
     yield Form("wait.gate", gate_wait)
+    yield Form("x87.look", partial(_look, operand=False))
+    yield Form("x87.look.operand", partial(_look, operand=True))
+    yield Form("x87.control", controlled)
+    yield Form("x87.refuse", refuse_unmasked)
     for size, status in STATUS_AT.items():
-        yield Form(f"x87.masked.{size}", partial(stays_masked, status=status))
+        yield Form(f"x87.waits.{size}", partial(loads_no_wait, status=status))
+    for size in (2, 4, 8, 10):
+        yield Form(f"ref.late.{size}", partial(late_reference, size=size))
     for size in (14, 94):
         yield Form(f"ref.r.{size}", partial(reference, size=size, write=False, read=True))
         yield Form(f"ref.w.{size}", partial(reference, size=size, write=True, read=False))
 
 
-FLOWS = {"x87_load": load}
+FLOWS = {"x87_load": load, "x87_wait": partial(wait, operand=False), "x87_operand": partial(wait, operand=True)}
 FUNCTIONS = {"x87_save": (save, 0, 0)}

@@ -289,6 +289,13 @@ def notice_flags(m: Trace, flags: Value, rip: Value) -> None:
             m.put("rflags", flags & ~m.const(RF, 64))  # the next instruction would clear it
 
 
+def floating_changed(m: Trace) -> None:
+    """Behind an instruction in the midst of a block that has masked all SSE exceptions, or has unmasked one: the mode follows."""
+    m.call("update_mode", 0)
+    m.put("budget", m.get("budget", 64) + m.get("ahead", 64))
+    complete(m)
+
+
 def raise_(m: Trace, vector: int, error: int | None) -> None:
     """A fault found by a stencil."""
     m.put("fault_vector", m.const(vector, 32))
@@ -321,6 +328,7 @@ FLOWS: dict[str, Callable[[Trace], None]] = {
     "stac": partial(supervisor_access, on=True),
     "clac": partial(supervisor_access, on=False),
     "flags_changed": flags_changed,
+    "floating_changed": floating_changed,
     "raise_de": partial(raise_, vector=0, error=None),
     "raise_ud": partial(raise_, vector=6, error=None),
     "raise_nm": partial(raise_, vector=7, error=None),

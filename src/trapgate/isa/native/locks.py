@@ -88,8 +88,10 @@ def slow_lock(m: Trace, width: int) -> None:
 
 
 def slow_reference(m: Trace) -> None:
-    """Behind `reference`: X = size, bit 16 write, bit 17 read, bit 18 locked, bit 19: Python sees to a fault."""
+    """Behind `reference`: X = size, bits 16 to 20 as `reference_kind` has them."""
     size = m["X"] & 0xFFFF
+    with m.when(m["X"].bit(20) & (m.get("x87_unmasked", 32) != 0), likely=False):
+        _late_reference(m, size)
     with m.when(m["X"].bit(18), likely=False):
         m["HOST"] = reach_locked(m, size, s.KIND_REFERENCE)
         m.jump_to(m["RESUME"])
@@ -102,6 +104,15 @@ def slow_reference(m: Trace) -> None:
         _split_reference(m, size, 0)
     wanted = ((m["X"] >> 16) & 1) * s.ACCESS_WRITE | ((m["X"] >> 17) & 1) * s.ACCESS_READ
     m["HOST"] = reach(m, size, wanted, s.KIND_REFERENCE)
+    m.jump_to(m["RESUME"])
+
+
+def _late_reference(m: Trace, size: Value) -> None:
+    """A store that may not happen: to what is no plain memory it is Python's."""
+    host = m.call("access", 64, m["EA"], size, present_rights(m) | s.ACCESS_WRITE)
+    with m.when(host.ult(4096), likely=False):
+        leave(m, s.EXIT_INSTRUCTION)
+    m["HOST"] = host
     m.jump_to(m["RESUME"])
 
 

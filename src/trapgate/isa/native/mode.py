@@ -39,7 +39,7 @@ def _floating(m: Trace, unprotected: Value) -> Value:
     cr0, cr4 = m.get("cr0", 64), m.get("cr4", 64)
     no_sse = has(cr0, control.CR0_EM) | ~has(cr4, control.CR4_OSFXSR)
     avx = ~unprotected & has(cr4, control.CR4_OSXSAVE) & ((m.get("xcr0", 64) & _AVX_STATE) == _AVX_STATE)
-    unmasked = bits(m, m.get("mxcsr_unmasked", 32) != 0, modes.SSE_UNMASKED)
+    unmasked = bits(m, m.get("mxcsr_difference", 32) != 0, modes.SSE_UNMASKED)
     no_x87 = bits(m, has(cr0, control.CR0_EM | control.CR0_TS), modes.NO_X87)
     return no_x87 | bits(m, no_sse, modes.NO_SSE) | unmasked | bits(m, avx, modes.AVX)
 

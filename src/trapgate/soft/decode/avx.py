@@ -12,7 +12,7 @@ from iced_x86 import EncodingKind, Instruction, Mnemonic, OpKind
 from trapgate.isa import modes
 from trapgate.isa.families import avx, hosted
 from trapgate.isa.state import LAYOUT
-from trapgate.soft.decode.sse import load_mxcsr, lower_hosted, masked_move, store_mxcsr
+from trapgate.soft.decode.sse import load_mxcsr, lower_hosted, lower_raising, masked_move, store_mxcsr
 from trapgate.soft.decode.template import Builder
 from trapgate.soft.state.registers import SEGMENT_NAME
 
@@ -39,10 +39,8 @@ def lower_avx(i: Instruction, b: Builder) -> bool:
         b.op("avx.gate")
     if special is not None:
         special(i, b)
-    elif b.floating & modes.SSE_UNMASKED and hosted.raises(hosted.plan(i.code)):
-        b.python(i)
     else:
-        lower_hosted(i, b)
+        lower_raising(i, b)
     return True
 
 

@@ -27,14 +27,22 @@ def lower_sse(i: Instruction, b: Builder) -> bool:
         special(i, b)
     elif i.code not in _known():
         return False
-    elif b.floating & modes.SSE_UNMASKED and hosted.raises(hosted.plan(i.code)):
-        b.python(i)
     else:
-        lower_hosted(i, b)
+        lower_raising(i, b)
     return True
 
 
-def lower_hosted(i: Instruction, b: Builder) -> None:
+def lower_raising(i: Instruction, b: Builder) -> None:
+    """An instruction that may raise a SIMD floating-point exception, or not."""
+    p = hosted.plan(i.code)
+    careful = bool(b.floating & modes.SSE_UNMASKED) and hosted.raises(p)
+    if careful and not p.aside:
+        b.python(i)
+    else:
+        lower_hosted(i, b, careful)
+
+
+def lower_hosted(i: Instruction, b: Builder, careful: bool = False) -> None:
     """The common order: nothing changes before the operand in memory has been reached."""
     p = hosted.plan(i.code)
     memory = p.memory is not None and i.op_kind(p.memory) == OpKind.MEMORY
@@ -54,7 +62,10 @@ def lower_hosted(i: Instruction, b: Builder) -> None:
         b.ref(p.size, "mmx" if enters else ("rw" if p.read[p.memory] else "w") if writes else "r", p.anywhere(b.amd))
     if p.live:
         b.op("x87.live", Uop="python")
-    b.op(p.form(memory), **hosted.holes(i, memory))
+    if careful:
+        b.op(p.form(memory, careful), Uop="python", **hosted.holes(i, memory))
+    else:
+        b.op(p.form(memory), **hosted.holes(i, memory))
     if writes:
         b.commit_ref()
 
@@ -73,7 +84,7 @@ def unavailable_sse(b: Builder) -> bool:
 def load_mxcsr(i: Instruction, b: Builder) -> None:
     """LDMXCSR and VLDMXCSR, where they may run."""
     b.load_operand(i, 32)
-    b.op("ldmxcsr", Uop="python")
+    b.op("ldmxcsr")
 
 
 def store_mxcsr(i: Instruction, b: Builder) -> None:
@@ -128,7 +139,7 @@ _SUPERVISOR = (Mnemonic.XSAVES, Mnemonic.XSAVES64, Mnemonic.XRSTORS, Mnemonic.XR
 
 def _finish_state(form: str, saves: bool, i: Instruction, b: Builder) -> None:
     """Behind the reference to the area."""
-    b.op(f"{form}.{16 if b.long else 8}.{'wide' if i.mnemonic in _WIDE else 'narrow'}", **({} if saves else {"Uop": "python"}))
+    b.op(f"{form}.{16 if b.long else 8}.{'wide' if i.mnemonic in _WIDE else 'narrow'}")
     if saves:
         b.commit_ref()
 

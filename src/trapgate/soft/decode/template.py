@@ -182,10 +182,13 @@ class Builder:
         self.aligned(ALIGNMENT)
         self.op(f"area.{'rw' if write else 'r'}")
 
+    def unchecked(self, name: str, write: bool) -> bool:
+        """Whether an offset into the segment is linear, or checked by nothing but the page walk."""
+        return self.long or (self.flat and name not in ("fs", "gs") and not (write and name == "cs"))  # code is never written
+
     def segment(self, name: str, size: int, write: bool) -> None:
         """Legacy modes: EA, an offset into a segment, becomes linear. Nothing to do in 64-bit mode. `size` 0: an XSAVE area."""
-        plain = self.flat and name not in ("fs", "gs") and not (write and name == "cs")  # code is never written
-        if self.long or plain:
+        if self.unchecked(name, write):
             return
         base = LAYOUT[f"{name}_base"].offset
         check = s.SEGMENTS.index(name) | max(size - 1, 0) << 8 | write << 20

@@ -1,9 +1,8 @@
 """Executes floating-point instructions under unmasked exceptions, one at a time, from Python.
 
-Translated code runs with every exception masked (`isa.families.sse`, `isa.families.x87`). What the guest has unmasked is kept
-beside: `mxcsr_unmasked` (mask bits that MXCSR has clear; `guest_mxcsr` has them set), and the x87 control word in `fxsave`. With
-a bit unmasked, an instruction that may raise comes here. It runs on the host's FPU between FXRSTOR and FXSAVE; then its
-exceptions are looked at.
+Translated code runs them itself until one does raise, or an x87 exception waits (`isa.families.mxcsr`, `isa.families.x87`). Then
+the instruction comes here, as it does where its operand is no plain memory. It runs on the host's FPU between FXRSTOR and FXSAVE;
+then its exceptions are looked at.
 
 x87 runs under the guest's own control word: the host would take #MF only at the next waiting instruction, which never comes, so
 the silicon gives the unmasked response itself. ES then says that the guest's next waiting instruction owes #MF (SDM vol. 1, 8.7).
@@ -23,7 +22,7 @@ from trapgate.arch import vectors, xstate
 from trapgate.arch.control import CR4_OSXMMEXCPT
 from trapgate.exits import Exit
 from trapgate.isa import state as s
-from trapgate.isa.families import hosted, sse, x87
+from trapgate.isa.families import hosted, mxcsr, x87
 from trapgate.soft.exact import rounding
 from trapgate.soft.exact.mmx import as_mmx, faulted_store
 from trapgate.soft.exact.operands import (
@@ -32,6 +31,7 @@ from trapgate.soft.exact.operands import (
     linear_address,
     read_register,
     string_address,
+    unchecked_address,
     write_register,
 )
 from trapgate.soft.state.core import SoftCore
@@ -61,13 +61,24 @@ CALL = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
 
 def get_mxcsr(cpu: SoftCore) -> int:
     """MXCSR as the guest sees it."""
-    return int(cpu.state.guest_mxcsr & ~cpu.state.mxcsr_unmasked)
+    return int(cpu.state.guest_mxcsr ^ cpu.state.mxcsr_difference)
 
 
 def set_mxcsr(cpu: SoftCore, value: int) -> None:
     """Change MXCSR (16 bits; the caller has checked the reserved ones); the mode follows."""
-    cpu.state.guest_mxcsr, cpu.state.mxcsr_unmasked = value | MASKS, ~value & MASKS
+    difference = mxcsr.difference(value)
+    cpu.state.guest_mxcsr, cpu.state.mxcsr_difference = value ^ difference, difference
     cpu.update_mode()
+
+
+def unmasked(cpu: SoftCore) -> int:
+    """The flags of exceptions that MXCSR unmasks."""
+    return ~get_mxcsr(cpu) >> 7 & FLAGS
+
+
+def flag(cpu: SoftCore, raised: int) -> None:
+    """Set flags in MXCSR."""
+    set_mxcsr(cpu, get_mxcsr(cpu) | raised)
 
 
 def pending(cpu: SoftCore) -> bool:
@@ -153,9 +164,9 @@ def _fetch(run: Run) -> None:
 
 def _operate(run: Run) -> None:
     """Run it on the image in `fxsave`, under a MXCSR that masks everything."""
-    cpu, st, image = run.cpu, run.cpu.state, run.cpu.state.fxsave
+    cpu, image = run.cpu, run.cpu.state.fxsave
     host_mxcsr = get_mxcsr(cpu) | MASKS
-    if st.mxcsr_unmasked & UE << 7:
+    if unmasked(cpu) & UE:
         host_mxcsr &= ~FTZ  # which only holds while underflow is masked
     image[MXCSR : MXCSR + 4] = (host_mxcsr & ~FLAGS).to_bytes(4, "little")
     summary = 0x80 * pending(cpu)  # ES and B follow from the rest, whatever a guest wrote there
@@ -173,8 +184,8 @@ def _settle(run: Run) -> None:
         image[:] = after
     else:
         raised = _raised(run.cpu, i, lambda: run.operands)
-    st.guest_mxcsr |= raised
-    if raised & st.mxcsr_unmasked >> 7:
+    flag(run.cpu, raised)
+    if raised & unmasked(run.cpu):
         image[:] = as_mmx(run.image) if run.on_x87 else run.image
         raise GuestFault(vectors.XM if st.cr4 & CR4_OSXMMEXCPT else vectors.UD)
     for place in XMM.values():
@@ -185,6 +196,8 @@ def _store(run: Run) -> None:
     """Write the result to memory, a general register, RFLAGS; GuestFault when memory is not to be had."""
     cpu, st, plan, i, image = run.cpu, run.cpu.state, run.plan, run.instruction, run.cpu.state.fxsave
     failed = run.on_x87 and i.mnemonic not in x87.KEEP_POINTERS and image[FSW] & ~image[FCW] & FLAGS & ~PE
+    if failed and run.late:
+        run.address = unchecked_address(cpu, SEGMENT_NAME[i.memory_segment], effective_offset(cpu, i))
     if plan is not None and run.stores and not failed:
         if run.late:
             try:
@@ -276,28 +289,18 @@ def masked_move(cpu: GuestCpu, i: Instruction) -> Exit | None:
     return None
 
 
-@handles(Mnemonic.LDMXCSR, Mnemonic.VLDMXCSR)
-def load_mxcsr(cpu: GuestCpu, i: Instruction) -> Exit | None:
-    """LDMXCSR where an exception is or was unmasked; #GP(0) for reserved bits."""
-    value = cpu.read(effective_address(cpu, i, 4), 4)
-    if value & sse.RESERVED:
-        raise GuestFault(vectors.GP, 0)
-    set_mxcsr(cpu, value)
-    return None
-
-
 def _raised(cpu: SoftCore, i: Instruction, operands: Callable[[], tuple[bytes, bytes]]) -> int:
     """The flags of an SSE instruction that has just run masked, as they are under the guest's masks. `operands`: before it ran."""
-    unmasked, image = cpu.state.mxcsr_unmasked >> 7, cpu.state.fxsave
+    wanted, image = unmasked(cpu), cpu.state.fxsave
     raised = int(image[MXCSR]) & FLAGS
     if not i.op_count:
         return raised
     p = hosted.plan(i.code)
-    if unmasked & UE and not raised & UE and _tiny(i, bytes(image)):
+    if wanted & UE and not raised & UE and _tiny(i, bytes(image)):
         raised |= UE
-    if raised & unmasked & BEFORE:
+    if raised & wanted & BEFORE:
         raised &= BEFORE
-    elif raised & unmasked and not raised & (OE | UE) & ~unmasked and len(p.kinds) == 2:
+    elif raised & wanted and not raised & (OE | UE) & ~wanted and len(p.kinds) == 2:
         if rounding.exact(p.name.split("_")[0], *operands(), bool(cpu.state.guest_mxcsr & DAZ)):
             raised &= ~PE
     return raised
@@ -324,7 +327,7 @@ def dot_product(cpu: SoftCore, i: Instruction, first: bytes, second: bytes) -> i
             _on_host(cpu, alone, unused, unused)
             raised |= _raised(cpu, alone, lambda both=both: both)  # type: ignore[misc]
             results.append(bytes(image[xstate.XMM0 : xstate.XMM0 + 16]))
-        total |= raised & BEFORE if raised & BEFORE & cpu.state.mxcsr_unmasked >> 7 else raised  # of all lanes
+        total |= raised & BEFORE if raised & BEFORE & unmasked(cpu) else raised  # of all lanes
         return results
 
     def chosen(value: bytes) -> bytes:
@@ -335,7 +338,7 @@ def dot_product(cpu: SoftCore, i: Instruction, first: bytes, second: bytes) -> i
 
     lanes = range(0, len(first), 16)
     values, left = step(multiply, [(chosen(first[at : at + 16]), chosen(second[at : at + 16])) for at in lanes]), 16 // size
-    while left > 1 and not total & cpu.state.mxcsr_unmasked >> 7:
+    while left > 1 and not total & unmasked(cpu):
         values = step(add, [(every_other(value, 0), every_other(value, size)) for value in values])
         left //= 2
     return total

@@ -71,8 +71,8 @@ def execute(cpu: GuestCpu, i: Instruction) -> None:
         cpu.pieces(_reach(cpu, i, p, write=True), p.size, cpu.rights() | s.ACCESS_WRITE)
     run = _run(cpu, i, data)
     raised = _raised(cpu, i, run, data)
-    st.guest_mxcsr |= raised
-    if raised & st.mxcsr_unmasked >> 7:
+    careful.flag(cpu, raised)
+    if raised & careful.unmasked(cpu):
         raise GuestFault(vectors.XM if st.cr4 & CR4_OSXMMEXCPT else vectors.UD)
     if writes:
         cpu.write_bytes(_reach(cpu, i, p, write=True), run.memory[: p.size])
@@ -97,7 +97,7 @@ def _reach(cpu: GuestCpu, i: Instruction, p: hosted.Plan, write: bool = False) -
 def _run(cpu: GuestCpu, i: Instruction, data: bytes) -> Run:
     st = cpu.state
     mxcsr = careful.get_mxcsr(cpu) & ~FLAGS | MASKS
-    if st.mxcsr_unmasked & UE << 7:
+    if careful.unmasked(cpu) & UE:
         mxcsr &= ~FTZ  # which only holds while underflow is masked
     registers = bytearray(WHOLE * REGISTERS)
     for n in range(REGISTERS):
@@ -116,7 +116,7 @@ def _run(cpu: GuestCpu, i: Instruction, data: bytes) -> Run:
 
 def _raised(cpu: GuestCpu, i: Instruction, run: Run, data: bytes) -> int:
     """The flags of an instruction that has just run masked, as they are under the guest's masks. `data`: its operand in memory."""
-    unmasked, raised = cpu.state.mxcsr_unmasked >> 7, run.mxcsr & FLAGS
+    unmasked, raised = careful.unmasked(cpu), run.mxcsr & FLAGS
     name = hosted.plan(i.code).name.split("_")[1].removeprefix("v")
     operands = [
         bytes(get(cpu, i.op_register(n))) if RegisterExt.is_vector_register(i.op_register(n)) else data

@@ -7,7 +7,6 @@ from trapgate.soft.exact import (
     control,
     cpuid,
     flags,
-    fpstate,
     frames,
     msr,
     portio,
@@ -20,6 +19,6 @@ from trapgate.soft.exact import (
 )
 
 __all__ = [
-    "bcd", "careful", "careful_avx", "control", "cpuid", "flags", "fpstate", "frames", "msr", "portio", "random", "returns",
+    "bcd", "careful", "careful_avx", "control", "cpuid", "flags", "frames", "msr", "portio", "random", "returns",
     "tables", "transfers", "traps", "vectors",
 ]  # fmt: skip

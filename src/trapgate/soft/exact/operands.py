@@ -133,6 +133,13 @@ def linear_address(cpu: SoftCore, segment: str, offset: int, size: int, write: b
     return int((getattr(st, f"{segment}_base") + offset) & 0xFFFFFFFF)
 
 
+def unchecked_address(cpu: SoftCore, segment: str, offset: int) -> int:
+    """The linear address at segment:offset, whatever lies there."""
+    if not is_64(cpu):
+        return int((getattr(cpu.state, f"{segment}_base") + offset) & 0xFFFFFFFF)
+    return (offset + getattr(cpu.state, f"{segment}_base") if segment in ("fs", "gs") else offset) & ALL_64
+
+
 def within(cpu: SoftCore, limit: int, attributes: int, offset: int, size: int) -> bool:
     """Whether `size` bytes at `offset` lie inside a segment with this byte limit and attribute word (SDM vol. 3, 5.3).
 
