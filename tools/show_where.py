@@ -37,11 +37,10 @@ NATIVE = "native: "
 # Why Python executes what it does, by the room of the handler.
 REASONS = {
     "bcd": "decimal arithmetic, which no compiler has emitted for decades",
-    "careful": "floating point with exceptions unmasked, operand by operand",
+    "careful": "floating point whose unmasked exception has come",
     "control": "control registers whose change reshapes paging or segments; XSETBV, INVPCID",
     "debugging": "debug registers that arm something",
     "flags": "STAC and CLAC outside of 64-bit code",
-    "fpstate": "x87 state amid faults",
     "frames": "ENTER with a nesting level",
     "msr": "MSRs that act, RDPMC",
     "portio": "ports that the I/O bitmap decides; INS and OUTS, which devices answer",
