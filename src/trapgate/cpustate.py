@@ -5,13 +5,13 @@ Between two runs a CPU may be amid an instruction, a step or a delivery; what an
 what a debugger has asked.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from trapgate.arch import control, debugregs, flags, msrs, xstate
 from trapgate.arch.models import MODELS, CpuModel
 from trapgate.arch.paging import is_canonical
 from trapgate.arch.segments import ATTRIBUTES
-from trapgate.state import U16, U32, U64, Bits, Length, Mask, Range, State, StateError, require
+from trapgate.state import U8, U16, U32, U64, Bits, Length, Mask, Range, State, StateError, require
 from trapgate.values import dataclass
 
 GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
@@ -19,6 +19,7 @@ SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
 TABLES = ("gdt_base", "gdt_limit", "idt_base", "idt_limit")
 CONTROL = ("cr0", "cr2", "cr3", "cr4", "efer", "xcr0")
 CAUSES = debugregs.DR6_BD | debugregs.DR6_BS | debugregs.DR6_BT | debugregs.DR6_BLD
+REMEMBERED = 64  # events
 SHADOWS = 2  # by STI, by MOV SS
 _DR6_FREE = debugregs.DR6_B | CAUSES
 _NOT_STORAGE = {msrs.TSC, msrs.EFER, msrs.FS_BASE, msrs.GS_BASE, msrs.APIC_BASE, msrs.TSC_DEADLINE}
@@ -47,8 +48,11 @@ class CpuState(State):
 
     `debug` is DR0-DR3, DR6, DR7. `msrs` has those that are storage and nothing else, by index (`stored_msrs`). `area` is an XSAVE
     area in the standard format. `shadow` holds for the instruction at RIP. `causes` and `hits` (bits by DR number) are those of a
-    #DB that waits. `tsc_offset` is the time-stamp counter at guest time 0.
+    #DB that waits. `tsc_offset` is the time-stamp counter at guest time 0. `history` has the last events that were delivered, as
+    far as they are known: vector, error code, RIP, CR2, cause.
     """
+
+    VERSION: ClassVar[int] = 2
 
     model: str
     general: Annotated[tuple[U64, ...], Length(len(GENERAL))]
@@ -67,6 +71,7 @@ class CpuState(State):
     causes: Annotated[int, Mask(CAUSES)]
     hits: Annotated[int, Bits(4)]
     tsc_offset: U64
+    history: Annotated[tuple[tuple[U8, U32 | None, U64, U64 | None, Annotated[int, Range(0, 2)]], ...], Length(0, REMEMBERED)]
     underway: State
 
     def check(self, model: CpuModel) -> None:

@@ -1,5 +1,6 @@
 """A machine on KVM at rest, its interrupt controllers in the kernel: another one goes on with it, there or on the software CPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,12 @@ import pytest
 from kvm.guest import CHIPS, DATA, KVM, Loaded, empty
 from kvm.test_chips import APIC, ENABLE, EOI, NO_PIC, ONCE, PIC, drive, finish, load, pin, timer, until
 from trapgate import snapshot
+from trapgate.arch.models import DEFAULT_MODEL
+from trapgate.cpustate import model_text
 from trapgate.kvm.cpu import KvmVcpu
 from trapgate.kvm.resting import SYSTEM_TIME
 from trapgate.machine import Machine
+from trapgate.soft.resting import NOTHING
 from trapgate.stops import MachineExit, StepDone
 
 pytestmark = KVM
@@ -41,9 +45,9 @@ def seen(guest: Loaded) -> tuple[list[int], int]:
     return [one.vector for one in finish(guest)], guest.machine.vcpu.get("rbx")
 
 
-def stepped(text: str, steps: int) -> Loaded | None:
+def stepped(text: str, steps: int, engine: str = CHIPS, cpu: str = DEFAULT_MODEL) -> Loaded | None:
     """A guest after so many steps; None when it has ended meanwhile."""
-    guest = load(text, CHIPS)
+    guest = load(text, engine, cpu)
     for _ in range(steps):
         if not isinstance(guest.machine.resume(step=True), StepDone):
             return None
@@ -63,6 +67,22 @@ def test_another_machine_goes_on(name: str, tmp_path: Path) -> None:
             two = load(GUESTS[name], CHIPS)
             two.machine = again(tmp_path / "kept", engine)
             assert seen(two) == expected, (engine, steps)
+
+
+@pytest.mark.parametrize("name", GUESTS)
+def test_what_the_software_cpu_began_goes_on(name: str, tmp_path: Path) -> None:
+    cpu = model_text(load("nop", CHIPS).machine.vcpu.model)
+    for steps in range(len(name) % 5, 26, 9):
+        if (one := stepped(GUESTS[name], steps, "soft", cpu)) is None:
+            break
+        snapshot.save(one.machine, tmp_path / "kept")
+        two = load(GUESTS[name], CHIPS, cpu)
+        if one.machine.vcpu.save().underway == replace(NOTHING, halting=True):  # behind HLT, before its owner has heard of it
+            with pytest.raises(snapshot.SnapshotError, match="another engine"):
+                again(tmp_path / "kept", CHIPS)
+            continue
+        two.machine = again(tmp_path / "kept", CHIPS)
+        assert seen(two) == seen(one), steps
 
 
 CLOCK = f"mov ecx, {SYSTEM_TIME}\nmov eax, {DATA + 1}\nxor edx, edx\nwrmsr\nnop\nnop\nmov rbx, [{DATA} + 16]"

@@ -12,6 +12,7 @@ from programs import build
 from programs.debug import cases
 from programs.debug.harness import Guest
 from trapgate.build import load_guest, make_machine
+from trapgate.cpustate import Between
 from trapgate.encoding import decode, encode
 from trapgate.machine import ClockKind, Machine, MachineConfig, MachineState
 from trapgate.memory import RamState
@@ -124,7 +125,7 @@ def saved(machine: Machine) -> tuple[bytes, bytes]:
 def restored(make: Make, state: tuple[bytes, bytes], written: list[bytes]) -> Machine:
     """A machine that has never run, with what the bytes say."""
     machine = make(written)
-    classes = machine.save().classes()
+    classes = machine.save().classes() | {machine.vcpu.underway, Between}
     machine.load(decode(state[0], MachineState, classes), decode(state[1], RamState))
     return machine
 

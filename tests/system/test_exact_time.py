@@ -74,7 +74,7 @@ def state_of(machine: Machine) -> tuple[int, int, CpuState]:
     """Moment and CPU, but for what no guest sees: how the next instruction runs, which exceptions Python has delivered."""
     cpu = machine.vcpu.save()
     assert isinstance(cpu.underway, SoftState)
-    cpu = replace(cpu, underway=replace(cpu.underway, stepping=False, history=()))
+    cpu = replace(cpu, history=(), underway=replace(cpu.underway, stepping=False))
     return machine.vcpu.executed(), machine.clock.now(), cpu
 
 

@@ -69,6 +69,7 @@ class Resting(Debugging):
         state.check(self.model)
         if not isinstance(state.underway, KvmState | Between):
             raise StateError(f"a CPU amid {type(state.underway).__name__} is another engine's")
+        require(not state.causes and not state.hits, "a #DB waits: let the guest go on a step")
         try:
             self._put(state)
         except (KvmError, ValueError) as error:
@@ -96,6 +97,7 @@ class Resting(Debugging):
             causes=0,
             hits=0,
             tsc_offset=(self.fd.msr(msrs.TSC) or 0) - self._ticks() & _ALL_64 if self._tsc_due is None else self._tsc_due,
+            history=(),
             underway=_in_flight(events, self.halting, self._kvmclock()),
         )
 

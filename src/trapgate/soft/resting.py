@@ -4,7 +4,7 @@ Where a device has answered a part of an access, host code would have to be resu
 instruction, which has changed nothing yet, starts again as a step, and what devices have answered is given to it once more.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from trapgate.arch import msrs, xstate
 from trapgate.arch.flags import RF
@@ -13,6 +13,7 @@ from trapgate.cpustate import (
     CAUSES,
     CONTROL,
     GENERAL,
+    REMEMBERED,
     SEGMENTS,
     TABLES,
     Between,
@@ -74,8 +75,10 @@ class SoftState(State):
     """What the software CPU is in the midst of.
 
     `executed`: instructions, with a clock that counts them. `stepping`: the next one runs as a step. `answers`: it starts again,
-    and devices have answered so. `dead`: the story of a triple fault. `history`: the last events: vector, error, RIP, CR2, cause.
+    and devices have answered so. `dead`: the story of a triple fault.
     """
+
+    VERSION: ClassVar[int] = 2
 
     executed: U64
     halting: bool
@@ -86,10 +89,10 @@ class SoftState(State):
     held: HeldState | None
     delivering: bool
     dead: str | None
-    history: Annotated[tuple[tuple[U8, U32 | None, U64, U64 | None, Annotated[int, Range(0, 2)]], ...], Length(0, HAPPENED)]
 
 
-NOTHING = SoftState(0, False, False, None, None, None, None, False, None, ())
+NOTHING = SoftState(0, False, False, None, None, None, None, False, None)
+assert HAPPENED <= REMEMBERED, "more events than a state has room for"
 
 
 class RestingCpu(SteppingCpu):
@@ -120,6 +123,7 @@ class RestingCpu(SteppingCpu):
             causes=st.pending_debug & CAUSES,
             hits=sum(1 << one.slot for n, one in enumerate(debugging.armed(self)) if self._hit(n) and one.owner is Owner.GUEST),
             tsc_offset=st.tsc_offset,
+            history=tuple((one.vector, one.error, one.rip, one.cr2, int(one.cause)) for one in self.history),
             underway=self._underway(),
         )
 
@@ -147,6 +151,9 @@ class RestingCpu(SteppingCpu):
         st.pending_debug = state.causes
         guests = (n for n, one in enumerate(self.guest_armed) if state.hits >> one.slot & 1)
         self.pending_hits = sum(1 << n for n in guests)
+        self.history.clear()
+        for vector, error, rip, cr2, cause in state.history:
+            self.history.append(Happened(vector, error, rip, cr2, Cause(cause)))
         self._load_underway(underway)
         self.update_mode()
         st.request = 1
@@ -197,15 +204,15 @@ class RestingCpu(SteppingCpu):
         st.split_lock_ac = int(bool(self.msrs.get(msrs.TEST_CTRL, 0) & msrs.TEST_CTRL_SPLIT_LOCK))
         memtypes.refresh(self)
 
-    def _underway(self) -> SoftState:
+    def _underway(self) -> SoftState | Between:
         step, port, held = self.single, self.pending_read, self.held
         answers = self._again
         if self.phase is Phase.ACCESSING:
             assert step is not None and self.access is not None
             known = 0 if self.access.stores else self._answer
             answers, step = (*step.answers, *([] if known is None else [known])), None
-        return SoftState(
-            executed=self.executed(),
+        found = SoftState(
+            executed=self.executed() if self.deterministic else 0,
             halting=self.phase is Phase.HALTING,
             stepping=self.phase is Phase.STEPPING,
             answers=answers,
@@ -216,8 +223,8 @@ class RestingCpu(SteppingCpu):
             held=None if held is None else _held_state(held),
             delivering=bool(self.state.fault_delivering),
             dead=None if self._dead is None else self._dead.story,
-            history=tuple((one.vector, one.error, one.rip, one.cr2, int(one.cause)) for one in self.history),
         )
+        return Between() if found == NOTHING else found
 
     def _load_underway(self, state: SoftState) -> None:
         st = self.state
@@ -234,9 +241,6 @@ class RestingCpu(SteppingCpu):
         st.stepping, st.fault_delivering = int(self.single is not None), int(state.delivering)
         self._step_over, self.bus_lock = False, None
         self._dead = None if state.dead is None else Shutdown(state.dead)
-        self.history.clear()
-        for vector, error, rip, cr2, cause in state.history:
-            self.history.append(Happened(vector, error, rip, cr2, Cause(cause)))
 
 
 def _vectors(mask: int) -> list[xstate.Place]:

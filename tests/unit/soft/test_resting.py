@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from trapgate.arch import msrs
-from trapgate.cpustate import CpuState
+from trapgate.cpustate import Between, CpuState
 from trapgate.encoding import decode, encode
 from trapgate.exits import DebugException, Exit, GuestException, Halted, MmioRead, MmioWrite, PortRead
 from trapgate.isa.state import GUEST_BYTES
-from trapgate.soft.resting import HeldState, SoftState
+from trapgate.soft.resting import NOTHING, HeldState, SoftState
 from trapgate.state import State, StateError
 from unit.soft.bench import CODE, K64, Bench
 from unit.soft.test_answers import DEVICE, HLT, PHYSICAL
@@ -22,7 +22,7 @@ def moved(one: Bench, two: Bench) -> None:
     """The second CPU becomes what the first one is; RAM too."""
     state = one.cpu.save()
     two.ram.load(one.ram.save())
-    two.cpu.load(decode(encode(state), CpuState, [SoftState]))
+    two.cpu.load(decode(encode(state), CpuState, [SoftState, Between]))
     assert two.cpu.save() == state
 
 
@@ -132,8 +132,7 @@ def test_what_waits_is_kept() -> None:
 
 def wrong() -> list[tuple[str, CpuState]]:
     good = bench("90").cpu.save()
-    control, soft = good.control, good.underway
-    assert isinstance(soft, SoftState)
+    control, soft = good.control, NOTHING
 
     def registers(number: int, value: int) -> CpuState:
         return replace(good, control=(*control[:number], value, *control[number + 1 :]))
