@@ -102,7 +102,7 @@ def test_words_about_firmware(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     image = tmp_path / "image"
     image.write_bytes(bytes(510) + b"\x55\xaa")
     for arguments, words in (
-        ((), "Missing argument 'IMAGE', or a --disk for firmware to start"),
+        ((), "Missing argument 'IMAGE', or a --disk or --cdrom for firmware to start"),
         ((str(image), "--firmware", str(image)), "leave out one of them"),
         (("--firmware", str(image), "--append", "quiet"), "go with an IMAGE"),
         (("--firmware", str(image), "--no-sandbox"), "64 or 128 KiB"),

@@ -48,6 +48,16 @@ class Line:
     def hang_up(self) -> None:
         """Nothing: the script goes on, and is not heard."""
 
+    def nudge(self) -> None:
+        """Nothing: nobody sleeps."""
+
+    def wait(self, idle: Callable[[], bool]) -> None:
+        """The script always has something to say while the guest stands."""
+        raise AssertionError("nobody would end this")
+
+    def take_back(self) -> None:
+        """Nothing: no thread is lent."""
+
     def close(self) -> None:
         """Nothing."""
 
@@ -65,8 +75,8 @@ class Script:
         self._wire.connection.connected()
 
     def empty(self) -> bool:
-        """Whether the client is quiet."""
-        return not self._ready
+        """Whether the client is quiet: it never is while the guest stands."""
+        return self._host.target.going and not self._ready
 
     def put(self, call: Callable[[], None]) -> None:
         """For a failure of the machine, which ends it anyhow."""

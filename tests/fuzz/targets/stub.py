@@ -101,6 +101,7 @@ WORDS = (
     *(row.prefix for row in PACKETS),
     *(b"monitor " + command.words.encode() for command in COMMANDS),
     *(b"^\n", b";X3,220127", b";X6,262000110027", b";X1,28", b"%x,10" % DATA, b"target.xml:0,fff", b"0,4", b":-1", b"vCont;s:1;c"),
+    *(b"\nHg2\n", b"\nHg3\n", b"\nHc9\ns\n", b"\ng\n"),  # threads that there are, and are not
 )
 
-TARGET = Target(run, SESSIONS, plant, lines=True, words=WORDS, short=1000)
+TARGET = Target(run, SESSIONS, plant, lines=True, words=WORDS, short=3000)

@@ -16,7 +16,7 @@ from trapgate.soft.blocks.known import KnownBlocks, Numbered, spread
 from trapgate.soft.blocks.translator import Translator
 from trapgate.soft.decode.lowering import Lowering, Part
 from trapgate.soft.decode.template import Template
-from trapgate.soft.state.codebuffer import CodeBuffer
+from trapgate.soft.state.codebuffer import CodeBuffer, table_order
 from trapgate.soft.state.view import CpuState
 
 HEADER = struct.Struct("<IHHQIIHHHH")
@@ -90,7 +90,7 @@ class Plain:
         self.known = KnownBlocks()
         self.state.known_base = self.known.address
         self.numbers = Numbered() if numbers is None else numbers
-        self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(sorted(code.entries))}
+        self._natives = {name: LAYOUT["native_table"].offset + 8 * n for n, name in enumerate(table_order(code.entries))}
         self._copy = code.function("copy_block", 64, 3)
 
     def placed(self, data: bytes, mode: int, rip: int) -> bytes:
