@@ -121,6 +121,18 @@ def test_one_that_leaves_while_it_is_lent(machine: Machine) -> None:
     assert machine.got == [b"1", b"2", b"(gone)"]
 
 
+def test_who_comes_when_a_lent_one_has_just_left_has_its_place(machine: Machine) -> None:
+    """The machine's thread, whose client it was, has not seen that yet."""
+    lent(machine)
+    machine.client.close()
+    assert isinstance(machine.server.address, TcpAddress)
+    with socket.create_connection((machine.server.address.host, machine.server.address.port), timeout=10) as second:
+        second.sendall(FIRST)
+        machine.inbox.get(timeout=10)()  # it is gone: nobody but the server's thread can have told
+        machine.until(3)
+    assert machine.got == [b"1", b"(gone)", FIRST]
+
+
 def test_one_that_reads_no_answers_is_not_asked_for_more(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ENOUGH_QUEUED", 1)
     lent(machine)

@@ -51,18 +51,19 @@ class Door:
         for one in self._visitors:
             watch(selector, one.stream, selectors.EVENT_READ)
 
-    def serve(self, ready: Mapping[int, int], taken: str | None) -> tuple[Stream, bytes] | None:
-        """Let clients in; a debugger, with what it has said, if there is one now. `taken`: who has the place already."""
+    def serve(self, ready: Mapping[int, int], taken: Callable[[], str | None]) -> tuple[Stream, bytes] | None:
+        """Let clients in; a debugger, with what it has said, if there is one now. `taken` says who has the place already."""
         found: tuple[Stream, bytes] | None = None
         for one in list(self._visitors):
             if one.until is not None and time.monotonic() > one.until:
                 self._dismiss(one)
             elif happened(ready, one.stream) and self._heard(one):
-                if taken is None and found is None:
+                who = "another debugger" if found is not None else taken()
+                if who is None:
                     self._visitors.remove(one)
                     found = one.stream, bytes(one.newcomer.data)
                 else:
-                    self._send_away(one, taken or "another debugger")
+                    self._send_away(one, who)
         if ready.get(self._listener.fileno()):
             self._accept()
         return found

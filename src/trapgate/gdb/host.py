@@ -162,45 +162,64 @@ class DebugHost:
 
     def _stopped(self, stop: Stop) -> MachineExit | None:
         """Tell the debugger of a stop that is worth it; the machine's end when this is it."""
+        if isinstance(stop, MachineExit) and not self._looks_first(stop):
+            if not self._begins_again(stop):
+                return self._ended(stop)
+            self._looked = False
+            if not self.target.begin():
+                return None
+            stop = StepDone()
+        if self._goes_on(stop):
+            return None
+        if not self._stub.attached:
+            return self._end_without_debugger(stop)
         target = self.target
-        if isinstance(stop, MachineExit):
-            worth = stop.kind in _LOOK_FIRST or self.target.travels
-            look_first = worth and self._stub.attached and not self._looked
-            if not look_first and self._begins_again(stop):
-                self._looked = False
-                if not target.begin():
-                    return None
-                stop = StepDone()
-            elif not look_first:
-                self._ending()
-                self._stub.stopped(Killed() if stop.kind is ExitKind.FAULT else Exited(stop.status & 0xFF))
-                if not self._stub.outlived:
-                    return stop
-                self._end, target.going = stop, False
-                return None
-            else:
-                self._looked = True
-        if isinstance(stop, Paused):
-            if not target.interrupted or not target.going:
-                return None  # a debugger came, or changed its mind
-            target.interrupted = False
-        if isinstance(stop, StepDone) and target.actions and (within := target.actions[0].within) is not None:
-            if within[0] <= target.program_counter(target.last) < within[1]:
-                return None
-        if self._stub.attached:
-            meant = target.seen(stop)
-            if meant is None:
-                return None
+        meant = target.seen(stop)
+        if meant is not None:
             target.going = False
             self._seen()
             target.last_stop = describe(meant, target.last, target.cause())
             self._stub.stopped(target.last_stop)
-        elif isinstance(stop, BusLocked):
-            return MachineExit(ExitKind.STOPPED, 1, stop.line)
-        elif isinstance(stop, DeviceFault):
-            return MachineExit(ExitKind.FAULT, 1, stop.story)
-        elif isinstance(stop, RecordingEnds) and self._recording is not None and not self._recording.live:
-            return MachineExit(ExitKind.STOPPED, 1, "the recording ends here")
+        return None
+
+    def _looks_first(self, end: MachineExit) -> bool:
+        """Whether the debugger sees this end before it happens, which it does once."""
+        worth = end.kind in _LOOK_FIRST or self.target.travels
+        first = worth and self._stub.attached and not self._looked
+        self._looked = self._looked or first
+        return first
+
+    def _ended(self, end: MachineExit) -> MachineExit | None:
+        """The guest is gone: the machine's end, unless a debugger is there that may start it again."""
+        self._ending()
+        self._stub.stopped(Killed() if end.kind is ExitKind.FAULT else Exited(end.status & 0xFF))
+        if not self._stub.outlived:
+            return end
+        self._end, self.target.going = end, False
+        return None
+
+    def _goes_on(self, stop: Stop) -> bool:
+        """Whether the guest goes on at once: a debugger came, or changed its mind; or its step is to leave a range."""
+        target = self.target
+        match stop:
+            case Paused():
+                asked = target.interrupted and target.going
+                if asked:
+                    target.interrupted = False
+                return not asked
+            case StepDone() if target.actions and (within := target.actions[0].within) is not None:
+                return within[0] <= target.program_counter(target.last) < within[1]
+        return False
+
+    def _end_without_debugger(self, stop: Stop) -> MachineExit | None:
+        """The machine's end, where a stop is one if nobody is there to look."""
+        match stop:
+            case BusLocked(line=line):
+                return MachineExit(ExitKind.STOPPED, 1, line)
+            case DeviceFault(story=story):
+                return MachineExit(ExitKind.FAULT, 1, story)
+            case RecordingEnds() if self._recording is not None and not self._recording.live:
+                return MachineExit(ExitKind.STOPPED, 1, "the recording ends here")
         return None
 
 

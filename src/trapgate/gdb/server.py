@@ -232,10 +232,16 @@ class Server:
         if client is not None:
             self._serve_client(client, happened(ready, client))
         if self._door is not None and self._open():
-            newest = self._door.serve(ready, None if self._client is None else self._client.who)
+            newest = self._door.serve(ready, self._taken)
             if newest is not None:
                 self._admit(newest[0])
                 self._hand_over(newest[1])
+
+    def _taken(self) -> str | None:
+        """Who is served; not one that has left, which the machine's thread, if it is lent, may not have seen yet."""
+        if self._client is not None and self._client.ended():
+            self._drop()
+        return None if self._client is None else self._client.who
 
     def _open(self) -> bool:
         """Whether newcomers are heard: one who comes while the last one is being let go of has to wait for that."""

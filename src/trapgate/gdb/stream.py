@@ -29,6 +29,10 @@ class Stream(Protocol):
         """Up to so many bytes; none at the end. OSError, BlockingIOError among them."""
         ...
 
+    def ended(self) -> bool:
+        """Whether the other side has hung up, and all that it sent has been received."""
+        ...
+
     def send(self, data: bytes) -> int:
         """How many of these bytes are on their way. OSError, BlockingIOError among them."""
         ...
@@ -65,6 +69,15 @@ class SocketStream:
         """Read."""
         return self._socket.recv(size)
 
+    def ended(self) -> bool:
+        """Look at the next byte, and leave it there."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def send(self, data: bytes) -> int:
         """Write."""
         return self._socket.send(data)
@@ -91,6 +104,10 @@ class PipeStream:
     def receive(self, size: int) -> bytes:
         """Read."""
         return os.read(self.reader, size)
+
+    def ended(self) -> bool:
+        """Nobody can look without reading: False."""
+        return False
 
     def send(self, data: bytes) -> int:
         """Write."""
