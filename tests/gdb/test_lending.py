@@ -2,6 +2,7 @@
 
 import queue
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -76,6 +77,16 @@ def test_what_comes_while_it_waits_goes_through_no_other_thread(machine: Machine
         machine.until(n + 2)
     assert machine.got == [b"1", *(b"%d" % n for n in range(50))]
     assert machine.posts == before
+
+
+def test_a_wake_that_the_host_refuses_is_made_up_for(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    lent(machine)
+    monkeypatch.setattr(machine.server, "nudge", lambda: None)
+    late = threading.Timer(0.2, machine.post, (lambda: machine.received(b"posted"),))
+    late.start()
+    machine.until(2)
+    late.join()
+    assert machine.got == [b"1", b"posted"]
 
 
 def test_what_was_posted_comes_first(machine: Machine) -> None:

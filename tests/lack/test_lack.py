@@ -27,7 +27,7 @@ NAMED = (  # the scenario, which call fails, words of what is told; one run each
     ("terminal", "pthread_create", 5, "a thread for terminal"),
     ("gdb", "socketpair", 1, "a pair of sockets for gdb (socketpair): Too many open files"),
     ("gdb", "socket", 1, "to listen for gdb on unix:"),
-    ("gdb", "poll", 4, "what the thread '"),
+    ("gdb", "poll", 4, ""),  # the machine's thread, or the server's, which is named
     ("gdb", "pthread_create", 2, "a thread for gdb"),
 )
 

@@ -71,6 +71,7 @@ def _run(request: Request, stack: contextlib.ExitStack) -> int:
         for gathered in run.outputs:
             if not gathered.close(run.runner.quitting) and run.runner.asked is not None:
                 end = run.runner.asked
+        run.machine.check()  # what the guest wrote last may have failed after it had ended
     for line in run.machine.bus_locks.summary():
         tell(line)
     status = end if isinstance(end, int) else _status(end)

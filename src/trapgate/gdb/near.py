@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from trapgate.gdb.stream import Stream
 
+LOOK = 1000  # ms until it is looked at what is to be done although nobody was woken: the host may refuse even that
+
 
 class Near:
     """Where that thread waits. `waiting` is true while it does."""
@@ -21,7 +23,10 @@ class Near:
         self._poll.register(self._reader, select.POLLIN)
 
     def wait(self, idle: Callable[[], bool], client: Stream | None) -> bool:
-        """Sleep while `idle`, until `wake`, or until the client, if there is one, has something to read: whether that ended it."""
+        """Sleep while `idle`, until `wake`, or until the client, if there is one, has something to read: whether that ended it.
+
+        For `LOOK` at most: a `wake` may be lost.
+        """
         if client is not self._client:
             self._client, self._poll = client, select.poll()
             self._poll.register(self._reader, select.POLLIN)
@@ -29,7 +34,7 @@ class Near:
                 self._poll.register(client.reader, select.POLLIN)
         self.waiting = True  # `wake` comes before the look at `idle`, or finds this
         try:
-            ready = self._poll.poll() if idle() else []
+            ready = self._poll.poll(LOOK) if idle() else []
         finally:
             self.waiting = False
         if len(ready) == 1 and ready[0][0] != self._reader.fileno():
