@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
+from trapgate.arch.models import CpuModel
 from trapgate.cpustate import Between, model_text
 from trapgate.encoding import UnknownState, decode, encode
 from trapgate.errors import TrapgateError
@@ -133,6 +134,10 @@ def restore(machine: Machine, path: str | Path) -> None:
     with _opened(path) as file:
         plain, was, state, table = _texts(file, path)
         mine = About.of(machine)
+        if was.cpu != mine.cpu and CpuModel.parse(was.cpu).name == CpuModel.parse(mine.cpu).name:
+            lacking = sorted(CpuModel.parse(was.cpu).enabled ^ CpuModel.parse(mine.cpu).enabled)
+            words = f"{path}: its CPU and the one that this engine and host can give, both {machine.model.name}, differ in"
+            raise SnapshotError(f"{words}: {', '.join(lacking)}")
         for name in ("memory", "cpus", "cpu", "clock"):
             if getattr(was, name) != getattr(mine, name):
                 raise SnapshotError(f"{path}: its machine has {name} {getattr(was, name)}, this one {getattr(mine, name)}")

@@ -112,3 +112,15 @@ def test_words_about_firmware(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         said = capsys.readouterr().err
         assert words in said
         assert said.count("\n") == 1
+
+
+@FIRMWARE
+def test_a_disc_that_starts_nothing_is_told_before_firmware_looks(tmp_path: Path) -> None:
+    blank = tmp_path / "blank.iso"
+    blank.write_bytes(bytes(40 << 10))
+    command = [TRAPGATE, "run", "--cdrom", str(blank)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        told = any("no El Torito boot record" in line for line in run.stderr)  # up to that line
+        run.terminate()
+    assert told

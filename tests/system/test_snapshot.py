@@ -92,3 +92,15 @@ def test_counted_instructions_stay_on_the_software_cpu(engine: str, tmp_path: Pa
     done = trapgate("--restore", str(file), "--engine", engine)
     assert done.returncode == 2
     assert "--clock instructions needs --engine soft" in done.stderr
+
+
+@pytest.mark.parametrize("engine", [pytest.param("kvm", marks=KVM)])
+def test_what_a_host_lacks_of_the_cpu_is_named(engine: str, tmp_path: Path) -> None:
+    image, file = tmp_path / "guest.bin", tmp_path / "saved"
+    image.write_bytes(GUEST)
+    assert trapgate(str(image), "--memory", "16M", "--save", str(file)).returncode == 1
+    done = trapgate("--restore", str(file), "--engine", engine)
+    if done.returncode == 1:
+        pytest.skip("this host's KVM lacks nothing of the model")
+    assert done.returncode == 2
+    assert "differ in: " in done.stderr

@@ -72,7 +72,7 @@ class KernelInterrupts:
         return found
 
     def _local(self) -> LocalApicState:
-        fd, hz = self._vcpu.fd, self._vcpu.model.crystal_hz
+        fd, hz = self._vcpu.fd, self._chips.timer_hz
         base, deadline = fd.msr(apic.APIC_BASE) or 0, fd.msr(apic.TSC_DEADLINE) or 0
         return lapic_state(fd.lapic(), base, deadline, self._clock.now(), hz)
 
@@ -81,7 +81,7 @@ class KernelInterrupts:
         if timer.timer is None or timer.mode == DEADLINE:
             return 0
         left = max(timer.timer.deadline - self._clock.now(), 0)
-        return min(left * self._vcpu.model.crystal_hz // NS // divisor(timer.divide) + 1, timer.initial)
+        return min(left * self._chips.timer_hz // NS // divisor(timer.divide) + 1, timer.initial)
 
 
 class KernelPit:

@@ -165,12 +165,15 @@ def _devices(request: Request, clock: ClockKind, stack: contextlib.ExitStack) ->
         stack.callback(disk.close)
         makers.append(virtio_blk(disk))
     if request.cds:
+        from trapgate.devices.cd import starts
         from trapgate.devices.virtio.scsi import virtio_cd
 
-    for path in request.cds:
-        disc = Disk(path, read_only=True)
-        stack.callback(disc.close)
-        makers.append(virtio_cd(disc))
+        discs = [Disk(path, read_only=True) for path in request.cds]
+        for disc in discs:
+            stack.callback(disc.close)
+            makers.append(virtio_cd(disc))
+        if request.firmware and not request.disks and not any(map(starts, discs)):
+            tell(f"{', '.join(request.cds)}: no El Torito boot record, so firmware will find nothing to start")
     if request.shares:
         from trapgate.cli.shares import opened  # as above
         from trapgate.devices.virtio.fs import virtio_fs

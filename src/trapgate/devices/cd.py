@@ -16,6 +16,18 @@ LEAD_OUT = 0xAA  # its number as a track
 DATA_TRACK = 0x14  # ADR 1, data track (MMC-6, 6.25.3)
 
 
+BOOT_RECORD = 17 * BLOCK  # where El Torito has it (1.0, 2.0)
+EL_TORITO = b"\0CD001\1EL TORITO SPECIFICATION"
+
+
+def starts(disc: Disk) -> bool:
+    """Whether firmware finds something to start on a disc: a boot record of El Torito's."""
+    found = bytearray(len(EL_TORITO))
+    if disc.size >= BOOT_RECORD + BLOCK:
+        disc.read_into(BOOT_RECORD, [memoryview(found)])
+    return found == EL_TORITO
+
+
 class Command(IntEnum):
     """Operation codes."""
 

@@ -46,6 +46,8 @@ class Chips:
         slave.pic.elcr |= 1 << SCI_IRQ - 8  # as firmware leaves it: level-triggered
         vm.set_irqchip(slave)
         self.timer_known = bool(system.capability(abi_chips.CAP_APIC_BUS_CYCLE))
+        self.timer_hz = model.crystal_hz if self.timer_known else NS
+        """The rate of the APIC timer before its divider; where nobody sets it, the kernel's bus cycles are a nanosecond each."""
         if self.timer_known:
             vm.enable(abi_chips.CAP_APIC_BUS_CYCLE, NS // model.crystal_hz)
 

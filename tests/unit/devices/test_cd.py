@@ -1,12 +1,13 @@
 """The CD drive as its commands find it: what Linux and SeaBIOS ask, and what no host should be troubled by."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trapgate.devices.cd import BLOCK, CdDrive, Extent, Refused
+from trapgate.devices.cd import BLOCK, CdDrive, Extent, Refused, starts
 from trapgate.disk import Disk
 
 BLOCKS = 1000
@@ -92,3 +93,16 @@ def test_a_large_disc_is_a_dvd_and_an_empty_one_reads_nothing(tmp_path: Path) ->
     assert none.command(block(0x25)) == bytes.fromhex("00000000 00000800")
     with pytest.raises(Refused):
         none.command(block(0x28, 0, 0, 0, 0, 0, 0, 0, 1))
+
+
+@pytest.mark.parametrize("size", [0, 17, 17 * 2048, 18 * 2048])
+def test_firmware_starts_a_disc_with_a_boot_record_alone(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "disc.iso"
+    path.write_bytes(bytes(size))
+    with contextlib.closing(Disk(str(path), read_only=True)) as disc:
+        assert not starts(disc)
+    with path.open("r+b") as file:
+        file.seek(17 * 2048)
+        file.write(b"\0CD001\1EL TORITO SPECIFICATION".ljust(2048, b"\0"))
+    with contextlib.closing(Disk(str(path), read_only=True)) as disc:
+        assert starts(disc)
